@@ -1,0 +1,44 @@
+"""Errors of our own. Each says what went wrong, where, and what to do."""
+
+
+class ShardmillError(Exception):
+    """Base of every error that Shardmill raises on purpose."""
+
+
+class ConfigurationError(ShardmillError):
+    """A dataset file, a parameter or the installation is wrong; a retry cannot help."""
+
+
+class StorageError(ShardmillError):
+    """A store did not do what was asked; names the URI."""
+
+
+class ConflictError(StorageError):
+    """Another writer replaced the object first; nothing of ours was published in its place."""
+
+
+class CorruptionError(ShardmillError):
+    """Stored bytes are not what their index says."""
+
+
+class EngineError(ShardmillError):
+    """A stage failed on a shard, or a worker died; names the shard."""
+
+
+class TooManyRejectsError(ShardmillError):
+    """A partition's rejects exceed the dataset's `max_reject_ratio`; nothing was committed."""
+
+
+class Rejected(ShardmillError):
+    """A sample cannot be processed. The stage counts and lists it, and goes on.
+
+    `reason` is one of a few short phrases, so that rejects can be counted by it; `detail` is for the reader.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)  # both in `args`, so that it pickles
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
