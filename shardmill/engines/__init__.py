@@ -1,0 +1,5 @@
+"""Engines: on which threads, processes and machines a stage runs. All give the same results byte for byte."""
+
+from shardmill.engines.local import LocalEngine
+
+__all__ = ["LocalEngine"]

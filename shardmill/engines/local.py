@@ -1,0 +1,133 @@
+"""The local engine: all cores of this machine.
+
+A process keeps up to `THREADS` threads busy: decoding, resizing and hashing release Python's lock, and what holds it
+would not feed more. Machines with more cores get several such processes, each on a shard of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import wait
+from typing import Any
+
+from shardmill.errors import EngineError, ShardmillError
+from shardmill.shards.commit import ShardEntry
+from shardmill.stages.stage import InputShard, MakeShard, Work
+from shardmill.storage import Storage
+
+THREADS = 4
+"""Most threads a process can keep busy with samples."""
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """Runs stages on this machine, with `workers` threads in all (default: one a core that this process may use)."""
+
+    workers: int | None = None
+
+    def run(
+        self, make: MakeShard, shards: Sequence[InputShard], storage: Storage, advance: Callable[[int], None]
+    ) -> Iterator[ShardEntry]:
+        """See `Engine`. Memory grows with `workers`, not with the number or size of the shards."""
+        workers = self.workers or len(os.sched_getaffinity(0))
+        processes = 1 if make.stage.exclusive else min(math.ceil(workers / THREADS), len(shards))
+        if processes <= 1:
+            for shard in shards:
+                yield _make(make, shard, storage, workers, advance)
+        else:
+            yield from _run_in_processes(make, shards, storage, advance, processes, math.ceil(workers / processes))
+
+
+def _make(
+    make: MakeShard, shard: InputShard, storage: Storage, threads: int, advance: Callable[[int], None]
+) -> ShardEntry:
+    """Make one shard; what fails says on which."""
+    try:
+        with storage.scratch(make.folder) as scratch:
+            return make(shard, Work(storage, scratch, threads, advance))
+    except (ShardmillError, AssertionError) as error:
+        raise EngineError(f"{make.stage.name} failed on shard {shard.id} of {make.folder}: {error}") from error
+
+
+def _run_in_processes(
+    make: MakeShard,
+    shards: Sequence[InputShard],
+    storage: Storage,
+    advance: Callable[[int], None],
+    processes: int,
+    threads: int,
+) -> Iterator[ShardEntry]:
+    # Never forked from this process: storage clients and thread pools do not survive that.
+    context = multiprocessing.get_context("forkserver")
+    counts = context.SimpleQueue()
+    cancelled = context.Event()
+    pool = ProcessPoolExecutor(processes, context, _start_worker, (counts, cancelled))
+    try:
+        futures = {pool.submit(_make_in_worker, make, shard, storage, threads): shard for shard in shards}
+        for future in _as_completed_counting(list(futures), counts, advance):
+            try:
+                yield future.result()
+            except BrokenProcessPool as error:
+                raise EngineError(
+                    f"a worker process died while {make.stage.name} ran on {make.folder}; if the machine ran out of "
+                    "memory, give the engine fewer workers. Finished shards are kept: run again to go on"
+                ) from error
+    finally:
+        cancelled.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _as_completed_counting(futures: list[Any], counts: Any, advance: Callable[[int], None]) -> Iterator[Any]:
+    """`as_completed`, passing on what the workers count meanwhile, in the calling thread."""
+    pending = set(futures)
+    while pending:
+        try:
+            done = list(as_completed(pending, timeout=0.2))
+        except TimeoutError:
+            done = [future for future in pending if future.done()]
+        while not counts.empty():
+            advance(counts.get())
+        for future in done:
+            pending.remove(future)
+            yield future
+
+
+class _Cancelled(Exception):
+    """The run is over; nobody waits for this shard."""
+
+
+_advance_in_worker: Callable[[int], None]
+
+
+def _start_worker(counts: Any, cancelled: Any) -> None:
+    """Set up a worker: the parent alone answers Ctrl-C, and a worker never outlives its parent."""
+    global _advance_in_worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _advance_in_worker = partial(_count, counts, cancelled)
+
+
+def _count(counts: Any, cancelled: Any, samples: int) -> None:
+    if cancelled.is_set():
+        raise _Cancelled
+    counts.put(samples)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _make_in_worker(make: MakeShard, shard: InputShard, storage: Storage, threads: int) -> ShardEntry:
+    return _make(make, shard, storage, threads, _advance_in_worker)

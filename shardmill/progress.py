@@ -1,0 +1,59 @@
+"""Progress of long work: how much is done, how fast, how long it will take."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A state of some work; units are samples."""
+
+    task: str
+    done: int
+    total: int
+    rate: float
+    """Samples per second since the start."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At this rate; None before the first sample."""
+        return (self.total - self.done) / self.rate if self.rate else None
+
+    def __str__(self) -> str:
+        share = f"{self.done:,} of {self.total:,} samples"
+        left = "" if self.seconds_left is None else f", {format_duration(self.seconds_left)} left"
+        return f"{self.task}: {share}, {self.rate:,.0f} samples/s{left}"
+
+
+ProgressSink = Callable[[Progress], None]
+
+
+class ProgressMeter:
+    """Counts, and tells a sink every `interval` seconds and at the end."""
+
+    def __init__(self, task: str, total: int, sink: ProgressSink, interval: float = 10.0) -> None:
+        self._task, self._total, self._sink, self._interval = task, total, sink, interval
+        self._started = time.monotonic()
+        self._told = self._started
+        self._done = 0
+
+    def advance(self, samples: int) -> None:
+        """Count `samples` more as done."""
+        self._done += samples
+        now = time.monotonic()
+        if now - self._told >= self._interval or self._done == self._total:
+            self._told = now
+            elapsed = max(now - self._started, 1e-9)
+            self._sink(Progress(self._task, self._done, self._total, self._done / elapsed))
+
+
+def silent(_: Progress) -> None:
+    """A sink that says nothing."""
+
+
+def format_duration(seconds: float) -> str:
+    """`1:02:03`, or `2:03` below an hour."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"

@@ -1,0 +1,176 @@
+"""The commit of a partition: `index.json`, a WebDataset shard index with fields of our own, replaced as a whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shardmill.errors import ConflictError, CorruptionError
+from shardmill.shards.fingerprint import fingerprint
+from shardmill.shards.layout import Layout, Suffix
+from shardmill.shards.report import Reject, ShardReport
+from shardmill.storage import Storage, join_uri, relative_to
+
+
+class ShardEntry(BaseModel):
+    """One shard of a committed partition. `url`, `nsamples` and `filesize` are WebDataset's names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str | None
+    """Relative to `index.json`; None if no sample was left, so that there is no data file."""
+    nsamples: int
+    filesize: int
+    """Bytes of the data file."""
+    id: str
+    fingerprint: str
+    sha256: str
+    """Of the data file; empty if there is none."""
+    index: str
+    """The shard's index, relative to `index.json`."""
+    index_sha256: str
+    samples_in: int
+    kept: int
+    filtered: int
+    rejects: int
+    bytes_in: int
+    seconds: float
+    """Time that the stage took to make the shard."""
+
+
+class Commit(BaseModel):
+    """What `index.json` holds. Shards without samples are listed apart, since readers of `shardlist` expect a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    kind: Literal["wids-shard-index-v1"] = Field("wids-shard-index-v1", alias="__kind__")
+    wids_version: Literal[1] = 1
+    name: str
+    """`<dataset>/<asset>/<partition>`."""
+    shardlist: list[ShardEntry]
+    emptylist: list[ShardEntry] = []
+    stage: str
+    stage_version: int
+    suffix: Suffix
+    parameters: dict[str, Any] = {}
+    """What the stage was told; part of every fingerprint."""
+    versions: dict[str, str] = {}
+    """Of the software that made it; for the reader, part of no fingerprint."""
+    total_samples_in: int = 0
+    total_samples: int = 0
+    total_bytes: int = 0
+    total_filtered: int = 0
+    total_rejects: int = 0
+    rejects_by_reason: dict[str, int] = {}
+    attachments: dict[str, str] = {}
+    """Other files of the partition, such as a picture: what it is → its name, relative to `index.json`."""
+    summary: dict[str, float | int | str] = {}
+    """Figures of the asset's own, for people."""
+
+    @property
+    def shards(self) -> list[ShardEntry]:
+        """All shards, those without samples too."""
+        return [*self.shardlist, *self.emptylist]
+
+    @property
+    def digest(self) -> str:
+        """Digest over the digests of all shards and their indexes: equal digests, equal data and lineage."""
+        return fingerprint(shards=[(entry.id, entry.sha256, entry.index_sha256) for entry in self.shards])
+
+    def to_json(self) -> bytes:
+        """The bytes of `index.json`."""
+        return self.model_dump_json(by_alias=True, indent=1).encode()
+
+
+def read_commit(storage: Storage, folder: str, suffix: Suffix) -> tuple[Commit | None, str | None]:
+    """The commit of the partition in `folder` and its version; (None, None) if there is none. Raises CorruptionError."""
+    uri = join_uri(folder, Layout(suffix).commit)
+    try:
+        data, info = storage.read_version(uri)
+    except FileNotFoundError:
+        return None, None
+    try:
+        return Commit.model_validate_json(data), info.version
+    except ValidationError as error:
+        raise CorruptionError(f"{uri} is not an index that this version of Shardmill reads: {error}") from error
+
+
+def publish_commit(
+    storage: Storage,
+    folder: str,
+    commit: Commit,
+    rejects: Callable[[], Iterator[Reject]],
+    expected: str | None,
+) -> Sequence[str]:
+    """Make `commit` the state of the partition and remove what it supersedes.
+
+    Returns the names of shard files that are gone, removed by another run in the meantime: then nothing was committed,
+    and they have to be made again. Raises ConflictError if the index is no longer at version `expected`.
+    """
+    layout = Layout(commit.suffix)
+    # One section over look, commit and clean-up: nobody can remove, between our look and our commit, what we name.
+    with storage.exclusive(folder), storage.scratch(folder) as scratch:
+        standing = {relative_to(folder, info.uri) for info in storage.list(folder)}
+        named = {name for entry in commit.shards for name in file_names(entry, layout)}
+        if missing := sorted(named - standing):
+            return missing
+        present = storage.stat(join_uri(folder, layout.commit))
+        if (present.version if present else None) != expected:
+            raise ConflictError(
+                f"another run committed {commit.name} while this one was at work; its result stands and nothing of this "
+                "run is visible. Run again to bring the partition up to date"
+            )
+        storage.publish(_write_rejects(scratch / "rejects.parquet", rejects()), join_uri(folder, layout.rejects))
+        storage.replace(join_uri(folder, layout.commit), commit.to_json(), expected)
+        kept = named | {layout.side + name for name in commit.attachments.values()}
+        for name in standing - kept:
+            if layout.is_shard_file(name) or name.endswith(".png"):
+                storage.delete(join_uri(folder, name))
+    return []
+
+
+def file_names(entry: ShardEntry, layout: Layout) -> list[str]:
+    """The files of a shard, relative to the partition's folder."""
+    data = [layout.data(entry.id, entry.fingerprint)] if entry.url is not None else []
+    return [*data, layout.index(entry.id, entry.fingerprint)]
+
+
+def entry_of(report: ShardReport, shard: str, digest: str, layout: Layout, index_sha256: str) -> ShardEntry:
+    """The entry of a shard with fingerprint `digest`, from its report."""
+    data = layout.data(shard, digest)
+    return ShardEntry(
+        url=("../" + data if layout.side else data) if report.samples else None,
+        nsamples=report.samples,
+        filesize=report.bytes,
+        id=shard,
+        fingerprint=digest,
+        sha256=report.sha256,
+        index=layout.index(shard, digest).removeprefix(layout.side),
+        index_sha256=index_sha256,
+        samples_in=report.samples_in,
+        kept=report.kept,
+        filtered=report.filtered,
+        rejects=len(report.rejects),
+        bytes_in=report.bytes_in,
+        seconds=report.seconds,
+    )
+
+
+def count_reasons(rejects: Iterator[Reject]) -> dict[str, int]:
+    """How many rejects there are of each reason, most frequent first."""
+    return dict(Counter(reject.reason for reject in rejects).most_common())
+
+
+def _write_rejects(file: Path, rejects: Iterator[Reject]) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = list(Reject.model_fields)
+    rows = list(rejects)
+    columns = {name: [getattr(reject, name) for reject in rows] for name in names}
+    pq.write_table(pa.table(columns, schema=pa.schema([(name, pa.string()) for name in names])), file)
+    return file

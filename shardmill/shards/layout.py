@@ -1,0 +1,46 @@
+"""Names of files in the folder of a partition.
+
+Data files stand at the top, so that a glob over `*.tar` or `*.parquet` finds them and nothing else. In a folder of
+tars everything else stands beside them; in a folder of tables it stands in `_index/`, because pandas, Arrow and Spark
+read every file of a folder whose name does not begin with `_`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Suffix = Literal["tar", "parquet"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names relative to the partition's folder, for one kind of data file."""
+
+    suffix: Suffix
+
+    @property
+    def side(self) -> str:
+        """Prefix of every file that is not data."""
+        return "" if self.suffix == "tar" else "_index/"
+
+    @property
+    def commit(self) -> str:
+        """The one file that readers trust."""
+        return f"{self.side}index.json"
+
+    @property
+    def rejects(self) -> str:
+        """Every reject of the partition, in one table."""
+        return f"{self.side}rejects.parquet"
+
+    def data(self, shard: str, fingerprint: str) -> str:
+        """The shard itself."""
+        return f"{shard}-{fingerprint[:12]}.{self.suffix}"
+
+    def index(self, shard: str, fingerprint: str) -> str:
+        """The shard's index; it is published after the data, so where it stands the shard is whole."""
+        return f"{self.side}{shard}-{fingerprint[:12]}.index.parquet"
+
+    def is_shard_file(self, name: str) -> bool:
+        """Whether a name in the folder is a data or index file of some shard."""
+        stem, _, rest = name.removeprefix(self.side).partition(".")
+        return rest in (self.suffix, "index.parquet") and len(stem) == 19 and stem[6] == "-"

@@ -1,0 +1,49 @@
+"""What a stage says about the shard that it made: counts, bytes, rejects, time."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Reject(BaseModel):
+    """A sample that could not be processed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    reason: str
+    """One of a few short phrases."""
+    detail: str = ""
+    source_uri: str = ""
+    """The raw object at fault, or the first of the sample's."""
+
+
+class ShardReport(BaseModel):
+    """Counts of one shard. `samples_in == kept + filtered + len(rejects)`, always."""
+
+    model_config = ConfigDict(frozen=True)
+
+    samples_in: int
+    kept: int
+    """Samples of the input that gave at least one sample of the output."""
+    filtered: int = 0
+    """Samples that the transform left out on purpose."""
+    samples: int
+    """Samples in the output; differs from `kept` only where one sample gives several."""
+    bytes_in: int = 0
+    bytes: int = 0
+    """Size of the data file; 0 if no sample was left, so that there is none."""
+    sha256: str = ""
+    """Of the data file, in hexadecimal; empty if there is none."""
+    seconds: float = 0.0
+    """Time that the stage took."""
+    rejects: list[Reject] = []
+
+    def checked(self, shard: str) -> Self:
+        """Itself. Raises AssertionError if a sample is unaccounted for, which is a defect of the stage."""
+        if self.samples_in != self.kept + self.filtered + len(self.rejects):
+            raise AssertionError(
+                f"shard {shard}: {self.samples_in} samples in, but {self.kept} kept, {self.filtered} filtered "
+                f"and {len(self.rejects)} rejected"
+            )
+        return self

@@ -1,0 +1,84 @@
+"""Which samples go into which shard: pure functions of the set of samples, so that a change touches few shards."""
+
+import bisect
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+TRIE_DEPTH = 24
+"""Bits of the hash that can tell leaves apart; the shard's six hexadecimal digits."""
+_HASH_BITS = 64
+_CUTS_PER_LIMIT = 4
+"""How many content-defined cuts to expect in a full shard: a shard is then filled to a quarter on average, and about
+one in fifty (e⁻⁴) is cut by its limit instead of its content."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The samples of one shard."""
+
+    id: str
+    """Six hexadecimal digits, stable as long as the shard's bounds are."""
+    members: list[int]
+    """Positions in the sequence of samples, in the order in which they stand in the shard."""
+
+
+def slice_by_hash(keys: Sequence[str], sizes: Sequence[int], max_samples: int, max_bytes: int) -> list[Slice]:
+    """Cut samples into the leaves of the binary trie over a hash of the key.
+
+    A leaf is split while it holds more than `max_samples` or `max_bytes`, unless it is one sample or `TRIE_DEPTH` deep.
+    Adding or removing a sample changes one leaf, two where it splits or merges. Within a shard, samples are in the
+    order of the hash, which is a shuffle. The id is the beginning of the leaf's range of hashes.
+    """
+    order = sorted(range(len(keys)), key=lambda index: (_hash(keys[index]), keys[index]))
+    hashes = [_hash(keys[index]) for index in order]
+    bytes_before = [0, *accumulate(sizes[index] for index in order)]
+    slices: list[Slice] = []
+
+    def split(low: int, high: int, depth: int, start: int) -> None:
+        if low == high:
+            return
+        fits = high - low <= max_samples and bytes_before[high] - bytes_before[low] <= max_bytes
+        if fits or high - low == 1 or depth == TRIE_DEPTH:
+            slices.append(Slice(f"{start >> (_HASH_BITS - TRIE_DEPTH):06x}", order[low:high]))
+            return
+        middle_hash = start + (1 << (_HASH_BITS - 1 - depth))
+        middle = bisect.bisect_left(hashes, middle_hash, low, high)
+        split(low, middle, depth + 1, start)
+        split(middle, high, depth + 1, middle_hash)
+
+    split(0, len(order), 0, 0)
+    return slices
+
+
+def slice_by_key(keys: Sequence[str], sizes: Sequence[int], max_samples: int, max_bytes: int) -> list[Slice]:
+    """Cut the sorted keys where their own hashes say so (content-defined chunking), or where a limit does.
+
+    Adding or removing a sample changes the shard that it is in, and those after it up to the next cut by content.
+    The id comes from the shard's first key; the order of the shards is that of the list, not that of the ids.
+    """
+    order = sorted(range(len(keys)), key=lambda index: keys[index])
+    slices: list[Slice] = []
+    members: list[int] = []
+    size = 0
+
+    def close() -> None:
+        if members:
+            slices.append(Slice(f"{_hash(keys[members[0]]) >> (_HASH_BITS - TRIE_DEPTH):06x}", members.copy()))
+
+    for index in order:
+        weight = max(1 / max_samples, sizes[index] / max_bytes)
+        cut_by_content = _hash(keys[index]) < _CUTS_PER_LIMIT * weight * 2**_HASH_BITS
+        cut_by_limit = len(members) == max_samples or size + sizes[index] > max_bytes
+        if cut_by_content or cut_by_limit:
+            close()
+            members, size = [], 0
+        members.append(index)
+        size += sizes[index]
+    close()
+    return slices
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")

@@ -1,0 +1,102 @@
+"""Plain ustar (POSIX.1-1988), the only tar that Shardmill writes: one 512-byte header a member, no extensions.
+
+Headers are fixed but for name and size (mode 0444, ids 0, mtime 0, no owner names), so that equal samples give equal
+bytes.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from shardmill.errors import CorruptionError
+from shardmill.samples import EncodedSample
+
+BLOCK = 512
+MAX_MEMBER = 8**11 - 1
+"""Largest size that a ustar header can state: 8 GiB less one byte."""
+_END = bytes(2 * BLOCK)
+
+
+def stored_size(size: int) -> int:
+    """Bytes that a member of `size` bytes takes in the archive, header and padding included."""
+    return BLOCK + size + -size % BLOCK
+
+
+def member_header(name: str, size: int) -> bytes:
+    """The 512-byte header. `name` is ASCII, at most 100 bytes; `size` at most `MAX_MEMBER`. Raises ValueError else."""
+    encoded = name.encode("ascii")
+    if not 0 < len(encoded) <= 100 or not 0 <= size <= MAX_MEMBER:
+        raise ValueError(f"ustar cannot hold a member named {name!r} of {size} bytes")
+    header = bytearray(BLOCK)
+    header[0 : len(encoded)] = encoded
+    header[100:156] = b"0000444\x000000000\x000000000\x00%011o\x0000000000000\x00        " % size
+    header[156:157] = b"0"
+    header[257:265] = b"ustar\x0000"
+    header[148:156] = b"%06o\x00 " % sum(header)
+    return bytes(header)
+
+
+class TarWriter:
+    """Writes samples to a stream, hashing as it goes."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        """Nothing else may write to `stream`."""
+        self._stream = stream
+        self._digest = hashlib.sha256()
+        self.size = 0
+        """Bytes written so far."""
+
+    def write(self, key: str, component: str, data: bytes) -> int:
+        """Append one component; a sample's components come one after the other, sorted. Returns the data's offset."""
+        self._append(member_header(f"{key}.{component}", len(data)))
+        offset = self.size
+        self._append(data)
+        self._append(bytes(-len(data) % BLOCK))
+        return offset
+
+    def close(self) -> str:
+        """Write the end of the archive. Returns the SHA-256 of everything, in hexadecimal. The stream stays open."""
+        self._append(_END)
+        return self._digest.hexdigest()
+
+    def _append(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+
+
+def read_samples(stream: BinaryIO, where: str) -> Iterator[EncodedSample]:
+    """Samples of a shard, in its order. Raises CorruptionError, naming `where`, for anything but a whole archive."""
+    key: str | None = None
+    components: dict[str, bytes] = {}
+    for name, data in _read_members(stream, where):
+        folder, slash, base = name.rpartition("/")
+        stem, _, component = base.partition(".")
+        if folder + slash + stem != key:
+            if key is not None:
+                yield EncodedSample(key, components)
+            key, components = folder + slash + stem, {}
+        components[component] = data
+    if key is not None:
+        yield EncodedSample(key, components)
+
+
+def _read_members(stream: BinaryIO, where: str) -> Iterator[tuple[str, bytes]]:
+    while True:
+        header = stream.read(BLOCK)
+        if header == bytes(BLOCK):
+            return
+        if len(header) < BLOCK:
+            raise CorruptionError(f"{where} ends before its end marker: it is truncated")
+        try:
+            name = header[:100].rstrip(b"\0").decode("ascii")
+            size = int(header[124:135], 8)
+        except ValueError:
+            name, size = "", 0
+        if not name or header != member_header(name, size):
+            raise CorruptionError(f"{where} is not a shard that Shardmill wrote, or it is damaged")
+        data = stream.read(size)
+        padding = stream.read(-size % BLOCK)
+        if len(data) < size or len(padding) < -size % BLOCK:
+            raise CorruptionError(f"{where} ends within {name}: it is truncated")
+        yield name, data

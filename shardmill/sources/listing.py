@@ -1,0 +1,108 @@
+"""From a source as the dataset declares it to the manifest of one partition."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from shardmill.errors import ConfigurationError, StorageError
+from shardmill.sources.manifest import MISSING, Manifest, RawObject
+from shardmill.sources.names import ComponentPatterns, encode_component, encode_key, split_name
+from shardmill.sources.spec import SourceSpec
+from shardmill.storage import Storage, absolute_uri, join_uri, relative_to
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def list_source(source: SourceSpec, partition: str, storage: Storage) -> Manifest:
+    """Every object of the partition. Raises ConfigurationError if there is nothing at the place that `source` names."""
+    if source.table is not None:
+        return Manifest.from_objects(_table_objects(source, _located(source.table, partition), storage))
+    assert source.uri is not None  # the spec's own validation
+    prefix = _located(source.uri, partition)
+    manifest = Manifest.from_objects(_prefix_objects(source, prefix, storage))
+    if not manifest.objects:
+        patterns = " that fits the patterns of `components`" if source.components else ""
+        raise ConfigurationError(
+            f"no object below {prefix}/{patterns}: check the source's uri and that partition {partition!r} exists"
+        )
+    return manifest
+
+
+def _located(template: str, partition: str) -> str:
+    return absolute_uri(template.replace("{partition}", partition))
+
+
+def _prefix_objects(source: SourceSpec, prefix: str, storage: Storage) -> Iterator[RawObject]:
+    patterns = ComponentPatterns(source.components) if source.components else None
+    for info in storage.list(prefix):
+        name = relative_to(prefix, info.uri)
+        split = patterns.split(name) if patterns else split_name(name)
+        if split is None:
+            continue
+        key, component = split
+        yield RawObject(
+            encode_key(key), encode_component(component), _utf8(info.uri), info.size, info.version, info.modified
+        )
+
+
+def _utf8(uri: str) -> str:
+    """The URI; raises StorageError for a name that is not UTF-8, which no manifest could hold."""
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        raise StorageError(f"the name {uri!r} is not UTF-8: rename the object") from None
+    return uri
+
+
+def _table_objects(source: SourceSpec, uri: str, storage: Storage) -> Iterator[RawObject]:
+    folder = uri.rpartition("/")[0]
+    table = _read_table(uri, storage)
+    for column in filter(None, (source.uri_column, source.key_column)):
+        if column not in table.columns:
+            raise ConfigurationError(f"{uri} has no column {column!r}; its columns are {', '.join(table.columns)}")
+    other = [column for column in table.columns if column not in (source.uri_column, source.key_column)]
+    for row in table.to_dict("records"):
+        location = str(row[source.uri_column])
+        target = location if "://" in location or location.startswith("/") else join_uri(folder, location)
+        target = absolute_uri(target)
+        key, component = split_name(target.rpartition("/")[2])
+        if source.key_column:
+            key = str(row[source.key_column])
+        metadata = json.dumps({column: _plain(row[column]) for column in other}, sort_keys=True, ensure_ascii=False)
+        info = storage.stat(target)
+        yield RawObject(
+            encode_key(key),
+            encode_component(component),
+            target,
+            info.size if info else 0,
+            info.version if info else MISSING,
+            info.modified if info else 0.0,
+            metadata if other else None,
+        )
+
+
+def _read_table(uri: str, storage: Storage) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        stream, _ = storage.open(uri)
+    except FileNotFoundError:
+        raise ConfigurationError(f"the source's table {uri} does not exist") from None
+    with stream:
+        try:
+            return pd.read_parquet(stream) if uri.endswith(".parquet") else pd.read_csv(stream)
+        except (ValueError, OSError) as error:
+            raise ConfigurationError(f"{uri} is not a table that can be read: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON holds it: numpy scalars as Python's, missing values and NaN as null, the rest as text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float | str | list | dict) or value is None else str(value)

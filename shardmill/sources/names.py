@@ -1,0 +1,92 @@
+"""Names of objects and names in shards.
+
+A key is the path below the source up to the first dot of the basename, a component is what follows. In a shard both
+are ASCII without spaces, the key without dots, the two together at most 99 characters: every reader of WebDataset
+shards splits such names the same way, and a ustar header holds them without extensions.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from shardmill.errors import ConfigurationError
+
+MAX_KEY = 72
+MAX_COMPONENT = 27
+_SAFE_KEY = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/=+@,~")
+_SAFE_COMPONENT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.=+@,~")
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split a name into (key, component), neither encoded. Leading dots belong to the key; the component may be empty.
+
+    >>> split_name("train/cat.trimap.png")
+    ('train/cat', 'trimap.png')
+    """
+    folder, slash, base = name.rpartition("/")
+    stem = base.lstrip(".")
+    dots = base[: len(base) - len(stem)]
+    first, _, component = stem.partition(".")
+    return folder + slash + dots + first, component
+
+
+def encode_key(key: str) -> str:
+    """The key as it stands in a shard: percent-encoded where needed, and unique for each key.
+
+    A key that would be longer than `MAX_KEY` keeps its beginning and ends in a digest of the whole.
+    """
+    encoded = _percent_encode(key, _SAFE_KEY)
+    if encoded.startswith("/"):
+        encoded = "%2F" + encoded[1:]
+    return _shorten(encoded, key, MAX_KEY)
+
+
+def encode_component(component: str) -> str:
+    """The component as it stands in a shard: lower-case, percent-encoded where needed, its last suffix kept."""
+    encoded = _percent_encode(component.lower(), _SAFE_COMPONENT)
+    if len(encoded) <= MAX_COMPONENT:
+        return encoded
+    suffix = encoded.rpartition(".")[2][-9:]
+    return f"{_digest(component)}.{suffix}"
+
+
+class ComponentPatterns:
+    """Names matched against patterns such as `annotations/{key}.png`, one a component."""
+
+    def __init__(self, patterns: Mapping[str, str]) -> None:
+        """Raises ConfigurationError for a pattern without exactly one `{key}`."""
+        self.components = tuple(patterns)
+        self._expressions = [(component, _compile(component, patterns[component])) for component in patterns]
+
+    def split(self, name: str) -> tuple[str, str] | None:
+        """(key, component) of the first pattern that fits the whole name, None if none does."""
+        for component, expression in self._expressions:
+            match = expression.fullmatch(name)
+            if match:
+                return match["key"], component
+        return None
+
+
+def _compile(component: str, pattern: str) -> re.Pattern[str]:
+    before, placeholder, after = pattern.partition("{key}")
+    if not placeholder or "{" in before + after:
+        raise ConfigurationError(
+            f"the pattern of component {component!r} is {pattern!r}; it needs {{key}} once, as in 'images/{{key}}.jpg'"
+        )
+    return re.compile(f"{re.escape(before)}(?P<key>.+){re.escape(after)}", re.DOTALL)
+
+
+def _percent_encode(text: str, safe: frozenset[int]) -> str:
+    # Names of files need not be UTF-8; surrogateescape gives back the bytes that they are.
+    raw = text.encode("utf-8", "surrogateescape")
+    return "".join(chr(byte) if byte in safe else f"%{byte:02X}" for byte in raw)
+
+
+def _shorten(encoded: str, original: str, limit: int) -> str:
+    if len(encoded) <= limit:
+        return encoded
+    return f"{encoded[: limit - 17]}~{_digest(original)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()

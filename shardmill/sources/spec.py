@@ -1,0 +1,39 @@
+"""How a dataset's YAML file says where its raw images are."""
+
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+
+from shardmill.sources.names import ComponentPatterns, encode_component
+
+
+class SourceSpec(BaseModel):
+    """Either a prefix that is listed (`uri`) or a table of URIs (`table`). `{partition}` stands for the partition's key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uri: str | None = None
+    """Prefix below which every object belongs to the partition."""
+    components: dict[str, str] | None = None
+    """Component → pattern with `{key}`, relative to the prefix. Objects that fit no pattern are left out."""
+    table: str | None = None
+    """A CSV or Parquet file with one URI a row."""
+    uri_column: str = "uri"
+    key_column: str | None = None
+    """The table's column of keys; by default the key comes from the URI's last part."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "SourceSpec":
+        if (self.uri is None) == (self.table is None):
+            raise ValueError("give either `uri` (a prefix that is listed) or `table` (a file of URIs)")
+        if self.table is not None and self.components is not None:
+            raise ValueError("`components` are patterns over a listing; a table has none")
+        return self
+
+    @field_validator("components")
+    @classmethod
+    def _good_patterns(cls, components: dict[str, str] | None) -> dict[str, str] | None:
+        if components is not None:
+            ComponentPatterns(components)
+            for component in components:
+                if encode_component(component) != component:
+                    raise ValueError(f"component {component!r}: use at most 27 lower-case letters, digits and dots")
+        return components

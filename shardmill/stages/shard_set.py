@@ -1,0 +1,222 @@
+"""Shard sets: committed ones, and lazy ones, which say what to make and leave where and on what to the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from shardmill.embedders import EmbedderSpec
+from shardmill.errors import CorruptionError, TooManyRejectsError
+from shardmill.progress import ProgressMeter, ProgressSink, silent
+from shardmill.shards.commit import (
+    Commit,
+    ShardEntry,
+    count_reasons,
+    entry_of,
+    file_names,
+    publish_commit,
+    read_commit,
+)
+from shardmill.shards.fingerprint import fingerprint
+from shardmill.shards.index import read_report
+from shardmill.shards.layout import Layout, Suffix
+from shardmill.shards.report import Reject, ShardReport
+from shardmill.shards.slicing import slice_by_hash, slice_by_key
+from shardmill.shards.spec import ShardSpec
+from shardmill.shards.ustar import stored_size
+from shardmill.sources.manifest import Manifest
+from shardmill.stages.embed import EmbedStage
+from shardmill.stages.engine import Engine
+from shardmill.stages.pack import PackStage, RawShard
+from shardmill.stages.stage import InputShard, MakeShard, Stage, shard_fingerprint
+from shardmill.stages.stored import StoredShard
+from shardmill.stages.transform import TransformStage
+from shardmill.storage import Storage, join_uri, relative_to
+from shardmill.transforms import TransformSpec
+from shardmill.versions import software_versions
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A committed partition of shards."""
+
+    storage: Storage
+    folder: str
+    """URI of the partition's folder."""
+    commit: Commit
+
+    @classmethod
+    def open(cls, storage: Storage, folder: str, suffix: Suffix) -> ShardSet:
+        """The committed shards in `folder`. Raises FileNotFoundError if nothing is committed there."""
+        commit, _ = read_commit(storage, folder, suffix)
+        if commit is None:
+            raise FileNotFoundError(f"nothing is committed in {folder}: materialize it first")
+        return cls(storage, folder, commit)
+
+    @property
+    def shards(self) -> list[StoredShard]:
+        """The shards that hold samples, in the order of the index."""
+        return [StoredShard(self.folder, entry) for entry in self.commit.shardlist]
+
+    @property
+    def urls(self) -> list[str]:
+        """URIs of the data files, in the order of the index."""
+        layout = Layout(self.commit.suffix)
+        return [
+            join_uri(self.folder, layout.data(entry.id, entry.fingerprint)) for entry in self.commit.shardlist
+        ]
+
+    def rejects(self) -> Iterator[Reject]:
+        """Every reject of the partition, from the shards' own reports."""
+        for entry in self.commit.shards:
+            if entry.rejects:
+                yield from self._report(entry).rejects
+
+    def _report(self, entry: ShardEntry) -> ShardReport:
+        uri = join_uri(self.folder, Layout(self.commit.suffix).index(entry.id, entry.fingerprint))
+        return read_report(self.storage.read(uri), uri)
+
+    def transform(self, spec: TransformSpec) -> LazyShardSet:
+        """These shards after a transform, shard by shard."""
+        return LazyShardSet(TransformStage(spec), self.shards)
+
+    def embed(self, spec: EmbedderSpec, masks: Sequence[str] = ()) -> LazyShardSet:
+        """The embeddings of these shards, a part a shard."""
+        return LazyShardSet(EmbedStage(spec, tuple(masks)), self.shards)
+
+
+def pack(manifest: Manifest, spec: ShardSpec, stage: PackStage) -> LazyShardSet:
+    """The samples of a manifest, packed into shards."""
+    groups = [tuple(group) for _, group in manifest.by_key()]
+    keys = [group[0].key for group in groups]
+    sizes = [sum(stored_size(item.size) for item in group) for group in groups]
+    slice_up = slice_by_hash if spec.order == "hash" else slice_by_key
+    slices = slice_up(keys, sizes, spec.max_samples, spec.max_bytes)
+    return LazyShardSet(stage, [RawShard(piece.id, tuple(groups[i] for i in piece.members)) for piece in slices])
+
+
+@dataclass(frozen=True)
+class LazyShardSet:
+    """Shards that are described and not yet made."""
+
+    stage: Stage[Any]
+    inputs: Sequence[InputShard]
+    samples: int = field(init=False)
+    """Samples that go in."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", sum(shard.samples for shard in self.inputs))
+
+    @cached_property
+    def fingerprints(self) -> list[str]:
+        """Of each shard, in order: digests of all that determines its bytes."""
+        return [shard_fingerprint(self.stage, shard) for shard in self.inputs]
+
+    @property
+    def digest(self) -> str:
+        """Of the whole set, known before anything is made: equal digests, equal shards."""
+        return fingerprint(shards=self.fingerprints)
+
+    def write(
+        self,
+        storage: Storage,
+        folder: str,
+        name: str,
+        engine: Engine,
+        max_reject_ratio: float = 1.0,
+        progress: ProgressSink = silent,
+    ) -> ShardSet:
+        """Make what is not there yet, commit, and remove what is superseded. Returns the committed set.
+
+        `folder` is the partition's, `name` is `<dataset>/<asset>/<partition>`. A shard whose fingerprint stands in
+        the folder already, committed or left by a run that was killed, is not made again. Raises TooManyRejectsError,
+        ConflictError, EngineError, StorageError; the committed state is then the one before.
+        """
+        committed, version = read_commit(storage, folder, self.stage.suffix)
+        entries = self._standing(storage, folder, committed)
+        while True:
+            todo = [s for s, digest in zip(self.inputs, self.fingerprints, strict=True) if digest not in entries]
+            meter = ProgressMeter(f"{self.stage.name} {name}", sum(s.samples for s in todo), progress)
+            make = MakeShard(self.stage, folder)
+            for entry in engine.run(make, todo, storage, meter.advance):
+                entries[entry.fingerprint] = entry
+            commit = self._commit(name, [entries[digest] for digest in self.fingerprints])
+            result = ShardSet(storage, folder, commit)
+            if commit.total_rejects:
+                commit.rejects_by_reason.update(count_reasons(result.rejects()))
+                _check_rejects(result, max_reject_ratio)
+            if committed is not None and _same(commit, committed):
+                return ShardSet(storage, folder, committed)
+            missing = publish_commit(storage, folder, commit, result.rejects, version)
+            if not missing:
+                return result
+            layout = Layout(self.stage.suffix)
+            gone = [digest for digest, entry in entries.items() if set(file_names(entry, layout)) & set(missing)]
+            for digest in gone:
+                del entries[digest]
+
+    def _standing(self, storage: Storage, folder: str, committed: Commit | None) -> dict[str, ShardEntry]:
+        """Entries of the shards that stand in the folder whole, by fingerprint."""
+        layout = Layout(self.stage.suffix)
+        sizes = {relative_to(folder, info.uri): info.size for info in storage.list(folder)}
+        known = {entry.fingerprint: entry for entry in committed.shards} if committed else {}
+        standing: dict[str, ShardEntry] = {}
+        for shard, digest in zip(self.inputs, self.fingerprints, strict=True):
+            index = layout.index(shard.id, digest)
+            if index not in sizes:
+                continue
+            entry = known.get(digest) or _left_behind(storage, folder, shard.id, digest, layout)
+            if entry and (entry.url is None or sizes.get(layout.data(shard.id, digest)) == entry.filesize):
+                standing[digest] = entry
+        return standing
+
+    def _commit(self, name: str, entries: list[ShardEntry]) -> Commit:
+        return Commit(
+            name=name,
+            shardlist=[entry for entry in entries if entry.url is not None],
+            emptylist=[entry for entry in entries if entry.url is None],
+            stage=self.stage.name,
+            stage_version=self.stage.version,
+            suffix=self.stage.suffix,
+            parameters=self.stage.parameters(),
+            versions=software_versions(),
+            total_samples_in=sum(entry.samples_in for entry in entries),
+            total_samples=sum(entry.nsamples for entry in entries),
+            total_bytes=sum(entry.filesize for entry in entries),
+            total_filtered=sum(entry.filtered for entry in entries),
+            total_rejects=sum(entry.rejects for entry in entries),
+        )
+
+
+def _left_behind(storage: Storage, folder: str, shard: str, digest: str, layout: Layout) -> ShardEntry | None:
+    """The entry of a shard that a run published and did not live to commit; None if its index is not readable."""
+    import hashlib
+
+    uri = join_uri(folder, layout.index(shard, digest))
+    try:
+        data = storage.read(uri)
+        report = read_report(data, uri)
+    except (FileNotFoundError, CorruptionError):
+        return None
+    return entry_of(report, shard, digest, layout, hashlib.sha256(data).hexdigest())
+
+
+def _same(new: Commit, old: Commit) -> bool:
+    """Whether a commit would change nothing: same shards, same parameters."""
+    return new.digest == old.digest and new.parameters == old.parameters and new.name == old.name
+
+
+def _check_rejects(result: ShardSet, max_reject_ratio: float) -> None:
+    commit = result.commit
+    ratio = commit.total_rejects / commit.total_samples_in
+    if ratio <= max_reject_ratio:
+        return
+    reasons = ", ".join(f"{count} × {reason}" for reason, count in commit.rejects_by_reason.items())
+    examples = "; ".join(f"{r.source_uri}: {r.reason}" for r, _ in zip(result.rejects(), range(3), strict=False))
+    raise TooManyRejectsError(
+        f"{commit.name}: {commit.total_rejects} of {commit.total_samples_in} samples ({ratio:.1%}) were rejected, more "
+        f"than max_reject_ratio = {max_reject_ratio:.1%}; nothing was committed. {reasons}. For example {examples}. "
+        "Mend or remove these objects, or raise max_reject_ratio"
+    )

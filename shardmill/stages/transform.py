@@ -1,0 +1,109 @@
+"""Transform: a tar shard → a tar shard of the samples that the dataset's transform makes of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from shardmill.concurrency import bounded_map
+from shardmill.errors import Rejected
+from shardmill.samples import EncodedSample, image_format
+from shardmill.shards.index import IndexRow, IndexWriter, Source
+from shardmill.shards.layout import Suffix
+from shardmill.shards.report import Reject, ShardReport
+from shardmill.shards.ustar import TarWriter
+from shardmill.stages.stage import OutputFiles, Work
+from shardmill.stages.stored import StoredShard
+from shardmill.transforms import SampleTransform, TransformSpec, build_transform
+
+
+@dataclass(frozen=True)
+class TransformStage:
+    """Applies a transform to every sample. An output component descends from the input component of the same name,
+    else from the sample's image."""
+
+    spec: TransformSpec
+
+    name = "transform"
+    version = 1
+    suffix: Suffix = "tar"
+    exclusive = False
+
+    def parameters(self) -> dict[str, Any]:
+        """See `Stage`."""
+        return self.spec.fingerprint_parameters()
+
+    @cached_property
+    def _transform(self) -> SampleTransform:
+        return build_transform(self.spec)
+
+    def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
+        """See `Stage`. Holds `2 * work.threads` samples at a time. Raises CorruptionError, StorageError."""
+        transform = self._transform
+
+        def apply(
+            read: tuple[EncodedSample, dict[str, IndexRow]],
+        ) -> tuple[list[EncodedSample] | Reject, dict[str, IndexRow], int]:
+            sample, rows = read
+            size = sum(len(data) for data in sample.components.values())
+            try:
+                return transform(sample), rows, size
+            except Rejected as rejected:
+                source = _lineage(rows)("").uri
+                return (
+                    Reject(key=sample.key, reason=rejected.reason, detail=rejected.detail, source_uri=source),
+                    rows,
+                    size,
+                )
+
+        file = work.scratch / "data.tar"
+        index = IndexWriter()
+        rejects: list[Reject] = []
+        samples = kept = filtered = bytes_in = 0
+        with file.open("wb") as stream:
+            tar = TarWriter(stream)
+            for children, rows, size in bounded_map(apply, shard.read(work.storage), work.threads):
+                bytes_in += size
+                if isinstance(children, Reject):
+                    rejects.append(children)
+                elif children:
+                    kept += 1
+                    samples += len(children)
+                    for child in children:
+                        _append(tar, index, child, rows)
+                else:
+                    filtered += 1
+                work.advance(1)
+            sha256 = tar.close()
+        report = ShardReport(
+            samples_in=shard.samples,
+            kept=kept,
+            filtered=filtered,
+            samples=samples,
+            bytes_in=bytes_in,
+            bytes=tar.size if samples else 0,
+            sha256=sha256 if samples else "",
+            rejects=rejects,
+        )
+        return OutputFiles(file if samples else None, index), report
+
+
+def _append(tar: TarWriter, index: IndexWriter, sample: EncodedSample, rows: dict[str, IndexRow]) -> None:
+    source = _lineage(rows)
+    for component in sorted(sample.components):
+        data = sample.components[component]
+        offset = tar.write(sample.key, component, data)
+        index.add(sample.key, component, offset, len(data), hashlib.sha256(data).hexdigest(), source(component))
+
+
+class _lineage:
+    """The raw object behind each component of a sample."""
+
+    def __init__(self, rows: dict[str, IndexRow]) -> None:
+        self._rows = rows
+        self._image = next((name for name in sorted(rows) if image_format(name)), min(rows))
+
+    def __call__(self, component: str) -> Source:
+        return self._rows.get(component, self._rows[self._image]).source
