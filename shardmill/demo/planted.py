@@ -100,7 +100,7 @@ PLANTED: Sequence[Planted] = (
     Planted("cat", "empty", "jpg", "empty file", _empty),
     Planted("rocket", "text_named_jpg", "jpg", "not an image", _text_named_jpg),
     Planted("dahlia", "cmyk", "jpg", None, _cmyk),
-    Planted("motorcycle", "exif_rotated", "jpg", None, _exif_rotated),
+    Planted("photographer", "exif_rotated", "jpg", None, _exif_rotated),
     Planted("moon", "grey16", "png", None, _grey16),
 )
 """The planted samples; those of one demo lie spread over its partitions in turn."""

@@ -8,6 +8,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ from PIL import (
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import reasons
 from shardmill.samples import IMAGE_FORMATS, image_format
+
+_T = TypeVar("_T", bound=np.generic)
 
 MAX_PIXELS = 178_956_970
 """Width times height above which an image is refused: where Pillow too stops, half a gigabyte as RGB."""
@@ -211,7 +214,7 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _upright[T: np.generic](pixels: npt.NDArray[T], orientation: int) -> npt.NDArray[T]:
+def _upright(pixels: npt.NDArray[_T], orientation: int) -> npt.NDArray[_T]:
     """Apply EXIF's orientation to [height, width, ...]; unknown values change nothing."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)

@@ -40,6 +40,10 @@ class ShardEntry(BaseModel):
     bytes_in: int
     seconds: float
     """Time that the stage took to make the shard."""
+    picture: str | None = None
+    """A picture of the shard, relative to `index.json`."""
+    summary: dict[str, float] = {}
+    """Figures of the stage's own, for people."""
 
 
 class Commit(BaseModel):
@@ -66,10 +70,6 @@ class Commit(BaseModel):
     total_filtered: int = 0
     total_rejects: int = 0
     rejects_by_reason: dict[str, int] = {}
-    attachments: dict[str, str] = {}
-    """Other files of the partition, such as a picture: what it is → its name, relative to `index.json`."""
-    summary: dict[str, float | int | str] = {}
-    """Figures of the asset's own, for people."""
 
     @property
     def shards(self) -> list[ShardEntry]:
@@ -78,8 +78,8 @@ class Commit(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Digest over the digests of all shards and their indexes: equal digests, equal data and lineage."""
-        return fingerprint(shards=[(entry.id, entry.sha256, entry.index_sha256) for entry in self.shards])
+        """Digest over the names and digests of all shards and their indexes: equal digests, equal data and lineage."""
+        return fingerprint(shards=[(e.id, e.fingerprint, e.sha256, e.index_sha256) for e in self.shards])
 
     def to_json(self) -> bytes:
         """The bytes of `index.json`."""
@@ -126,9 +126,8 @@ def publish_commit(
             )
         storage.publish(_write_rejects(scratch / "rejects.parquet", rejects()), join_uri(folder, layout.rejects))
         storage.replace(join_uri(folder, layout.commit), commit.to_json(), expected)
-        kept = named | {layout.side + name for name in commit.attachments.values()}
-        for name in standing - kept:
-            if layout.is_shard_file(name) or name.endswith(".png"):
+        for name in standing - named:
+            if layout.is_shard_file(name):
                 storage.delete(join_uri(folder, name))
     return []
 
@@ -136,7 +135,8 @@ def publish_commit(
 def file_names(entry: ShardEntry, layout: Layout) -> list[str]:
     """The files of a shard, relative to the partition's folder."""
     data = [layout.data(entry.id, entry.fingerprint)] if entry.url is not None else []
-    return [*data, layout.index(entry.id, entry.fingerprint)]
+    picture = [layout.picture(entry.id, entry.fingerprint)] if entry.picture is not None else []
+    return [*data, *picture, layout.index(entry.id, entry.fingerprint)]
 
 
 def entry_of(report: ShardReport, shard: str, digest: str, layout: Layout, index_sha256: str) -> ShardEntry:
@@ -157,6 +157,8 @@ def entry_of(report: ShardReport, shard: str, digest: str, layout: Layout, index
         rejects=len(report.rejects),
         bytes_in=report.bytes_in,
         seconds=report.seconds,
+        picture=layout.picture(shard, digest).removeprefix(layout.side) if report.picture else None,
+        summary=report.summary,
     )
 
 

@@ -40,7 +40,11 @@ class Layout:
         """The shard's index; it is published after the data, so where it stands the shard is whole."""
         return f"{self.side}{shard}-{fingerprint[:12]}.index.parquet"
 
+    def picture(self, shard: str, fingerprint: str) -> str:
+        """A picture of the shard, where the stage draws one."""
+        return f"{self.side}{shard}-{fingerprint[:12]}.png"
+
     def is_shard_file(self, name: str) -> bool:
-        """Whether a name in the folder is a data or index file of some shard."""
+        """Whether a name in the folder is a file of some shard."""
         stem, _, rest = name.removeprefix(self.side).partition(".")
-        return rest in (self.suffix, "index.parquet") and len(stem) == 19 and stem[6] == "-"
+        return rest in (self.suffix, "index.parquet", "png") and len(stem) == 19 and stem[6] == "-"

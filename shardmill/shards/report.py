@@ -38,6 +38,10 @@ class ShardReport(BaseModel):
     seconds: float = 0.0
     """Time that the stage took."""
     rejects: list[Reject] = []
+    picture: bool = False
+    """Whether a picture was made of it."""
+    summary: dict[str, float] = {}
+    """Figures of the stage's own, for people."""
 
     def checked(self, shard: str) -> Self:
         """Itself. Raises AssertionError if a sample is unaccounted for, which is a defect of the stage."""

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 def list_source(source: SourceSpec, partition: str, storage: Storage) -> Manifest:
     """Every object of the partition. Raises ConfigurationError if there is nothing at the place that `source` names."""
     if source.table is not None:
-        return Manifest.from_objects(_table_objects(source, _located(source.table, partition), storage))
+        uri = _located(source.table, partition)
+        manifest = Manifest.from_objects(_table_objects(source, uri, storage))
+        if not manifest.objects:
+            raise ConfigurationError(f"the table {uri} has no rows")
+        return manifest
     assert source.uri is not None  # the spec's own validation
     prefix = _located(source.uri, partition)
     manifest = Manifest.from_objects(_prefix_objects(source, prefix, storage))

@@ -46,6 +46,8 @@ class ShardSet:
     folder: str
     """URI of the partition's folder."""
     commit: Commit
+    made: int = 0
+    """Shards that the write which returned this set had to make; the others stood already."""
 
     @classmethod
     def open(cls, storage: Storage, folder: str, suffix: Suffix) -> ShardSet:
@@ -135,6 +137,7 @@ class LazyShardSet:
         ConflictError, EngineError, StorageError; the committed state is then the one before.
         """
         committed, version = read_commit(storage, folder, self.stage.suffix)
+        made = 0
         entries = self._standing(storage, folder, committed)
         while True:
             todo = [s for s, digest in zip(self.inputs, self.fingerprints, strict=True) if digest not in entries]
@@ -142,13 +145,14 @@ class LazyShardSet:
             make = MakeShard(self.stage, folder)
             for entry in engine.run(make, todo, storage, meter.advance):
                 entries[entry.fingerprint] = entry
+                made += 1
             commit = self._commit(name, [entries[digest] for digest in self.fingerprints])
-            result = ShardSet(storage, folder, commit)
+            result = ShardSet(storage, folder, commit, made)
             if commit.total_rejects:
                 commit.rejects_by_reason.update(count_reasons(result.rejects()))
                 _check_rejects(result, max_reject_ratio)
             if committed is not None and _same(commit, committed):
-                return ShardSet(storage, folder, committed)
+                return ShardSet(storage, folder, committed, made)
             missing = publish_commit(storage, folder, commit, result.rejects, version)
             if not missing:
                 return result
@@ -204,8 +208,10 @@ def _left_behind(storage: Storage, folder: str, shard: str, digest: str, layout:
 
 
 def _same(new: Commit, old: Commit) -> bool:
-    """Whether a commit would change nothing: same shards, same parameters."""
-    return new.digest == old.digest and new.parameters == old.parameters and new.name == old.name
+    """Whether a commit would change nothing for any reader."""
+    return new.digest == old.digest and all(
+        getattr(new, name) == getattr(old, name) for name in ("name", "stage_version", "parameters")
+    )
 
 
 def _check_rejects(result: ShardSet, max_reject_ratio: float) -> None:

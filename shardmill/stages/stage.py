@@ -52,6 +52,8 @@ class OutputFiles:
     data: Path | None
     """None if no sample was left."""
     index: IndexWriter
+    picture: Path | None = None
+    """A PNG, where the stage draws one."""
 
 
 InputT = TypeVar("InputT", bound=InputShard, contravariant=True)
@@ -70,7 +72,7 @@ class Stage(Protocol[InputT]):
     def parameters(self) -> dict[str, Any]:
         """Plain JSON of everything else that determines the output."""
 
-    def __call__(self, shard: InputT, work: Work) -> tuple[OutputFiles, ShardReport]:
+    def __call__(self, shard: InputT, work: Work, /) -> tuple[OutputFiles, ShardReport]:
         """Make the shard's files below `work.scratch`."""
 
 
@@ -100,5 +102,7 @@ class MakeShard:
         index_sha256 = hashlib.sha256(index.read_bytes()).hexdigest()
         if files.data is not None:
             work.storage.publish(files.data, join_uri(self.folder, layout.data(shard.id, digest)))
+        if files.picture is not None:
+            work.storage.publish(files.picture, join_uri(self.folder, layout.picture(shard.id, digest)))
         work.storage.publish(index, join_uri(self.folder, layout.index(shard.id, digest)))
         return entry_of(report, shard.id, digest, layout, index_sha256)

@@ -1,0 +1,16 @@
+"""Engines as Dagster resources: on which threads, processes and machines stages run."""
+
+import dagster as dg
+
+from shardmill.engines import LocalEngine
+
+
+class LocalEngineResource(dg.ConfigurableResource):
+    """This machine's cores."""
+
+    workers: int | None = None
+    """Threads in all; by default one a core that the process may use."""
+
+    def open(self) -> LocalEngine:
+        """The engine."""
+        return LocalEngine(self.workers)

@@ -1,0 +1,135 @@
+"""What a person sees of a materialization: counts, rates, rejects, schema, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+import dagster as dg
+
+from shardmill.images import decode_image, decode_mask
+from shardmill.images.contact_sheet import colour_labels, data_uri, draw_contact_sheet
+from shardmill.samples import image_format
+from shardmill.shards.commit import Commit
+from shardmill.stages.shard_set import ShardSet
+from shardmill.storage import join_uri
+
+_THUMBNAILS = 24
+
+
+def describe_shard_set(shards: ShardSet, seconds: float) -> dict[str, Any]:
+    """Metadata of one partition that took `seconds` to write."""
+    commit = shards.commit
+    metadata = {
+        **_counts([commit], shards.made, seconds),
+        "dagster/uri": shards.folder,
+        "data version": commit.digest,
+        **{name.replace("_", " "): value for entry in commit.shards for name, value in entry.summary.items()},
+        "software": dg.MetadataValue.json(commit.versions),
+    }
+    if commit.rejects_by_reason:
+        metadata["rejects by reason"] = _reasons(commit.rejects_by_reason)
+        metadata["rejected samples"] = _rejects(shards)
+    if commit.suffix == "parquet":
+        metadata["dagster/column_schema"] = _column_schema(shards)
+    if sheet := _contact_sheet(shards):
+        metadata["contact sheet"] = sheet
+    for entry in commit.shards:
+        if entry.picture:
+            picture = shards.storage.read(join_uri(shards.folder, f"_index/{entry.picture}"))
+            metadata["map"] = dg.MetadataValue.md(f"![map]({data_uri(picture)})")
+    return metadata
+
+
+def describe_shard_sets(written: Mapping[str, ShardSet], seconds: float) -> dict[str, Any]:
+    """Metadata of a run over several partitions; Dagster shows it at each of them."""
+    commits = [shards.commit for shards in written.values()]
+    table = [
+        dg.TableRecord(
+            {
+                "partition": partition,
+                "samples": shards.commit.total_samples,
+                "shards": len(shards.commit.shards),
+                "bytes": shards.commit.total_bytes,
+                "rejects": shards.commit.total_rejects,
+                "uri": shards.folder,
+            }
+        )
+        for partition, shards in written.items()
+    ]
+    return {
+        **_counts(commits, sum(shards.made for shards in written.values()), seconds),
+        "partitions": dg.MetadataValue.table(table),
+    }
+
+
+def _counts(commits: list[Commit], made: int, seconds: float) -> dict[str, Any]:
+    samples = sum(commit.total_samples for commit in commits)
+    metadata: dict[str, Any] = {
+        "dagster/row_count": samples,
+        "samples in": sum(commit.total_samples_in for commit in commits),
+        "rejects": sum(commit.total_rejects for commit in commits),
+        "filtered": sum(commit.total_filtered for commit in commits),
+        "bytes": sum(commit.total_bytes for commit in commits),
+        "shards": sum(len(commit.shards) for commit in commits),
+        "shards made": made,
+        "seconds": round(seconds, 2),
+    }
+    if made:
+        metadata["samples per second"] = round(samples / max(seconds, 1e-9), 1)
+    return metadata
+
+
+def _reasons(reasons: Mapping[str, int]) -> dg.MetadataValue[Any]:
+    return dg.MetadataValue.table(
+        [dg.TableRecord({"reason": reason, "samples": count}) for reason, count in reasons.items()]
+    )
+
+
+def _rejects(shards: ShardSet) -> dg.MetadataValue[Any]:
+    """The first hundred; all stand in `rejects.parquet`."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {"key": reject.key, "reason": reject.reason, "detail": reject.detail, "object": reject.source_uri}
+            )
+            for reject in islice(shards.rejects(), 100)
+        ]
+    )
+
+
+def _column_schema(shards: ShardSet) -> dg.TableSchema:
+    import pyarrow.parquet as pq
+
+    if not shards.urls:
+        return dg.TableSchema(columns=[])
+    stream, _ = shards.storage.open(shards.urls[0])
+    with stream:
+        schema = pq.read_schema(stream)
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(field.name, str(field.type), constraints=dg.TableColumnConstraints(nullable=field.nullable))
+            for field in schema
+        ]
+    )
+
+
+def _contact_sheet(shards: ShardSet) -> dg.MetadataValue[Any] | None:
+    """Thumbnails of the first samples: each image, and beside it its label maps in colour."""
+    if shards.commit.suffix != "tar" or not shards.shards:
+        return None
+    masks = set(shards.commit.parameters.get("masks", ()))
+    tiles = []
+    for sample, _ in islice(shards.shards[0].read(shards.storage), _THUMBNAILS):
+        for component, data in sample.components.items():
+            if not image_format(component):
+                continue
+            if component in masks:
+                pixels = colour_labels(decode_mask(data, component))
+            else:
+                pixels = decode_image(data, component)
+            tiles.append((f"{sample.key}.{component}", pixels))
+    if not tiles:
+        return None
+    return dg.MetadataValue.md(f"![contact sheet]({data_uri(draw_contact_sheet(tiles[:_THUMBNAILS]))})")

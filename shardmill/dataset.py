@@ -1,0 +1,168 @@
+"""A dataset: one YAML file, and the five assets that it declares for each partition."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from shardmill.embedders.spec import EmbedderSpec
+from shardmill.errors import ConfigurationError
+from shardmill.shards.layout import Suffix
+from shardmill.shards.spec import ShardSpec
+from shardmill.sources.spec import SourceSpec
+from shardmill.storage import Storage, absolute_uri, join_uri
+from shardmill.transforms.spec import TransformSpec
+
+AssetName = Literal["raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map"]
+ASSETS: tuple[AssetName, ...] = (
+    "raw_images",
+    "webdataset_shards",
+    "transformed_shards",
+    "embeddings",
+    "embedding_map",
+)
+"""In the order in which they are made."""
+
+MAX_PIXELS = 178_956_970
+"""Images with more pixels are taken for decompression bombs: twice Pillow's own warning limit."""
+
+
+class DatasetSpec(BaseModel):
+    """What a dataset file declares."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+    """Letters, digits and underscores: the first part of the assets' keys."""
+    description: str = ""
+    owners: list[str] = []
+    """E-mail addresses, or `team:<name>`."""
+    root: str
+    """URI below which everything is stored, as `<root>/<name>/<asset>/<partition>/`."""
+    source: SourceSpec
+    partitions: Annotated[list[str], Field(min_length=1)]
+    """Keys of the partitions; `{partition}` in the source stands for each."""
+    shards: ShardSpec = ShardSpec()
+    transform: TransformSpec = TransformSpec(operations=[])
+    embedder: EmbedderSpec = EmbedderSpec()
+    projection: Literal["pca", "umap"] = "pca"
+    max_reject_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """A run fails if more than this share of a partition's samples is rejected."""
+    max_pixels: Annotated[int, Field(gt=0)] = MAX_PIXELS
+    min_same_class_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    """If given, checked: the share of samples whose nearest neighbour has the same `cls`."""
+    gpu: bool = False
+    """Whether the embeddings need a CUDA device: they run where there is one, and nowhere else."""
+
+    @field_validator("partitions")
+    @classmethod
+    def _legal_partitions(cls, partitions: list[str]) -> list[str]:
+        for key in partitions:
+            if not re.fullmatch(r"[A-Za-z0-9_=+-][A-Za-z0-9_.=+-]*", key) or "..." in key:
+                raise ValueError(f"partition {key!r}: use letters, digits and _ . = + -, not beginning with a dot")
+        if len(set(partitions)) != len(partitions):
+            raise ValueError("partitions must be different from each other")
+        return partitions
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetSpec:
+        template = self.source.uri or self.source.table or ""
+        if len(self.partitions) > 1 and "{partition}" not in template:
+            raise ValueError(f"the source {template!r} lacks {{partition}}: every partition would hold the same samples")
+        if self.gpu and self.embedder.runtime not in ("auto", "cuda"):
+            raise ValueError(f"gpu: true asks for a CUDA device, runtime: {self.embedder.runtime} for none")
+        return self
+
+
+def load_dataset(file: Path) -> Dataset:
+    """The dataset that a YAML file declares: a Dagster component's `defs.yaml`, or its `attributes` alone.
+
+    `{{ env.NAME }}`, `{{ env('NAME', 'default') }}` and `{{ context.project_root }}` (the nearest folder above the file
+    with a `pyproject.toml`, else the file's own) are filled in as Dagster does. Raises ConfigurationError.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the dataset file {file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{file} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{file} declares no dataset: it has no fields")
+    try:
+        return Dataset(DatasetSpec.model_validate(_rendered(content.get("attributes", content), file)))
+    except ValidationError as error:
+        problems = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'dataset'}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(f"{file} declares no valid dataset:\n{problems}") from error
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A declared dataset and the storage that it lives on."""
+
+    spec: DatasetSpec
+    storage: Storage = field(default_factory=Storage)
+
+    def folder(self, asset: AssetName, partition: str) -> str:
+        """URI of an asset's partition. Raises ConfigurationError for a partition that is not declared."""
+        if partition not in self.spec.partitions:
+            known = ", ".join(self.spec.partitions)
+            raise ConfigurationError(f"{self.spec.name} has no partition {partition!r}; it has {known}")
+        return join_uri(absolute_uri(self.spec.root), self.name(asset, partition))
+
+    @property
+    def home(self) -> str:
+        """URI of the folder that holds everything of the dataset."""
+        return join_uri(absolute_uri(self.spec.root), self.spec.name)
+
+    def name(self, asset: AssetName, partition: str) -> str:
+        """`<dataset>/<asset>/<partition>`."""
+        return f"{self.spec.name}/{asset}/{partition}"
+
+
+def suffix_of(asset: AssetName) -> Suffix:
+    """Of the asset's data files."""
+    return "tar" if asset in ("webdataset_shards", "transformed_shards") else "parquet"
+
+
+class _Environment:
+    def __call__(self, name: str, default: str | None = None) -> str:
+        value = os.environ.get(name, default)
+        if value is None:
+            raise ConfigurationError(f"the dataset file needs the environment variable {name}, which is not set")
+        return value
+
+    def __getattr__(self, name: str) -> str:
+        if name.startswith("jinja"):
+            raise AttributeError(name)
+        return self(name)
+
+
+def _rendered(value: Any, file: Path) -> Any:
+    """The value with the templates in its strings filled in."""
+    if isinstance(value, dict):
+        return {key: _rendered(item, file) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rendered(item, file) for item in value]
+    if not isinstance(value, str) or "{{" not in value:
+        return value
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import SandboxedEnvironment
+
+    try:
+        template = SandboxedEnvironment(undefined=StrictUndefined).from_string(value)
+        return template.render(env=_Environment(), context={"project_root": str(_project_root(file))})
+    except TemplateError as error:
+        raise ConfigurationError(f"{file}: cannot fill in {value!r}: {error}") from error
+
+
+def _project_root(file: Path) -> Path:
+    folders: Iterator[Path] = iter(file.absolute().parents)
+    return next((folder for folder in folders if (folder / "pyproject.toml").exists()), file.absolute().parent)

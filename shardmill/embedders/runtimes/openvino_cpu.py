@@ -1,0 +1,68 @@
+"""OpenVINO on a CPU: the fastest there."""
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardmill.embedders.protocol import Embedder
+from shardmill.embedders.runtimes.base import trace
+from shardmill.embedders.runtimes.images import ImageRuntime, usable_cores
+from shardmill.errors import ConfigurationError
+
+
+class OpenVinoRuntime(ImageRuntime):
+    """One stream, of one thread, a core; an infer request a thread of the pool."""
+
+    name = "openvino"
+
+    def __init__(self, embedder: Embedder, bfloat16: bool = False, threads: int | None = None) -> None:
+        import openvino
+
+        threads = threads or usable_cores()
+        core = openvino.Core()
+        if bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ConfigurationError("this CPU has no bfloat16; set precision: float32")
+        settings = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "NUM_STREAMS": str(threads),
+            "INFERENCE_NUM_THREADS": str(threads),
+            # The default is bfloat16 where the CPU has it: other vectors on other machines.
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+            # Two processes on a machine would be pinned to the same cores.
+            "ENABLE_CPU_PINNING": "NO",
+        }
+        self._compiled = core.compile_model(_convert(embedder), "CPU", settings)
+        self._local = threading.local()
+        super().__init__(embedder.dimension, threads)
+
+    def infer(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `ImageRuntime.infer`."""
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._compiled.create_infer_request()
+        request.infer({0: np.ascontiguousarray(image)}, share_inputs=True)
+        vector: NDArray[np.float32] = request.get_output_tensor().data.copy()
+        return vector
+
+    def close(self) -> None:
+        """See `Runtime.close`."""
+        super().close()
+        del self._compiled, self._local
+
+
+def _convert(embedder: Embedder) -> Any:
+    """The embedder's module as an OpenVINO model for one image.
+
+    By the frontend itself, because `openvino.convert_model` reports its use over the network unless the user
+    has opted out, and takes five times as long (it checks the trace, and traces twice).
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchScriptPythonDecoder(trace(embedder))  # must outlive the conversion
+    model = frontend.convert(frontend.load(decoder))
+    model.reshape([1, *embedder.input_size, 3])
+    return model

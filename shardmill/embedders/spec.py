@@ -1,0 +1,55 @@
+"""What a dataset file says about its embeddings. Light to import: no model, no torch."""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+
+class EmbedderSpec(BaseModel):
+    """An embedder and how to run it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "efficientnet-lite0"
+    """`efficientnet-lite0`, whose weights come with the installation, or `torchvision/<name>`."""
+    weights: str | None = None
+    """URI of a state dict (`.pt`, `.pth`, `.safetensors`), or the name of one of torchvision's weights
+    (`IMAGENET1K_V1`). None: the model's default weights."""
+    runtime: Literal["auto", "openvino", "cuda", "torch"] = "auto"
+    """`auto`: CUDA where there is one, else OpenVINO where it is installed, else torch on the CPU."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the arithmetic. `auto`: bfloat16 on CUDA, float32 elsewhere."""
+    batch_size: PositiveInt = 64
+    """Images handed to the runtime at once; on CUDA also the shape that every batch is padded to."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Of the stored vectors."""
+    component: str | None = None
+    """The image component to embed (`jpg`). None: the sample's only image that is not a mask."""
+    normalize: bool = False
+    """Scale each vector to length 1 (L2)."""
+
+    def fingerprint_parameters(self) -> dict[str, Any]:
+        """What determines the vectors: not the batch size, nor the runtime, nor where the weights lie.
+
+        Reads the weights' file to digest it (once a process for a version of the file), so that new
+        weights under an old name change the fingerprint.
+
+        Raises:
+            ConfigurationError: The model is unknown, or its weights cannot be read.
+        """
+        from shardmill.embedders.protocol import weights_identity
+
+        parameters = self.model_dump(include={"model", "precision", "dtype", "component", "normalize"})
+        return parameters | {"weights": weights_identity(self)}
+
+    def finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32 | np.float16]:
+        """float32 [n, d] from a runtime → [n, d] as stored: normalised if asked, in `dtype`.
+
+        Row by row: a row's result does not depend on the other rows. A zero vector stays zero.
+        """
+        if self.normalize:
+            lengths = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
+            vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return vectors.astype(self.dtype, copy=False)

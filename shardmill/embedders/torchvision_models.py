@@ -1,0 +1,143 @@
+"""`torchvision/<name>`: any of torchvision's classification models, without its classifier.
+
+Preprocessing is that of the weights' own preset. Weights of the user's own (a URI) take the preset of the
+model's default weights; their number of classes is free.
+"""
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardmill.embedders.modules import Interpolation, on_pixels, resize, split_classifier
+from shardmill.embedders.protocol import Embedder, unknown_model
+from shardmill.embedders.spec import EmbedderSpec
+from shardmill.embedders.weights import digest_state_dict, file_identity, fit_state_dict, read_state_dict
+from shardmill.errors import ConfigurationError
+from shardmill.torchvision_compat import import_torchvision
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Ported from TensorFlow: their weights expect inputs scaled its way, which the builder does on request.
+BUILDER_ARGUMENTS = {
+    name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")
+}
+
+
+class TorchvisionModel:
+    """The embedder; see `shardmill.embedders.protocol.Embedder`."""
+
+    def __init__(self, name: str, state: "dict[str, Tensor]", source: str, preset: Any) -> None:
+        from torch import nn
+
+        builder: Any = import_torchvision().models.get_model
+        arguments = BUILDER_ARGUMENTS.get(name, {})
+        net = builder(name, weights=None, **arguments)
+        classifier_name, classifier = split_classifier(net)
+        classes = state.get(f"{classifier_name}.weight")
+        if classes is not None and isinstance(classifier, nn.Linear):
+            bias = classifier.bias is not None
+            classifier = nn.Linear(classifier.in_features, classes.shape[0], bias=bias)
+        net.set_submodule(classifier_name, classifier)
+        fit_state_dict(net, state, source)
+        split_classifier(net)
+
+        self.name = f"torchvision/{name}"
+        self._state = state
+        self._classifier = classifier.eval().requires_grad_(False)
+        self._resize_to = int(preset.resize_size[0])
+        self._crop_to = int(preset.crop_size[0])
+        self._interpolation = _interpolation(preset)
+        self.input_size = (self._crop_to, self._crop_to)
+        self._module = on_pixels(net, [255 * x for x in preset.mean], [255 * x for x in preset.std])
+
+    @property
+    def dimension(self) -> int:
+        """What the classifier took in."""
+        linear: Any = self._classifier
+        return int(getattr(linear, "in_features", None) or linear.in_channels)
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """sha256 over the weights."""
+        return digest_state_dict(self._state)
+
+    def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize the shorter side, then crop the centre: the preset's sizes and interpolation.
+
+        The longer side after resizing and the crop's corner are rounded as torchvision does.
+        """
+        height, width = image.shape[:2]
+        short, long = sorted((height, width))
+        longer = int(self._resize_to * long / short)
+        size = (self._resize_to, longer) if height <= width else (longer, self._resize_to)
+        resized = resize(image, size, self._interpolation)
+        margin = self._crop_to - self._resize_to
+        if margin > 0:  # a crop larger than the shorter side is padded with black
+            before = margin // 2
+            resized = np.pad(resized, [(before, margin - before)] * 2 + [(0, 0)])
+        top, left = (round((length - self._crop_to) / 2) for length in resized.shape[:2])
+        return np.ascontiguousarray(resized[top : top + self._crop_to, left : left + self._crop_to])
+
+    def module(self) -> "nn.Module":
+        """uint8 [n, h, w, 3] → float32 [n, dimension]."""
+        return self._module
+
+    def head(self) -> "nn.Module | None":
+        """float32 [n, dimension] → logits; None where the classifier is a convolution (SqueezeNet)."""
+        return self._classifier if hasattr(self._classifier, "in_features") else None
+
+
+def load(spec: EmbedderSpec) -> Embedder:
+    """The model, with the weights that `spec` names."""
+    name = _name(spec)
+    weights = _published(name, spec.weights)
+    if spec.weights is None or spec.weights == weights.name:
+        return TorchvisionModel(name, _download(weights), str(weights), weights.transforms())
+    return TorchvisionModel(name, read_state_dict(spec.weights), spec.weights, weights.transforms())
+
+
+def weights_identity(spec: EmbedderSpec) -> str:
+    """The digest of the weights' file, or the file name under which torchvision publishes them."""
+    weights = _published(_name(spec), spec.weights)
+    if spec.weights is None or spec.weights == weights.name:
+        return f"{weights}:{weights.url.rpartition('/')[2]}"  # the name ends in the start of its sha256
+    return file_identity(spec.weights)
+
+
+def _name(spec: EmbedderSpec) -> str:
+    models: Any = import_torchvision().models
+    name = spec.model.partition("/")[2]
+    known = models.list_models(module=models)
+    if name not in known:
+        raise unknown_model(spec.model, [f"torchvision/{each}" for each in known])
+    return name
+
+
+def _published(name: str, weights: str | None) -> Any:
+    """The member of the model's weights enumeration called `weights`, else its default."""
+    enumeration: Any = import_torchvision().models.get_model_weights(name)
+    return enumeration[weights] if weights in enumeration.__members__ else enumeration.DEFAULT
+
+
+def _download(weights: Any) -> "dict[str, Tensor]":
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"{weights} cannot be downloaded from {weights.url} ({error}); fetch the file elsewhere and give its "
+            "path or URI as the embedder's `weights`"
+        ) from error
+    return state
+
+
+def _interpolation(preset: Any) -> Interpolation:
+    value: str = preset.interpolation.value
+    if value == "bilinear":
+        return "bilinear"
+    if value == "bicubic":
+        return "bicubic"
+    raise ConfigurationError(f"a preset with {value} interpolation is not supported")

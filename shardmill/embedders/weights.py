@@ -1,0 +1,98 @@
+"""Weights: reading a state dict from a URI, fitting it into a network, and digesting it."""
+
+import hashlib
+import io
+import pickle
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import fsspec
+
+from shardmill.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def read_state_dict(uri: str) -> "dict[str, Tensor]":
+    """The state dict at `uri` (any fsspec URI or path). Nothing but tensors is unpickled.
+
+    Raises:
+        ConfigurationError: There is no such file, or it is not a state dict.
+    """
+    import torch
+
+    data = _read(uri)
+    if uri.endswith(".safetensors"):
+        try:
+            from safetensors.torch import load
+        except ImportError as error:
+            raise ConfigurationError(f"reading {uri} needs safetensors: pip install safetensors") from error
+        return dict(load(data))
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ConfigurationError(
+            f"{uri} is not a state dict that loads with weights_only=True; "
+            "save it with torch.save(model.state_dict(), path)"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ConfigurationError(
+            f"{uri} holds no state dict; save it with torch.save(model.state_dict(), path)"
+        )
+    return state
+
+
+def fit_state_dict(net: "nn.Module", state: "dict[str, Tensor]", source: str) -> None:
+    """Load `state` into `net`, every name and shape of it.
+
+    Raises:
+        ConfigurationError: They do not fit.
+    """
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise ConfigurationError(f"the weights {source} do not fit the model: {error}") from error
+
+
+def digest_state_dict(state: "dict[str, Tensor]") -> str:
+    """sha256 (hex) over names, types, shapes and values, in the order of names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def file_identity(uri: str) -> str:
+    """`sha256:<hex>` of the file's bytes; read again only when the store says that the file has changed.
+
+    Raises:
+        ConfigurationError: There is no such file.
+    """
+    try:
+        fs, path = fsspec.url_to_fs(uri)
+        version = str(fs.ukey(path))
+    except (OSError, ValueError, ImportError) as error:
+        raise _unreadable(uri, error) from error
+    return _file_digest(uri, version)
+
+
+@lru_cache(maxsize=64)
+def _file_digest(uri: str, version: str) -> str:  # noqa: ARG001, version is there for the cache
+    return "sha256:" + hashlib.sha256(_read(uri)).hexdigest()
+
+
+def _read(uri: str) -> bytes:
+    try:
+        with fsspec.open(uri, "rb") as file:
+            data: bytes = file.read()
+    except (OSError, ValueError, ImportError) as error:
+        raise _unreadable(uri, error) from error
+    return data
+
+
+def _unreadable(uri: str, error: Exception) -> ConfigurationError:
+    return ConfigurationError(f"the weights {uri} cannot be read ({type(error).__name__}); check the URI")

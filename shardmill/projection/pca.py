@@ -1,0 +1,112 @@
+"""PCA to two dimensions, fitted in one pass over a table that need not fit in memory."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardmill.errors import ConfigurationError
+
+COMPONENTS = 2
+
+
+@dataclass(frozen=True)
+class Basis:
+    """A fitted PCA. Kept once a dataset, so that its partitions' maps compare."""
+
+    mean: NDArray[np.float64]
+    """[d]"""
+    components: NDArray[np.float64]
+    """[2, d], unit length; zeros where the vectors do not vary in another direction."""
+    explained_variance_ratio: tuple[float, ...]
+    """Share of the total variance along each component; zeros if there is none."""
+
+    def project(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+        """[n, d] → float32 [n, 2].
+
+        Raises:
+            ConfigurationError: The vectors are not of the basis's dimension.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != len(self.mean):
+            raise ConfigurationError(
+                f"vectors of shape {list(vectors.shape)} do not fit a basis of {len(self.mean)} dimensions; "
+                "was it fitted for another embedder?"
+            )
+        points = (vectors.astype(np.float64) - self.mean) @ self.components.T
+        return points.astype(np.float32)
+
+    def to_json(self) -> str:
+        """JSON text; `from_json` gives back the same numbers."""
+        return json.dumps(
+            {
+                "kind": "shardmill-pca-1",
+                "mean": self.mean.tolist(),
+                "components": self.components.tolist(),
+                "explained_variance_ratio": list(self.explained_variance_ratio),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Basis":
+        """The basis that `to_json` wrote."""
+        fields = json.loads(text)
+        if fields.get("kind") != "shardmill-pca-1":
+            raise ConfigurationError(f"not a PCA basis of this version: kind {fields.get('kind')!r}")
+        return cls(
+            np.array(fields["mean"], np.float64),
+            np.array(fields["components"], np.float64),
+            tuple(fields["explained_variance_ratio"]),
+        )
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the JSON text."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def fit_basis(batches: Iterable[NDArray[np.floating]]) -> Basis:
+    """Fit on batches of vectors [n, d], in float64, holding one batch and a [d, d] matrix.
+
+    Works from one row up. A component's sign is fixed by making its largest entry positive.
+
+    Raises:
+        ConfigurationError: There is no vector, or one is not finite.
+    """
+    count, mean, scatter = 0, np.zeros(0), np.zeros((0, 0))
+    for batch in batches:
+        if len(batch) == 0:
+            continue
+        rows = batch.astype(np.float64)
+        if count == 0:
+            mean, scatter = np.zeros(rows.shape[1]), np.zeros((rows.shape[1],) * 2)
+        # Merging means and centred products (Chan et al.) loses no digits, as sums of squares would.
+        batch_mean = rows.mean(axis=0)
+        centred = rows - batch_mean
+        delta = batch_mean - mean
+        total = count + len(rows)
+        scatter += centred.T @ centred + np.outer(delta, delta) * (count * len(rows) / total)
+        mean += delta * (len(rows) / total)
+        count = total
+    if count == 0:
+        raise ConfigurationError("a projection needs at least one vector")
+    if not np.isfinite(scatter).all():
+        raise ConfigurationError("a projection needs finite vectors; the table holds NaN or infinity")
+    return _principal(mean, scatter)
+
+
+def _principal(mean: NDArray[np.float64], scatter: NDArray[np.float64]) -> Basis:
+    values, vectors = np.linalg.eigh(scatter)  # ascending
+    total = float(values.clip(min=0).sum())
+    components = np.zeros((COMPONENTS, len(mean)))
+    ratios = [0.0] * COMPONENTS
+    # Rounding leaves variance where there is none: relative to the total, and to the size of the vectors.
+    noise = len(mean) * np.finfo(np.float64).eps * max(total, float(mean @ mean) * np.finfo(np.float64).eps)
+    for i, value in enumerate(values[::-1][:COMPONENTS]):
+        if value > noise:
+            component = vectors[:, -1 - i]
+            components[i] = component * np.sign(component[np.abs(component).argmax()])
+            ratios[i] = float(value) / total
+    return Basis(mean, components, tuple(ratios))

@@ -1,0 +1,63 @@
+"""List: a manifest → the one part of the `raw_images` table."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from shardmill.shards.index import IndexWriter
+from shardmill.shards.layout import Suffix
+from shardmill.shards.report import ShardReport
+from shardmill.sources.manifest import Manifest
+from shardmill.stages.stage import OutputFiles, Work
+
+
+@dataclass(frozen=True)
+class ListedObjects:
+    """A manifest, as a stage's input."""
+
+    manifest: Manifest
+    id = "000000"
+
+    @property
+    def samples(self) -> int:
+        """Number of samples, before any reject."""
+        return self.manifest.samples
+
+    def identity(self) -> Any:
+        """The manifest's digest."""
+        return self.manifest.digest
+
+
+@dataclass(frozen=True)
+class ListStage:
+    """Stores a manifest. Nothing is rejected here: what is wrong with an object shows when it is packed."""
+
+    name = "list"
+    version = 1
+    suffix: Suffix = "parquet"
+    exclusive = True
+
+    def parameters(self) -> dict[str, Any]:
+        """See `Stage`."""
+        return {}
+
+    def __call__(self, shard: ListedObjects, work: Work) -> tuple[OutputFiles, ShardReport]:
+        """See `Stage`."""
+        import pyarrow.parquet as pq
+
+        manifest = shard.manifest
+        file = work.scratch / "data.parquet"
+        pq.write_table(manifest.table, file, compression="zstd")
+        work.advance(manifest.samples)
+        report = ShardReport(
+            samples_in=manifest.samples,
+            kept=manifest.samples,
+            samples=manifest.samples,
+            bytes_in=manifest.bytes,
+            bytes=file.stat().st_size,
+            sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+            summary={"objects": manifest.objects},
+        )
+        return OutputFiles(file, IndexWriter()), report
