@@ -128,8 +128,8 @@ def _download(weights: Any) -> "dict[str, Tensor]":
         state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         raise ConfigurationError(
-            f"{weights} cannot be downloaded from {weights.url} ({error}); fetch the file elsewhere and give its "
-            "path or URI as the embedder's `weights`"
+            f"{weights} cannot be downloaded from {weights.url} ({error}); fetch the file elsewhere "
+            "and give its path or URI as the embedder's `weights`"
         ) from error
     return state
 

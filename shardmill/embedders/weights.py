@@ -1,6 +1,7 @@
 """Weights: reading a state dict from a URI, fitting it into a network, and digesting it."""
 
 import hashlib
+import importlib
 import io
 import pickle
 from functools import lru_cache
@@ -25,10 +26,10 @@ def read_state_dict(uri: str) -> "dict[str, Tensor]":
     data = _read(uri)
     if uri.endswith(".safetensors"):
         try:
-            from safetensors.torch import load
+            safetensors = importlib.import_module("safetensors.torch")
         except ImportError as error:
             raise ConfigurationError(f"reading {uri} needs safetensors: pip install safetensors") from error
-        return dict(load(data))
+        return dict(safetensors.load(data))
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

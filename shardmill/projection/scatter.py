@@ -2,7 +2,6 @@
 
 import io
 import threading
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,8 @@ from PIL import Image
 LEGEND_CLASSES = 20
 DRAWN_POINTS = 10_000
 UNLABELLED = "#b4b4b4"
+
+Colour = str | tuple[float, float, float, float]
 
 _lock = threading.Lock()  # matplotlib's fonts and settings belong to the process
 
@@ -31,7 +32,7 @@ def draw_scatter(points: NDArray[np.floating], labels: Sequence[str | None], tit
     # Shuffled, so that the last class does not cover the others.
     rows = np.random.default_rng(0).permutation(rows)[:DRAWN_POINTS]
     with _lock:
-        return _draw(points[rows], [labels[row] for row in rows], title, len(points))
+        return _draw(points[rows], [labels[row] for row in rows.tolist()], title, len(points))
 
 
 def _draw(points: NDArray[np.floating], labels: list[str | None], title: str, total: int) -> bytes:
@@ -80,29 +81,30 @@ def _draw(points: NDArray[np.floating], labels: list[str | None], title: str, to
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    picture = Image.fromarray(pixels).convert("RGB")
     file = io.BytesIO()
     # A palette makes it a third as large; nobody sees the difference.
     picture.quantize(128, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def _colours(labels: list[str | None]) -> dict[str | None, object]:
+def _colours(labels: list[str | None]) -> dict[str | None, Colour]:
     """A colour a label, the names sorted, grey for None last; the same labels get the same colours."""
     import matplotlib
 
     names = sorted({label for label in labels if label is not None})
     if len(names) <= 10:
         palette = matplotlib.colormaps["tab10"]
-        colours: dict[str | None, object] = {name: palette(i) for i, name in enumerate(names)}
+        colours: dict[str | None, Colour] = {name: palette(i) for i, name in enumerate(names)}
     elif len(names) <= LEGEND_CLASSES:
         palette = matplotlib.colormaps["tab20"]
         colours = {name: palette(i) for i, name in enumerate(names)}
     else:
         palette = matplotlib.colormaps["turbo"]
         colours = {name: palette(i / (len(names) - 1)) for i, name in enumerate(names)}
-    if None in Counter(labels):
+    if None in labels:
         colours[None] = UNLABELLED
     return colours
 

@@ -37,7 +37,8 @@ class UmapBasis:
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.reference.shape[1]:
             raise ConfigurationError(
-                f"vectors of shape {list(vectors.shape)} do not fit a basis of {self.reference.shape[1]} dimensions"
+                f"vectors of shape {list(vectors.shape)} do not fit a basis of "
+                f"{self.reference.shape[1]} dimensions; was it fitted for another embedder?"
             )
         if len(vectors) == 0:
             return np.empty((0, 2), np.float32)
@@ -75,7 +76,7 @@ class UmapBasis:
 def fit_basis(batches: Iterable[NDArray[np.floating]], seed: int = 0) -> UmapBasis:
     """A seeded sample of at most `REFERENCE_ROWS` rows of the batches [n, d], in their order.
 
-    Holds the sample and one batch. The sample depends on the rows' order, not on how they are cut into batches.
+    Holds the sample and one batch. The sample depends on the rows' order, not on their cut into batches.
 
     Raises:
         ConfigurationError: umap-learn is missing, or there are fewer than `MINIMUM_ROWS` rows.

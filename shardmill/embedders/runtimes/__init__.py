@@ -38,7 +38,7 @@ def build_runtime(embedder: Embedder, spec: EmbedderSpec, threads: int | None = 
     if name not in available:
         remedy = {
             "openvino": "pip install 'shardmill[openvino]'",
-            "cuda": "torch sees no GPU: check the driver and that torch is a CUDA build, or set runtime: auto",
+            "cuda": "torch sees no GPU; check the driver, and that torch is a CUDA build",
         }
         raise ConfigurationError(f"the runtime {name} is not available here: {remedy[name]}")
     if name == "cuda":

@@ -63,7 +63,9 @@ def trace(embedder: Embedder, bfloat16: bool = False) -> "torch.jit.ScriptModule
     with torch.no_grad(), casts, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated; torch.export takes seven times as long
         module = embedder.module()
-        traced = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
+        traced: torch.jit.ScriptModule = torch.jit.freeze(
+            torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
+        )
         output = module(example)
     if output.shape != (1, embedder.dimension) or output.dtype != torch.float32:
         raise ConfigurationError(

@@ -1,5 +1,6 @@
 """torch on CUDA: batches of one shape, copies and arithmetic overlapped."""
 
+import copy
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -37,7 +38,7 @@ class CudaRuntime(Runtime):
         self._bfloat16 = bfloat16
         self._shape = (batch_size, *embedder.input_size, 3)
         self._dimension = embedder.dimension
-        module = embedder.module().to(self._device)
+        module = copy.deepcopy(embedder.module()).to(self._device)
         # The type stubs know only the overloads without a device.
         self._module: Any = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._cuda:
@@ -76,7 +77,7 @@ class CudaRuntime(Runtime):
             self._module = eager
 
     def _launch(self, piece: NDArray[np.uint8]) -> "tuple[torch.Tensor, Any]":
-        """Queue copy in, arithmetic, copy out; returns the destination and the event that says it is filled."""
+        """Queue copy in, arithmetic, copy out; returns the destination and the event of its being filled."""
         import torch
 
         padded = np.zeros(self._shape, np.uint8)
@@ -94,7 +95,7 @@ class CudaRuntime(Runtime):
             vectors = self._module(images.pin_memory().to(self._device, non_blocking=True))
             host = torch.empty((self._shape[0], self._dimension), dtype=torch.float32, pin_memory=True)
             host.copy_(vectors, non_blocking=True)
-            done = torch.cuda.Event()
+            done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
             return host, done
 
