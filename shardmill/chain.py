@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from shardmill.dataset import ASSETS, AssetName, Dataset, suffix_of
+from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec, suffix_of
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, read_commit
 from shardmill.sources import Manifest, list_source
 from shardmill.stages.embedding_map import map_of
+from shardmill.stages.embed import EmbedStage
 from shardmill.stages.engine import Engine
 from shardmill.stages.list_objects import ListedObjects, ListStage
 from shardmill.stages.pack import PackStage
@@ -27,9 +28,7 @@ def raw_images(dataset: Dataset, partition: str) -> LazyShardSet:
 
 def webdataset_shards(dataset: Dataset, raw: ShardSet) -> LazyShardSet:
     """The objects of the manifest, packed."""
-    spec = dataset.spec
-    required = tuple(spec.source.components or ())
-    return pack(read_manifest(raw), spec.shards, PackStage(required, spec.max_pixels))
+    return pack(read_manifest(raw), dataset.spec.shards, pack_stage(dataset.spec))
 
 
 def transformed_shards(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
@@ -39,9 +38,7 @@ def transformed_shards(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
 
 def embeddings(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
     """The embeddings of the transformed shards."""
-    spec = dataset.spec
-    embedder = spec.embedder.model_copy(update={"runtime": "cuda"}) if spec.gpu else spec.embedder
-    return shards.embed(embedder, spec.transform.masks)
+    return LazyShardSet(embed_stage(dataset.spec), shards.shards)
 
 
 def embedding_map(dataset: Dataset, table: ShardSet) -> LazyShardSet:
@@ -49,6 +46,17 @@ def embedding_map(dataset: Dataset, table: ShardSet) -> LazyShardSet:
     spec = dataset.spec
     others = [stored(dataset, "embeddings", partition) for partition in spec.partitions]
     return map_of(table, [other for other in others if other], spec.projection, dataset.home)
+
+
+def pack_stage(spec: DatasetSpec) -> PackStage:
+    """How the dataset packs: every component that its source has a pattern for is required."""
+    return PackStage(tuple(spec.source.components or ()), spec.max_pixels)
+
+
+def embed_stage(spec: DatasetSpec) -> EmbedStage:
+    """How the dataset embeds: on a CUDA device and nowhere else if it says `gpu: true`."""
+    embedder = spec.embedder.model_copy(update={"runtime": "cuda"}) if spec.gpu else spec.embedder
+    return EmbedStage(embedder, tuple(spec.transform.masks))
 
 
 def read_manifest(raw: ShardSet) -> Manifest:

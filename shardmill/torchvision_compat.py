@@ -1,7 +1,8 @@
 """The one way to import torchvision: also beside a CPU build of torch.
 
-PyPI's torchvision wheel is built against CUDA's torch. Beside a CPU torch its compiled extension cannot load, and
-`import torchvision` stops at the fake kernels it registers for operators that the extension would have defined.
+PyPI's torchvision wheel is built against CUDA's torch. Beside a CPU torch its compiled extension cannot load,
+and `import torchvision` stops at the fake kernels it registers for operators that the extension would have
+defined.
 """
 
 import importlib.util
@@ -35,9 +36,10 @@ def import_torchvision() -> ModuleType:
         if _library is None and not _extension_loads():
             import torch
 
-            library = torch.library.Library("torchvision", "DEF")
+            library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
             for operator in ("nms", "qnms"):
-                library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+                schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                library.define(schema)  # type: ignore[no-untyped-call]
             _library = library
         import torchvision
 
@@ -53,13 +55,15 @@ def _extension_loads() -> bool:
         return True
     spec = importlib.util.find_spec("torchvision")
     if spec is None:
-        raise ConfigurationError("torchvision is not installed; install it beside torch: pip install torchvision")
+        raise ConfigurationError(
+            "torchvision is not installed; install it beside torch: pip install torchvision"
+        )
     for folder in spec.submodule_search_locations or []:
         for suffix in EXTENSION_SUFFIXES:
             extension = Path(folder) / f"_C{suffix}"
             if extension.is_file():
                 try:
-                    torch.ops.load_library(str(extension))
+                    torch.ops.load_library(str(extension))  # type: ignore[no-untyped-call]
                 except OSError:
                     return False
                 return True

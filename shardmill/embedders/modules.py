@@ -43,8 +43,8 @@ def on_pixels(net: "nn.Module", mean: Sequence[float], std: Sequence[float]) -> 
     from torch import nn
 
     class OnPixels(nn.Module):
-        mean: Tensor
-        std: Tensor
+        mean: "Tensor"
+        std: "Tensor"
 
         def __init__(self) -> None:
             super().__init__()

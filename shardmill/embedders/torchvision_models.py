@@ -48,11 +48,14 @@ class TorchvisionModel:
         self.name = f"torchvision/{name}"
         self._state = state
         self._classifier = classifier.eval().requires_grad_(False)
+        self._use_preset(preset)
+        self._module = on_pixels(net, [255 * x for x in preset.mean], [255 * x for x in preset.std])
+
+    def _use_preset(self, preset: Any) -> None:
         self._resize_to = int(preset.resize_size[0])
         self._crop_to = int(preset.crop_size[0])
         self._interpolation = _interpolation(preset)
         self.input_size = (self._crop_to, self._crop_to)
-        self._module = on_pixels(net, [255 * x for x in preset.mean], [255 * x for x in preset.std])
 
     @property
     def dimension(self) -> int:

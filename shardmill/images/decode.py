@@ -1,14 +1,14 @@
 """From an image's bytes to an array of pixels, or to a reason for refusing it.
 
-Every function is thread-safe and releases the GIL while it decodes. Whatever the bytes are, the outcome is a result or
-`Rejected`; another exception means a mistake of the caller or no memory.
+Every function is thread-safe and releases the GIL while it decodes. Whatever the bytes are, the outcome is a
+result or `Rejected`; another exception means a mistake of the caller or no memory.
 """
 
 import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +29,17 @@ from shardmill.images import reasons
 from shardmill.samples import IMAGE_FORMATS, image_format
 
 _T = TypeVar("_T", bound=np.generic)
+Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 MAX_PIXELS = 178_956_970
 """Width times height above which an image is refused: where Pillow too stops, half a gigabyte as RGB."""
 
-# Pillow reports damaged metadata by warnings; the pixels decide here. Process-wide, because `catch_warnings` is not
-# thread-safe.
+# Pillow reports damaged metadata by warnings; the pixels decide here. Process-wide, because `catch_warnings`
+# is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# Opened by class rather than by `Image.open`: its check of the size follows a process-wide setting and warns, and a
-# JPEG with a second picture in it (MPO) would be another format.
+# Opened by class rather than by `Image.open`: its check of the size follows a process-wide setting and warns,
+# and a JPEG with a second picture in it (MPO) would be another format.
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -94,13 +95,11 @@ def decode_image(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> n
     return _upright(_rgb(image), orientation)
 
 
-def decode_mask(
-    data: bytes, component: str, max_pixels: int = MAX_PIXELS
-) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+def decode_mask(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> Labels:
     """Decode a label map: the values as they are stored, upright.
 
-    A palette gives its indices, 1-bit gives 0 and 1, 2- and 4-bit grey their small numbers, 16-bit all 16 bits. A mask
-    stored as RGB passes when its three channels are equal.
+    A palette gives its indices, 1-bit gives 0 and 1, 2- and 4-bit grey their small numbers, 16-bit all 16
+    bits. A mask stored as RGB passes when its three channels are equal.
 
     Returns:
         uint8 or uint16 [height, width], contiguous, writable.
@@ -140,7 +139,9 @@ def _open(data: bytes, component: str, max_pixels: int) -> ImageFile.ImageFile:
     wanted = image_format(component)
     if wanted is None:
         known = ", ".join(IMAGE_FORMATS)
-        raise ConfigurationError(f"component {component!r} is not an image: its suffix must be one of {known}")
+        raise ConfigurationError(
+            f"component {component!r} is not an image: its suffix must be one of {known}"
+        )
     if not data:
         raise Rejected(reasons.EMPTY_FILE, f"{component} has no bytes")
     suffix = component.rpartition(".")[2]
@@ -172,7 +173,8 @@ def _sniff(data: bytes) -> str | None:
 def _corrupt() -> Iterator[None]:
     """Turn what Pillow raises on bad bytes into `Rejected`; nothing but calls of Pillow belongs in its scope.
 
-    Its readers parse with struct, zlib, int(), dictionaries and asserts, so that hostile bytes raise nearly anything.
+    Its readers parse with struct, zlib, int(), dictionaries and asserts, so that hostile bytes raise nearly
+    anything.
     """
     try:
         yield
@@ -229,7 +231,9 @@ def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     """A loaded image → uint8 [height, width, 3], writable."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = _sixteen_bits(image)
-        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 → 255; Pillow's convert clips
+        grey = ((values.astype(np.uint32) + 128) // 257).astype(
+            np.uint8
+        )  # 65535 → 255; Pillow's convert clips
         transparent = image.info.get("transparency")
         if isinstance(transparent, int):
             grey[values == transparent] = 255
@@ -241,7 +245,7 @@ def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
 
 
-def _labels(image: Image.Image, data: bytes) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+def _labels(image: Image.Image, data: bytes) -> Labels:
     """A loaded image → [height, width], writable."""
     if image.mode in ("1", "P"):
         with _corrupt():
@@ -257,7 +261,9 @@ def _labels(image: Image.Image, data: bytes) -> npt.NDArray[np.uint8] | npt.NDAr
         grey = channels[:, :, 0]
         if (channels[:, :, 1:3] == grey[:, :, None]).all() and (channels[:, :, 3] == 255).all():
             return grey.copy()
-        raise Rejected(reasons.UNSUPPORTED_PIXELS, f"a mask holds labels, not colours or transparency ({image.mode})")
+        raise Rejected(
+            reasons.UNSUPPORTED_PIXELS, f"a mask holds labels, not colours or transparency ({image.mode})"
+        )
     raise Rejected(reasons.UNSUPPORTED_PIXELS, f"a mask cannot be {image.mode}")
 
 
@@ -275,5 +281,7 @@ def _sixteen_bits(image: Image.Image) -> npt.NDArray[np.uint16]:
         values = np.array(image)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise Rejected(reasons.UNSUPPORTED_PIXELS, f"32-bit integers, from {low} to {high}; 16 bits are the most")
+        raise Rejected(
+            reasons.UNSUPPORTED_PIXELS, f"32-bit integers, from {low} to {high}; 16 bits are the most"
+        )
     return values.astype(np.uint16)

@@ -25,23 +25,26 @@ def encode_image(array: npt.NDArray[Any], component: str, quality: int = 95) -> 
         quality: 1 to 100, of JPEG and WebP.
 
     Raises:
-        ConfigurationError: not an image's suffix, another shape or dtype, or a mask in a format that would change its
-            values.
+        ConfigurationError: not an image's suffix, another shape or dtype, or a mask in a format that would
+            change its values.
         Rejected: the format cannot hold an image of this size.
     """
     name = image_format(component)
     if name is None:
         known = ", ".join(IMAGE_FORMATS)
-        raise ConfigurationError(f"component {component!r} is not an image: its suffix must be one of {known}")
+        raise ConfigurationError(
+            f"component {component!r} is not an image: its suffix must be one of {known}"
+        )
     mask = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
     if not mask and not (array.ndim == 3 and array.shape[2] in (1, 3) and array.dtype == np.uint8):
         raise ConfigurationError(
-            f"cannot encode {component!r} from {array.dtype}{list(array.shape)}: an image is uint8 [height, width, 3 or 1], "
-            "a mask is uint8 or uint16 [height, width]"
+            f"cannot encode {component!r} from {array.dtype}{list(array.shape)}: "
+            "an image is uint8 [height, width, 3 or 1], a mask is uint8 or uint16 [height, width]"
         )
     if mask and name not in _LOSSLESS_FOR_LABELS:
+        better = f"{component.rpartition('.')[0] or 'mask'}.png"
         raise ConfigurationError(
-            f"a mask cannot be stored as {component!r}: {name} changes its values. Name it {component.rpartition('.')[0] or 'mask'}.png"
+            f"a mask cannot be stored as {component!r}: {name} changes its values. Name it {better}"
         )
     if 0 in array.shape:
         raise Rejected(reasons.NOT_ENCODABLE, f"{component} has {array.shape[1]} x {array.shape[0]} pixels")

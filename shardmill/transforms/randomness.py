@@ -1,7 +1,7 @@
 """Make code that draws from torch's global generator draw from a given one.
 
-torchvision's operations call `torch.rand`, `torch.empty(...).uniform_()` and the like, which share one generator among
-the threads of a process. Within `SeededRandomness` they do not.
+torchvision's operations call `torch.rand`, `torch.empty(...).uniform_()` and the like, which share one
+generator among the threads of a process. Within `SeededRandomness` they do not.
 
 The module is torch through and through: import it inside functions.
 """
@@ -21,8 +21,8 @@ from shardmill.errors import ConfigurationError
 class SeededRandomness(TorchFunctionMode):
     """Within its scope, in this thread, every random function of torch draws from `generator`.
 
-    The global generator is neither read nor advanced. A random function that takes no generator (dropout, say) is
-    refused with `ConfigurationError`. Python's `random` and numpy are not touched.
+    The global generator is neither read nor advanced. A random operator that takes no generator
+    (`native_dropout`, say) is refused with `ConfigurationError`. Python's `random` and numpy are not touched.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -42,11 +42,11 @@ class SeededRandomness(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
 
 
-class _Draws(TorchDispatchMode):
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Hands the generator to each random operator; costs too much to stay on for every operator."""
 
     def __init__(self, generator: torch.Generator) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._generator = generator
 
     def __torch_dispatch__(
@@ -66,12 +66,13 @@ class _Draws(TorchDispatchMode):
 
 @functools.cache
 def _may_draw(func: Callable[..., Any]) -> bool:
-    """Whether the operator of that name is random; of a function written in Python, anything may be inside."""
+    """Whether the operator of that name is random. A function written in Python may hold anything."""
     if isinstance(func, types.FunctionType):
         return True
     packet = getattr(torch.ops.aten, getattr(func, "__name__", ""), None)
-    return packet is not None and any(
-        torch.Tag.nondeterministic_seeded in getattr(packet, overload).tags for overload in packet.overloads()
+    return isinstance(packet, torch._ops.OpOverloadPacket) and any(
+        torch.Tag.nondeterministic_seeded in getattr(packet, overload).tags
+        for overload in packet.overloads()  # type: ignore[no-untyped-call]
     )
 
 
@@ -84,8 +85,8 @@ def _with_generator(func: torch._ops.OpOverload) -> torch._ops.OpOverload:
         if _signature(overload) == wanted:
             return overload
     raise ConfigurationError(
-        f"{func} draws from torch's global generator and takes no other, so that its result would depend on the order "
-        "of the samples. Draw with torch.rand and its like, or from the sample's own generator"
+        f"{func} draws from torch's global generator and takes no other, so that its result would "
+        "depend on the order of the samples. Draw with torch.rand and its like, or from sample.generator"
     )
 
 

@@ -18,10 +18,11 @@ class DecodedSample:
 
     Attributes:
         key: as in the shard; no dot after the last slash.
-        components: name → `tv_tensors.Image` uint8 [3, height, width], `tv_tensors.Mask` [height, width] (uint8, or
-            int32 for a 16-bit one), or the bytes of what is not an image. A callable may also put in str, an int,
-            or for `json` any JSON value.
-        generator: seeded for the spec's seed, the key and the epoch. torch's own random functions draw from it too.
+        components: name → `tv_tensors.Image` uint8 [3, height, width], `tv_tensors.Mask` [height, width]
+            (uint8, or int32 for a 16-bit one), or the bytes of what is not an image. A callable may also put
+            in str, an int, or for `json` any JSON value.
+        generator: seeded for the spec's seed, the key and the epoch. torch's own random functions draw from
+            it too.
     """
 
     key: str

@@ -20,7 +20,9 @@ class Operation(BaseModel):
     operation: str = Field(description="a class of torchvision.transforms.v2, or package.module:callable")
     arguments: dict[str, Any] = {}
     components: list[str] | None = Field(
-        default=None, description="the images and masks it sees, jointly; by default all of the sample"
+        default=None,
+        min_length=1,
+        description="the images and masks it sees, jointly; by default all of the sample",
     )
 
     @property
@@ -45,7 +47,9 @@ class Operation(BaseModel):
                 "Write it as package.module:callable, importable where the shards are made"
             ) from error
         if not callable(found):
-            raise ConfigurationError(f"the transform {self.operation!r} is a {type(found).__name__}, not a callable")
+            raise ConfigurationError(
+                f"the transform {self.operation!r} is a {type(found).__name__}, not a callable"
+            )
         return found
 
 
@@ -62,17 +66,20 @@ class TransformSpec(BaseModel):
 
     operations: list[Operation]
     masks: list[str] = Field(
-        default=[], description="components that are label maps: nearest neighbour, no change of colour, lossless"
+        default=[],
+        description="components that are label maps: nearest neighbour, no change of colour, lossless",
     )
     seed: int = Field(default=0, description="of the random operations, with the sample's key and the epoch")
     epoch: int = 0
-    jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the components written as JPEG or WebP")
+    jpeg_quality: int = Field(
+        default=95, ge=1, le=100, description="of the components written as JPEG or WebP"
+    )
 
     def fingerprint_parameters(self) -> dict[str, Any]:
         """All that determines the output for given samples, as JSON values.
 
-        The code of a custom callable is represented by its import path and its `code_version` attribute; one that
-        changes its behaviour without changing its `code_version` goes unnoticed.
+        The code of a custom callable is represented by its import path and its `code_version` attribute; one
+        that changes its behaviour without changing its `code_version` goes unnoticed.
 
         Raises:
             ConfigurationError: a custom callable cannot be imported.

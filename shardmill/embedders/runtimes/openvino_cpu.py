@@ -58,11 +58,13 @@ def _convert(embedder: Embedder) -> Any:
     By the frontend itself, because `openvino.convert_model` reports its use over the network unless the user
     has opted out, and takes five times as long (it checks the trace, and traces twice).
     """
+    from openvino import Type
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     frontend = FrontEndManager().load_by_framework("pytorch")
     decoder = TorchScriptPythonDecoder(trace(embedder))  # must outlive the conversion
     model = frontend.convert(frontend.load(decoder))
+    model.input(0).get_node().set_element_type(Type.u8)  # a frozen trace does not tell
     model.reshape([1, *embedder.input_size, 3])
     return model

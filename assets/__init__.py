@@ -1,0 +1,1 @@
+"""The asset definitions of a dataset, one file an asset, and their checks in `checks.py`."""

@@ -1,0 +1,114 @@
+"""Asset checks: nothing lost, shards readable, embeddings sound, neighbours of the same class."""
+
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+
+from assets.common import asset_key, partitions_of
+from resources.storage import StorageResource
+from shardmill import chain
+from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec
+from shardmill.projection import same_class_rate
+from shardmill.stages.embedding_map import read_batches, vectors_of
+from shardmill.stages.shard_set import ShardSet
+from shardmill.verify import read_with_webdataset
+
+Metadata = dict[str, Any]
+Verdict = Callable[[Dataset, str, ShardSet], tuple[bool, Metadata]]
+"""From a dataset, a partition and its committed set to whether it passed, and the figures that say why."""
+
+
+def build_checks(spec: DatasetSpec) -> list[dg.AssetChecksDefinition]:
+    """The checks of one dataset's assets."""
+    downstream: tuple[AssetName, ...] = ASSETS[1:]
+    checks = [
+        _check(spec, asset, "nothing_lost", "Samples in = kept + filtered + rejects, in every shard.", _nothing_lost)
+        for asset in downstream
+    ]
+    tars: tuple[AssetName, ...] = ("webdataset_shards", "transformed_shards")
+    checks += [
+        _check(spec, asset, "readable", "The webdataset library reads every sample.", _readable) for asset in tars
+    ]
+    sound = "One finite vector a sample, of the right size, and not zero; of length 1 if normalized."
+    checks.append(_check(spec, "embeddings", "sound", sound, _sound))
+    if spec.min_same_class_rate is not None:
+        text = f"The nearest neighbour has the same class for at least {spec.min_same_class_rate:.0%} of the samples."
+        checks.append(_check(spec, "embeddings", "same_class_neighbours", text, _same_class))
+    return checks
+
+
+def _check(
+    spec: DatasetSpec, asset: AssetName, name: str, description: str, verdict: Verdict
+) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=asset_key(spec, asset), name=name, description=description, partitions_def=partitions_of(spec)
+    )
+    def check(context: dg.AssetCheckExecutionContext, storage: StorageResource) -> dg.AssetCheckResult:
+        dataset = Dataset(spec, storage.open())
+        results: dict[str, tuple[bool, Metadata]] = {}
+        for partition in context.op_execution_context.partition_keys:
+            shards = chain.stored(dataset, asset, partition)
+            missing = (False, {"reason": f"nothing is committed for {partition}"})
+            results[partition] = verdict(dataset, partition, shards) if shards else missing
+        passed = all(good for good, _ in results.values())
+        if len(results) == 1:
+            ((_, metadata),) = results.values()
+        else:
+            metadata = {partition: found for partition, (_, found) in results.items()}
+        return dg.AssetCheckResult(passed=passed, metadata=metadata)
+
+    return check
+
+
+def _nothing_lost(dataset: Dataset, partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
+    """Also against the asset before: what went in here is what came out there."""
+    commit = shards.commit
+    asset: AssetName = commit.name.split("/")[1]  # type: ignore[assignment]
+    before = chain.stored(dataset, ASSETS[ASSETS.index(asset) - 1], partition)
+    came = before.commit.total_samples if before else -1
+    lost = [e.id for e in commit.shards if e.samples_in != e.kept + e.filtered + e.rejects]
+    figures = {
+        "samples of the asset before": came,
+        "samples in": commit.total_samples_in,
+        "samples out": commit.total_samples,
+        "filtered": commit.total_filtered,
+        "rejects": commit.total_rejects,
+        "shards that lost samples": ", ".join(lost) or "none",
+    }
+    return came == commit.total_samples_in and not lost, figures
+
+
+def _readable(_dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
+    samples, size = read_with_webdataset(shards)
+    return samples == shards.commit.total_samples, {"samples read": samples, "bytes read": size}
+
+
+def _sound(dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
+    import numpy as np
+
+    rows, dimensions, finite, norms = 0, set(), True, [np.empty(0)]
+    for batch in read_batches(shards, ["embedding"]):
+        vectors = vectors_of(batch).astype(np.float32)
+        rows += len(vectors)
+        dimensions.add(vectors.shape[1])
+        finite = finite and bool(np.isfinite(vectors).all())
+        norms.append(np.linalg.norm(vectors, axis=1))
+    lengths = np.concatenate(norms)
+    low, high = (float(lengths.min()), float(lengths.max())) if rows else (1.0, 1.0)
+    expected = (0.99, 1.01) if dataset.spec.embedder.normalize else (1e-6, float("inf"))
+    passed = finite and rows == shards.commit.total_samples and expected[0] <= low and high <= expected[1]
+    figures = {"rows": rows, "all finite": finite, "smallest norm": low, "largest norm": high}
+    return passed and len(dimensions) <= 1, {**figures, "dimensions": ", ".join(map(str, sorted(dimensions)))}
+
+
+def _same_class(dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
+    import numpy as np
+
+    vectors, labels = [], []
+    for batch in read_batches(shards, ["embedding", "cls"]):
+        vectors.append(vectors_of(batch))
+        labels += batch["cls"].to_pylist()
+    rate = same_class_rate(np.concatenate(vectors), labels) if vectors else float("nan")
+    threshold = dataset.spec.min_same_class_rate or 0.0
+    return rate >= threshold, {"share with a neighbour of the same class": rate, "at least": threshold}

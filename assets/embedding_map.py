@@ -1,0 +1,30 @@
+"""`embedding_map`: the embeddings in two dimensions, and their picture."""
+
+import dagster as dg
+
+from assets.common import asset_key, asset_options, code_version, each_partition
+from resources.storage import StorageResource
+from shardmill import chain
+from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.stages.embedding_map import MapStage
+from shardmill.stages.shard_set import ShardSet
+
+
+def build_embedding_map(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """The asset of one dataset."""
+    code = code_version("map", MapStage.version, {"projection": spec.projection})
+    description = f"Two dimensions by {spec.projection.upper()}, on one basis for all partitions of the dataset."
+
+    @dg.asset(
+        **asset_options(spec, "embedding_map", {"parquet", "matplotlib"}, code, description),
+        ins={"embeddings": dg.AssetIn(asset_key(spec, "embeddings"))},
+    )
+    def embedding_map(context: dg.AssetExecutionContext, embeddings, storage: StorageResource):
+        dataset = Dataset(spec, storage.open())
+
+        def make(table: ShardSet):
+            return chain.embedding_map(dataset, table)
+
+        return each_partition(context, embeddings, make)
+
+    return embedding_map

@@ -1,0 +1,37 @@
+"""`embeddings`: one row a sample, with the way back to the raw object."""
+
+from typing import Any
+
+import dagster as dg
+
+from assets.common import GPU_POOL, asset_key, asset_options, code_version, each_partition
+from shardmill import chain
+from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.stages.embed import EmbedStage
+from shardmill.stages.shard_set import ShardSet
+
+
+def build_embeddings(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """The asset of one dataset; on a GPU's pool and tags if the dataset needs one."""
+    dataset = Dataset(spec)
+    code = code_version("embed", EmbedStage.version, chain.embed_stage(spec).parameters())
+    description = f"Vectors of `{spec.embedder.model}`, one row a sample, with the raw object that each comes from."
+
+    @dg.asset(
+        **asset_options(spec, "embeddings", {"parquet", "pytorch"}, code, description),
+        **(_gpu_options() if spec.gpu else {}),
+        ins={"transformed_shards": dg.AssetIn(asset_key(spec, "transformed_shards"))},
+    )
+    def embeddings(context: dg.AssetExecutionContext, transformed_shards):
+        def make(shards: ShardSet):
+            return chain.embeddings(dataset, shards)
+
+        return each_partition(context, transformed_shards, make)
+
+    return embeddings
+
+
+def _gpu_options() -> dict[str, Any]:
+    """The pool admits across runs; the tags reach the executor, of which Kubernetes' reads its own."""
+    container = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    return {"pool": GPU_POOL, "op_tags": {"gpu": "1", "dagster-k8s/config": {"container_config": container}}}

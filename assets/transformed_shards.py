@@ -1,0 +1,29 @@
+"""`transformed_shards`: the samples after the dataset's transform."""
+
+import dagster as dg
+
+from assets.common import asset_key, asset_options, code_version, each_partition
+from shardmill import chain
+from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.stages.shard_set import ShardSet
+from shardmill.stages.transform import TransformStage
+
+
+def build_transformed_shards(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """The asset of one dataset."""
+    dataset = Dataset(spec)
+    code = code_version("transform", TransformStage.version, TransformStage(spec.transform).parameters())
+    steps = ", ".join(operation.operation for operation in spec.transform.operations) or "no operation"
+    description = f"The shards after the dataset's transform: {steps}."
+
+    @dg.asset(
+        **asset_options(spec, "transformed_shards", {"webdataset", "torchvision"}, code, description),
+        ins={"webdataset_shards": dg.AssetIn(asset_key(spec, "webdataset_shards"))},
+    )
+    def transformed_shards(context: dg.AssetExecutionContext, webdataset_shards):
+        def make(shards: ShardSet):
+            return chain.transformed_shards(dataset, shards)
+
+        return each_partition(context, webdataset_shards, make)
+
+    return transformed_shards

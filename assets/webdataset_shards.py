@@ -1,0 +1,30 @@
+"""`webdataset_shards`: the raw samples, packed into tars."""
+
+import dagster as dg
+
+from assets.common import asset_key, asset_options, code_version, each_partition
+from shardmill import chain
+from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.stages.pack import PackStage
+from shardmill.stages.shard_set import ShardSet
+
+
+def build_webdataset_shards(spec: DatasetSpec) -> dg.AssetsDefinition:
+    """The asset of one dataset."""
+    dataset = Dataset(spec)
+    stage = chain.pack_stage(spec)
+    parameters = {**stage.parameters(), "shards": spec.shards.model_dump(mode="json")}
+    code = code_version("pack", PackStage.version, parameters)
+    description = "The samples as WebDataset shards, bytes unchanged; every image in them decodes."
+
+    @dg.asset(
+        **asset_options(spec, "webdataset_shards", {"webdataset", "tar"}, code, description),
+        ins={"raw_images": dg.AssetIn(asset_key(spec, "raw_images"))},
+    )
+    def webdataset_shards(context: dg.AssetExecutionContext, raw_images):
+        def make(raw: ShardSet):
+            return chain.webdataset_shards(dataset, raw)
+
+        return each_partition(context, raw_images, make)
+
+    return webdataset_shards

@@ -1,0 +1,88 @@
+"""`ImageDataset`: the Dagster component that turns a dataset's YAML into its five assets, their checks and a job."""
+
+from pathlib import Path
+from textwrap import dedent
+from typing import Self
+
+import dagster as dg
+from dagster.components import Scaffolder, ScaffoldRequest
+from pydantic import BaseModel
+
+from assets.checks import build_checks
+from assets.common import partitions_of
+from assets.embedding_map import build_embedding_map
+from assets.embeddings import build_embeddings
+from assets.raw_images import build_raw_images
+from assets.transformed_shards import build_transformed_shards
+from assets.webdataset_shards import build_webdataset_shards
+from shardmill.dataset import DatasetSpec
+
+
+class ImageDatasetScaffolder(Scaffolder):
+    """Writes a dataset file to start from."""
+
+    def scaffold(self, request: ScaffoldRequest) -> None:
+        """Make the folder and its `defs.yaml`."""
+        request.target_path.mkdir(parents=True, exist_ok=True)
+        name = "".join(letter if letter.isalnum() else "_" for letter in request.target_path.name)
+        template = f"""\
+            type: {request.type_name}
+
+            attributes:
+              name: {name}
+              description: What these images are.
+              source:
+                # One folder a partition. Each object `<key>.<component>` belongs to the sample `<key>`.
+                uri: "{{{{ context.project_root }}}}/data/{name}/raw/{{partition}}"
+              partitions: [first]
+              root: "{{{{ context.project_root }}}}/data/{name}/assets"
+              transform:
+                operations:
+                  - {{operation: Resize, arguments: {{size: 256}}}}
+                  - {{operation: CenterCrop, arguments: {{size: 256}}}}
+              embedder: {{model: efficientnet-lite0}}
+            """
+        Path(request.target_path, "defs.yaml").write_text(dedent(template))
+
+
+@dg.scaffold_with(ImageDatasetScaffolder)
+class ImageDataset(dg.Component):
+    """A source of raw images and everything derived from it: five partitioned assets, their checks and a job."""
+
+    def __init__(self, spec: DatasetSpec) -> None:
+        self.spec = spec
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        """The schema of `attributes`."""
+        return DatasetSpec
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        """The component, with the templates in its attributes filled in."""
+        assert attributes is not None  # the schema has required fields
+        scope = {"context": {"project_root": str(context.project_root.resolve())}}
+        resolution = context.resolution_context.with_scope(**scope)
+        return cls(DatasetSpec.model_validate(resolution.resolve_value(attributes.model_dump(exclude_unset=True))))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002
+        """The dataset's definitions; resources come from `orchestration.definitions`."""
+        return dataset_definitions(self.spec)
+
+
+def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
+    """The assets, checks and job of one dataset."""
+    assets = [
+        build_raw_images(spec),
+        build_webdataset_shards(spec),
+        build_transformed_shards(spec),
+        build_embeddings(spec),
+        build_embedding_map(spec),
+    ]
+    job = dg.define_asset_job(
+        name=f"{spec.name}_job",
+        selection=dg.AssetSelection.groups(spec.name),
+        partitions_def=partitions_of(spec),
+        description=f"Everything of {spec.name}, one partition a run.",
+    )
+    return dg.Definitions(assets=assets, asset_checks=build_checks(spec), jobs=[job])

@@ -1,0 +1,40 @@
+"""What Dagster loads: every dataset below `defs/`, and the resources that they share."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from resources.engine import LocalEngineResource
+from resources.shard_set_io_manager import ShardSetIOManager
+from resources.storage import StorageResource
+
+
+def build_defs(
+    datasets: dg.Definitions | None = None, resource_overrides: Mapping[str, Any] | None = None
+) -> dg.Definitions:
+    """The whole code location.
+
+    `datasets` are definitions to use instead of those below `defs/`; `resource_overrides` replace the resources
+    `storage` and `engine`, also inside the IO manager.
+    """
+    if datasets is None:
+        datasets = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    overrides = dict(resource_overrides or {})
+    storage = overrides.pop("storage", None) or StorageResource()
+    engine = overrides.pop("engine", None) or LocalEngineResource()
+    resources = {
+        "storage": storage,
+        "engine": engine,
+        "shard_set_io_manager": ShardSetIOManager(storage=storage, engine=engine),
+        **overrides,
+    }
+    # Steps run in the run's own process: the engine is what keeps the cores busy.
+    return dg.Definitions.merge(datasets, dg.Definitions(resources=resources, executor=dg.in_process_executor))
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Every dataset below `defs/`."""
+    return build_defs()

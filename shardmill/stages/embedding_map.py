@@ -1,0 +1,165 @@
+"""Map: embeddings → points in two dimensions, and their picture."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from shardmill.errors import ConflictError
+from shardmill.projection import Basis, UmapBasis, draw_scatter, fit_pca, fit_umap
+from shardmill.shards.fingerprint import fingerprint
+from shardmill.shards.index import IndexWriter
+from shardmill.shards.layout import Suffix
+from shardmill.shards.report import ShardReport
+from shardmill.stages.shard_set import LazyShardSet, ShardSet
+from shardmill.stages.stage import OutputFiles, Work
+from shardmill.storage import Storage, join_uri
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+Projection = Literal["pca", "umap"]
+
+_FIT_ROWS = 50_000
+"""Rows that a basis is fitted on; more would not move the axes, and the first map would wait for them."""
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """A committed partition of embeddings, as a stage's input."""
+
+    table: ShardSet
+    id = "000000"
+
+    @property
+    def samples(self) -> int:
+        """Number of rows."""
+        return self.table.commit.total_samples
+
+    def identity(self) -> Any:
+        """The partition's digest."""
+        return self.table.commit.digest
+
+
+@dataclass(frozen=True)
+class MapStage:
+    """Projects every row of a table on the dataset's basis, and draws the points coloured by class."""
+
+    projection: Projection
+    basis: Basis | UmapBasis
+
+    name = "map"
+    version = 1
+    suffix: Suffix = "parquet"
+    exclusive = True
+
+    def parameters(self) -> dict[str, Any]:
+        """See `Stage`."""
+        return {"projection": self.projection, "basis": self.basis.digest}
+
+    def __call__(self, shard: EmbeddingTable, work: Work) -> tuple[OutputFiles, ShardReport]:
+        """See `Stage`. Columns: key, x, y (float32), cls."""
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        keys: list[str] = []
+        labels: list[str | None] = []
+        points = [np.empty((0, 2), np.float32)]
+        for batch in read_batches(shard.table, ["key", "embedding", "cls"]):
+            keys += batch["key"].to_pylist()
+            labels += batch["cls"].to_pylist()
+            points.append(self.basis.project(vectors_of(batch)))
+            work.advance(batch.num_rows)
+        xy = np.concatenate(points)
+        columns = {"key": keys, "x": xy[:, 0], "y": xy[:, 1], "cls": labels}
+        required = [pa.field("key", pa.string(), nullable=False)] + [
+            pa.field(axis, pa.float32(), nullable=False) for axis in ("x", "y")
+        ]
+        file, picture = work.scratch / "data.parquet", work.scratch / "picture.png"
+        pq.write_table(pa.table(columns, schema=pa.schema([*required, ("cls", pa.string())])), file, compression="zstd")
+        picture.write_bytes(draw_scatter(xy, labels, shard.table.commit.name))
+        content = file.read_bytes()
+        ratios = self.basis.explained_variance_ratio if isinstance(self.basis, Basis) else ()
+        report = ShardReport(
+            samples_in=shard.samples,
+            kept=len(keys),
+            samples=len(keys),
+            bytes_in=shard.table.commit.total_bytes,
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            picture=True,
+            summary={f"variance_of_axis_{axis}": round(ratio, 4) for axis, ratio in zip("xy", ratios, strict=False)},
+        )
+        return OutputFiles(file, IndexWriter(), picture), report
+
+
+def map_of(table: ShardSet, others: Sequence[ShardSet], projection: Projection, home: str) -> LazyShardSet:
+    """The map of an embedding table on the basis of its dataset, whose folder is `home`.
+
+    The basis is fitted once for each embedder, on the tables that are there at that time (`table` and `others`), and
+    kept in `<home>/embedding_map/_basis/`.
+    """
+    if not table.commit.total_samples:
+        return LazyShardSet(MapStage(projection, _no_basis()), [])
+    storage, commit = table.storage, table.commit
+    embedder = fingerprint(stage=commit.stage, version=commit.stage_version, parameters=commit.parameters)
+    suffix = "json" if projection == "pca" else "npz"
+    uri = join_uri(home, f"embedding_map/_basis/{projection}-{embedder[:12]}.{suffix}")
+    basis = _read_basis(storage, uri, projection)
+    if basis is None:
+        same = [other for other in others if other.commit.parameters == commit.parameters and other.folder != table.folder]
+        vectors = _first_vectors([table, *same])
+        fitted = fit_pca(vectors) if projection == "pca" else fit_umap(vectors)
+        try:
+            storage.replace(uri, fitted.to_bytes(), expected=None)
+            basis = fitted
+        except ConflictError:  # another partition's run was first: its basis is the dataset's
+            basis = _read_basis(storage, uri, projection)
+            assert basis is not None
+    return LazyShardSet(MapStage(projection, basis), [EmbeddingTable(table)])
+
+
+def _read_basis(storage: Storage, uri: str, projection: Projection) -> Basis | UmapBasis | None:
+    try:
+        data = storage.read(uri)
+    except FileNotFoundError:
+        return None
+    return Basis.from_bytes(data) if projection == "pca" else UmapBasis.from_bytes(data)
+
+
+def _no_basis() -> Basis:
+    import numpy as np
+
+    return Basis(np.zeros(0), np.zeros((2, 0)), (0.0, 0.0))
+
+
+def _first_vectors(tables: Sequence[ShardSet]) -> Iterator[np.ndarray[Any, Any]]:
+    rows = 0
+    for table in tables:
+        for batch in read_batches(table, ["embedding"]):
+            yield vectors_of(batch)
+            rows += batch.num_rows
+            if rows >= _FIT_ROWS:
+                return
+
+
+def read_batches(table: ShardSet, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a committed table, in its order, some thousand at a time."""
+    import pyarrow.parquet as pq
+
+    for url in table.urls:
+        stream, _ = table.storage.open(url)
+        with stream:
+            yield from pq.ParquetFile(stream).iter_batches(batch_size=4096, columns=columns)
+
+
+def vectors_of(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
+    """The embedding column, [n, d]."""
+    import numpy as np
+
+    column = batch["embedding"]
+    return np.asarray(column.flatten()).reshape(batch.num_rows, column.type.list_size)

@@ -1,0 +1,166 @@
+"""Run a spec over samples: decode what an operation sees, apply, encode."""
+
+import threading
+from collections.abc import Collection
+from typing import Any
+
+from shardmill.errors import ConfigurationError
+from shardmill.images import MAX_PIXELS
+from shardmill.samples import IMAGE_FORMATS, EncodedSample, image_format
+from shardmill.transforms.operations import Step, build_step, close_matches
+from shardmill.transforms.sample import DecodedSample, seeded_generator
+from shardmill.transforms.spec import TransformSpec
+from shardmill.transforms.values import decode_value, encode_value
+
+
+def build_transform(
+    spec: TransformSpec, components: Collection[str] | None = None, max_pixels: int = MAX_PIXELS
+) -> "SampleTransform":
+    """Check the spec and make it callable.
+
+    Args:
+        spec: the operations.
+        components: those that samples have, if known; the spec's names are then checked against them.
+        max_pixels: refuse larger images.
+
+    Raises:
+        ConfigurationError: an unknown operation, arguments it does not take, or an unknown component.
+    """
+    _check_components(spec, components)
+    transform = SampleTransform(spec, max_pixels)
+    transform.prepare()
+    return transform
+
+
+class SampleTransform:
+    """`EncodedSample -> [EncodedSample]`: one, several, or none where a filter dropped it.
+
+    The result depends on the spec and the sample alone: not on threads, processes, order, or the global
+    generator. Components that no operation sees pass byte for byte; so does an image that only custom
+    callables saw and gave back as they got it. The others are encoded anew in the format of their suffix.
+
+    It pickles as its spec; its operations are built where it is first called. Threads may share it.
+    """
+
+    def __init__(self, spec: TransformSpec, max_pixels: int = MAX_PIXELS) -> None:
+        self._spec = spec
+        self._max_pixels = max_pixels
+        self._masks = frozenset(spec.masks)
+        self._seen = _union([operation.components for operation in spec.operations])
+        self._rewritten = _union([each.components for each in spec.operations if not each.is_custom])
+        self._steps: list[Step] | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SampleTransform, (self._spec, self._max_pixels)
+
+    def prepare(self) -> list[Step]:
+        """Build the operations, once; a first call does it too.
+
+        Raises:
+            ConfigurationError: as `build_transform`.
+        """
+        with self._lock:
+            if self._steps is None:
+                self._steps = [build_step(operation, self._masks) for operation in self._spec.operations]
+            return self._steps
+
+    def __call__(self, sample: EncodedSample) -> list[EncodedSample]:
+        """Transform one sample.
+
+        Raises:
+            Rejected: an image cannot be decoded, or an operation failed on this sample.
+            ConfigurationError: what an operation gave cannot be a sample, whatever the input.
+        """
+        from shardmill.transforms.randomness import SeededRandomness
+
+        steps = self.prepare()
+        decoded = {
+            name: decode_value(data, name, name in self._masks, self._max_pixels)
+            for name, data in sample.components.items()
+            if image_format(name) is not None and (self._seen is None or name in self._seen)
+        }
+        untouched = {id(value): (name, value._version) for name, value in decoded.items()}
+        generator = seeded_generator(self._spec.seed, sample.key, self._spec.epoch)
+        results = [DecodedSample(sample.key, {**sample.components, **decoded}, generator)]
+        for step in steps:
+            made: list[DecodedSample] = []
+            for each in results:
+                with SeededRandomness(each.generator):
+                    made += step(each)
+            results = made
+        _check_keys(sample.key, results)
+
+        def encode(name: str, value: Any) -> bytes:
+            as_given = untouched.get(id(value)) == (name, getattr(value, "_version", None))
+            if as_given and not (self._rewritten is None or name in self._rewritten):
+                return sample.components[name]
+            return encode_value(value, name, self._is_mask(name, value), self._spec.jpeg_quality)
+
+        return [
+            EncodedSample(
+                result.key, {name: encode(name, value) for name, value in result.components.items()}
+            )
+            for result in results
+        ]
+
+    def _is_mask(self, name: str, value: Any) -> bool:
+        from torchvision import tv_tensors
+
+        return name in self._masks or isinstance(value, tv_tensors.Mask)
+
+
+def _union(groups: list[list[str] | None]) -> frozenset[str] | None:
+    """None stands for every component."""
+    names: set[str] = set()
+    for group in groups:
+        if group is None:
+            return None
+        names.update(group)
+    return frozenset(names)
+
+
+def _check_keys(source: str, results: list[DecodedSample]) -> None:
+    keys = set()
+    for result in results:
+        if not result.key or "." in result.key.rpartition("/")[2]:
+            raise ConfigurationError(
+                f"a transform made the key {result.key!r} of {source!r}: no dot after the last slash"
+            )
+        if result.key in keys:
+            raise ConfigurationError(
+                f"a transform made two samples {result.key!r} of {source!r}: "
+                "name them apart by sample.child(name, …)"
+            )
+        if not result.components:
+            raise ConfigurationError(
+                f"a transform left {result.key!r} without components; return None to drop a sample"
+            )
+        keys.add(result.key)
+
+
+def _check_components(spec: TransformSpec, known: Collection[str] | None) -> None:
+    for name in spec.masks:
+        _check_component(name, known, "masks")
+        if image_format(name) not in ("PNG", "TIFF"):
+            raise ConfigurationError(
+                f"masks: {name!r} would change its labels; a mask is stored as png or tiff"
+            )
+    for operation in spec.operations:
+        for name in operation.components or []:
+            _check_component(name, known, operation.operation)
+        if operation.is_custom:
+            known = None  # it may add components
+
+
+def _check_component(name: str, known: Collection[str] | None, where: str) -> None:
+    if known is not None and name not in known:
+        raise ConfigurationError(
+            f"{where}: no component {name!r}{close_matches(name, known)} "
+            f"(samples have {', '.join(sorted(known))})"
+        )
+    if image_format(name) is None:
+        raise ConfigurationError(
+            f"{where}: {name!r} is not an image; "
+            f"an operation sees components that end in {', '.join(IMAGE_FORMATS)}"
+        )

@@ -1,0 +1,107 @@
+"""Random weights, seeded: nothing is downloaded."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from shardmill.embedders import torchvision_models
+from shardmill.embedders.protocol import load_embedder
+from shardmill.embedders.runtimes import available_runtimes, build_runtime
+from shardmill.embedders.spec import EmbedderSpec
+from shardmill.errors import ConfigurationError
+from shardmill.torchvision_compat import import_torchvision
+
+torchvision = import_torchvision()
+
+DIMENSIONS = {
+    "resnet18": 512,
+    "mobilenet_v3_small": 1024,
+    "squeezenet1_1": 512,
+    "shufflenet_v2_x0_5": 1024,
+    "vit_b_32": 768,
+    "swin_t": 768,
+}
+
+
+@pytest.fixture
+def random_weights(tmp_path: Path):
+    def make(name: str, **arguments: object) -> str:
+        torch.manual_seed(0)
+        net = torchvision.models.get_model(name, weights=None, **arguments)
+        path = tmp_path / f"{name}.pt"
+        torch.save(net.state_dict(), path)
+        return str(path)
+
+    return make
+
+
+@pytest.mark.parametrize("name", DIMENSIONS)
+def test_head_of_the_features_is_the_whole_model(name, random_weights, photographs):
+    path = random_weights(name)
+    embedder = load_embedder(EmbedderSpec(model=f"torchvision/{name}", weights=path))
+    assert embedder.dimension == DIMENSIONS[name]
+    batch = torch.from_numpy(np.stack([embedder.preprocess(image) for image in photographs[:2]]))
+    with torch.inference_mode():
+        features = embedder.module()(batch)
+        assert features.shape == (2, DIMENSIONS[name])
+        head = embedder.head()
+        if head is None:
+            return
+        net = torchvision.models.get_model(name, weights=None).eval()
+        net.load_state_dict(torch.load(path, weights_only=True))
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        expected = net(((batch / 255 - mean) / std).permute(0, 3, 1, 2))
+        torch.testing.assert_close(head(features), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_large", "efficientnet_b0", "swin_t", "vit_h_14"])
+def test_preprocess_is_the_preset(name, photographs):
+    """Of the tensor preset to the byte, of the Pillow one to within rounding."""
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    model = torchvision_models.TorchvisionModel.__new__(torchvision_models.TorchvisionModel)
+    model._use_preset(preset)
+    mean, std = (np.array(values, np.float32) for values in (preset.mean, preset.std))
+    for image in photographs:
+        got = model.preprocess(image)
+        tensor = preset(torch.from_numpy(image.copy()).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+        np.testing.assert_allclose((got / np.float32(255) - mean) / std, tensor, atol=1e-4)
+        pillow = preset(Image.fromarray(image)).permute(1, 2, 0).numpy()
+        assert np.abs(got - (pillow * std + mean) * 255).mean() < 0.5
+
+
+@pytest.mark.parametrize("runtime", available_runtimes())
+def test_runtimes_agree_with_the_module(runtime, random_weights, photographs):
+    embedder = load_embedder(EmbedderSpec(model="torchvision/resnet18", weights=random_weights("resnet18")))
+    inputs = np.stack([embedder.preprocess(image) for image in photographs[:2]])
+    with build_runtime(embedder, EmbedderSpec(runtime=runtime, precision="float32")) as running:
+        (vectors,) = running.embed([inputs])
+    with torch.inference_mode():
+        expected = embedder.module()(torch.from_numpy(inputs)).numpy()
+    np.testing.assert_allclose(vectors, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_with_other_classes_load(random_weights):
+    path = random_weights("resnet18", num_classes=7)
+    embedder = load_embedder(EmbedderSpec(model="torchvision/resnet18", weights=path))
+    assert embedder.dimension == 512
+    assert embedder.head()(torch.zeros(1, 512)).shape == (1, 7)
+
+
+def test_a_missing_download_says_how_to_give_weights(monkeypatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    with pytest.raises(ConfigurationError, match="path or URI as the embedder's `weights`"):
+        load_embedder(EmbedderSpec(model="torchvision/resnet18"))
+
+
+def test_published_weights_are_identified_without_a_download():
+    default = EmbedderSpec(model="torchvision/resnet50").fingerprint_parameters()
+    assert default["weights"] == "ResNet50_Weights.IMAGENET1K_V2:resnet50-11ad3fa6.pth"
+    older = EmbedderSpec(model="torchvision/resnet50", weights="IMAGENET1K_V1").fingerprint_parameters()
+    assert older["weights"].startswith("ResNet50_Weights.IMAGENET1K_V1:")
