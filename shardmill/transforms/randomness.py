@@ -6,6 +6,7 @@ generator among the threads of a process. Within `SeededRandomness` they do not.
 The module is torch through and through: import it inside functions.
 """
 
+import enum
 import functools
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: TID253
 from shardmill.errors import ConfigurationError
 
 
+_GENERATOR = ("generator", "Optional[Generator]")
+
+
 class SeededRandomness(TorchFunctionMode):
     """Within its scope, in this thread, every random function of torch draws from `generator`.
 
@@ -27,6 +31,7 @@ class SeededRandomness(TorchFunctionMode):
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
+        self._generator = generator
         self._draws = _Draws(generator)
 
     def __torch_function__(
@@ -36,10 +41,20 @@ class SeededRandomness(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if not _may_draw(func):
-            return func(*args, **(kwargs or {}))
-        with self._draws:
-            return func(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        way = _way_of(func)
+        if way is _Way.LOOK_INSIDE:
+            with self._draws:
+                return func(*args, **kwargs)
+        if way is _Way.TAKES_GENERATOR and kwargs.get("generator") is None:
+            kwargs["generator"] = self._generator
+        return func(*args, **kwargs)
+
+
+class _Way(enum.Enum):
+    NOT_RANDOM = enum.auto()
+    TAKES_GENERATOR = enum.auto()
+    LOOK_INSIDE = enum.auto()
 
 
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -65,21 +80,25 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @functools.cache
-def _may_draw(func: Callable[..., Any]) -> bool:
-    """Whether the operator of that name is random. A function written in Python may hold anything."""
+def _way_of(func: Callable[..., Any]) -> _Way:
+    """Judge a function by the operator of its name; one written in Python may hold anything."""
     if isinstance(func, types.FunctionType):
-        return True
+        return _Way.LOOK_INSIDE
     packet = getattr(torch.ops.aten, getattr(func, "__name__", ""), None)
-    return isinstance(packet, torch._ops.OpOverloadPacket) and any(
-        torch.Tag.nondeterministic_seeded in getattr(packet, overload).tags
-        for overload in packet.overloads()  # type: ignore[no-untyped-call]
-    )
+    if not isinstance(packet, torch._ops.OpOverloadPacket):
+        return _Way.NOT_RANDOM
+    overloads = [getattr(packet, name) for name in packet.overloads()]  # type: ignore[no-untyped-call]
+    if not any(torch.Tag.nondeterministic_seeded in overload.tags for overload in overloads):
+        return _Way.NOT_RANDOM
+    if any(_GENERATOR in _signature(overload) for overload in overloads):
+        return _Way.TAKES_GENERATOR
+    return _Way.LOOK_INSIDE
 
 
 @functools.cache
 def _with_generator(func: torch._ops.OpOverload) -> torch._ops.OpOverload:
     """The overload of a random operator that has the same arguments and a generator."""
-    wanted = _signature(func) | {("generator", "Optional[Generator]")}
+    wanted = _signature(func) | {_GENERATOR}
     for name in func.overloadpacket.overloads():
         overload: torch._ops.OpOverload = getattr(func.overloadpacket, name)
         if _signature(overload) == wanted:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -10,6 +9,8 @@ from shardmill.embedders.protocol import Embedder, load_embedder
 from shardmill.embedders.runtimes import available_runtimes, build_runtime
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
+
+torch = pytest.importorskip("torch")
 
 CHELSEA = 1  # the photograph of a tabby cat
 CATS = range(281, 286)

@@ -100,7 +100,7 @@ def test_close_ends_the_threads(name, embedder, inputs):
 
 
 def test_a_missing_runtime_names_its_remedy(embedder, monkeypatch):
-    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    monkeypatch.setattr(runtimes, "find_spec", lambda _: None)
     with pytest.raises(ConfigurationError, match=r"shardmill\[openvino\]"):
         build_runtime(embedder, EmbedderSpec(runtime="openvino"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

@@ -12,7 +12,7 @@ from shardmill.errors import ConfigurationError
 
 
 def test_importing_the_spec_imports_no_torch():
-    code = "import sys, shardmill.embedders.spec, shardmill.embedders.protocol as p, shardmill.embedders.runtimes;"
+    code = "import sys, shardmill.embedders.spec, shardmill.embedders.protocol, shardmill.embedders.runtimes;"
     code += "print({'torch', 'torchvision', 'openvino'} & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "set()"

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from shardmill.embedders import torchvision_models
@@ -14,6 +13,7 @@ from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
 from shardmill.torchvision_compat import import_torchvision
 
+torch = pytest.importorskip("torch")
 torchvision = import_torchvision()
 
 DIMENSIONS = {

@@ -1,0 +1,51 @@
+# The commands of the README. Everything runs in the virtual environment .venv, which any of them makes first.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export DAGSTER_HOME := $(CURDIR)/.dagster
+DEMO := orchestration/defs/demo/defs.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo ui test test-all lint format constraints clean
+
+help: ## these commands
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
+
+$(INSTALLED): pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[orchestration,openvino,umap,demo,test,lint]'
+	@touch $@
+
+demo: $(INSTALLED) ## install, then run the whole chain on real photographs
+	@$(BIN)/shardmill demo-photographs data/demo/raw
+	@$(BIN)/python -m orchestration.materialize demo
+
+ui: $(INSTALLED) ## open the Dagster UI on what the demo made, at http://127.0.0.1:3000
+	$(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1
+
+test: $(INSTALLED) lint ## lint, types, import contracts, then every test that is not slow
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadgroup
+
+test-all: $(INSTALLED) lint ## the slow tests too
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+lint: $(INSTALLED) ## format, lint, types, import contracts: checks, changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## format and mend what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+constraints: ## pin anew every package that any extra needs, to what resolves today
+	rm -rf $(VENV) && python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0 torchvision==0.28.0
+	$(BIN)/python -m pip install --quiet --editable '.[orchestration,openvino,umap,demo,test,lint]'
+	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' > constraints.txt
+
+clean: ## remove the environment and everything that the demo made
+	rm -rf $(VENV) data .dagster/storage .dagster/history .dagster/schedules .dagster/logs

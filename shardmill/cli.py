@@ -1,0 +1,213 @@
+"""The `shardmill` command: a dataset file without Dagster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from shardmill import chain
+from shardmill.dataset import ASSETS, AssetName, Dataset, load_dataset
+from shardmill.engines import LocalEngine
+from shardmill.errors import ConfigurationError, ShardmillError
+from shardmill.progress import Progress, ProgressSink
+from shardmill.samples import image_format
+from shardmill.verify import read_with_webdataset, verify
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+
+DatasetFile = Annotated[Path, typer.Argument(help="the dataset's YAML file (a defs.yaml)", show_default=False)]
+Partitions = Annotated[
+    list[str] | None, typer.Option("--partition", "-p", help="a partition; may be repeated; default: all")
+]
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Errors of our own in one sentence, exit status 1. Anything else is a defect and keeps its traceback."""
+    try:
+        yield
+    except ShardmillError as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def run(
+    file: DatasetFile,
+    partition: Partitions = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="threads in all; default: one a core")] = None,
+) -> None:
+    """Bring partitions up to date: list, pack, transform, embed, map. What stands already is not made again."""
+    with _readable_errors():
+        dataset = load_dataset(file)
+        for key in partition or dataset.spec.partitions:
+            started = time.monotonic()
+            with _progress() as sink:
+                for asset, shards in chain.run(dataset, key, LocalEngine(workers), sink):
+                    commit = shards.commit
+                    rejects = f", {commit.total_rejects} rejects" if commit.total_rejects else ""
+                    console.print(
+                        f"{key} {asset}: {commit.total_samples:,} samples, {len(commit.shards)} shards "
+                        f"({shards.made} made), {decimal(commit.total_bytes)}{rejects}",
+                        highlight=False,
+                    )
+            console.print(f"{key}: done in {time.monotonic() - started:.1f} s", highlight=False)
+
+
+@app.command()
+def partitions(file: DatasetFile) -> None:
+    """List the partitions and the state of each asset against the source as it is now."""
+    with _readable_errors():
+        dataset = load_dataset(file)
+        table = Table("partition", "asset", "state", "samples", "shards", "bytes", "rejects")
+        for key in dataset.spec.partitions:
+            for found in chain.states(dataset, key):
+                commit = found.commit
+                figures = (
+                    [f"{commit.total_samples:,}", str(len(commit.shards)), decimal(commit.total_bytes)]
+                    + [str(commit.total_rejects)]
+                    if commit
+                    else [""] * 4
+                )
+                table.add_row(key, found.asset, found.state, *figures)
+        console.print(table)
+
+
+@app.command("verify")
+def verify_command(file: DatasetFile, partition: Partitions = None) -> None:
+    """Read every byte of stored partitions and compare digests, counts and offsets; read tars with webdataset too."""
+    problems = 0
+    with _readable_errors():
+        dataset = load_dataset(file)
+        for key in partition or dataset.spec.partitions:
+            for asset in ASSETS:
+                found = _problems(dataset, asset, key)
+                problems += len(found)
+                console.print(f"{key} {asset}: {'ok' if not found else f'{len(found)} problems'}", highlight=False)
+                for problem in found:
+                    console.print(f"  {escape(problem)}", highlight=False, soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _problems(dataset: Dataset, asset: AssetName, partition: str) -> list[str]:
+    shards = chain.stored(dataset, asset, partition)
+    if shards is None:
+        return ["nothing is committed"]
+    problems = list(verify(shards))
+    if shards.commit.suffix == "tar" and not problems:
+        samples, _ = read_with_webdataset(shards)
+        if samples != shards.commit.total_samples:
+            problems.append(f"webdataset reads {samples} samples, index.json says {shards.commit.total_samples}")
+    return problems
+
+
+@app.command()
+def show(
+    file: DatasetFile,
+    partition: Annotated[str, typer.Argument(help="the partition", show_default=False)],
+    key: Annotated[str | None, typer.Argument(help="the sample's key; default: the first")] = None,
+    asset: Annotated[str, typer.Option(help="webdataset_shards or transformed_shards")] = "transformed_shards",
+    save: Annotated[Path | None, typer.Option(help="a folder to write the components into")] = None,
+) -> None:
+    """Show a stored sample: its components, where each comes from, its embedding and its place on the map."""
+    with _readable_errors():
+        dataset = load_dataset(file)
+        if asset not in ("webdataset_shards", "transformed_shards"):
+            raise ConfigurationError(f"{asset} holds no samples: use webdataset_shards or transformed_shards")
+        shards = chain.stored(dataset, "webdataset_shards" if asset == "webdataset_shards" else asset, partition)
+        if shards is None:
+            raise ConfigurationError(f"{asset} of {partition} is not there yet: run `shardmill run {file}` first")
+        for shard in shards.shards:
+            for sample, rows in shard.read(shards.storage):
+                if key not in (None, sample.key):
+                    continue
+                table = Table("component", "bytes", "pixels", "sha256", "raw object", "version")
+                for component, data in sample.components.items():
+                    row = rows[component]
+                    cells = (component, f"{len(data):,}", _pixels(component, data), row.sha256[:12])
+                    table.add_row(*cells, row.source_uri, row.source_version)
+                    if save is not None:
+                        target = save / f"{sample.key.replace('/', '_')}.{component}"
+                        save.mkdir(parents=True, exist_ok=True)
+                        target.write_bytes(data)
+                console.print(f"[bold]{sample.key}[/] in {shard.file_name}", highlight=False)
+                console.print(table)
+                _show_vector(dataset, partition, sample.key)
+                return
+        raise ConfigurationError(f"{asset} of {partition} has no sample {key!r}")
+
+
+def _pixels(component: str, data: bytes) -> str:
+    from io import BytesIO
+
+    from PIL import Image
+
+    if not image_format(component):
+        return ""
+    with Image.open(BytesIO(data)) as image:
+        return f"{image.width} × {image.height}"
+
+
+def _show_vector(dataset: Dataset, partition: str, key: str) -> None:
+    import pandas as pd
+
+    for asset in ("embeddings", "embedding_map"):
+        if chain.stored(dataset, "embeddings" if asset == "embeddings" else "embedding_map", partition) is None:
+            return
+    filters = [("key", "==", key)]
+    vectors = pd.read_parquet(dataset.folder("embeddings", partition).removeprefix("file://"), filters=filters)
+    points = pd.read_parquet(dataset.folder("embedding_map", partition).removeprefix("file://"), filters=filters)
+    for _, row in vectors.iterrows():
+        vector = row["embedding"]
+        start = ", ".join(f"{value:.3f}" for value in vector[:6])
+        console.print(f"embedding: {len(vector)} dimensions, [{start}, …]", highlight=False)
+    for _, row in points.iterrows():
+        console.print(f"map: x = {row['x']:.3f}, y = {row['y']:.3f}", highlight=False)
+
+
+@app.command("demo-photographs")
+def demo_photographs(folder: Annotated[Path, typer.Argument(help="where to", show_default=False)]) -> None:
+    """Make the demo dataset's raw images from the photographs in scikit-image and scikit-learn."""
+    from shardmill.demo import make_demo_dataset
+
+    with _readable_errors():
+        summary = make_demo_dataset(folder)
+    for made in summary.partitions:
+        state = "made" if made.made else "stood already"
+        console.print(f"{made.name}: {made.samples} samples, {decimal(made.image_bytes)}, {state}", highlight=False)
+
+
+@contextmanager
+def _progress() -> Iterator[ProgressSink]:
+    """A bar on a terminal, plain lines elsewhere."""
+    if not console.is_terminal:
+        yield lambda state: console.print(str(state), highlight=False, soft_wrap=True)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Bar(*columns, console=console, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show_bar(state: Progress) -> None:
+            if state.task not in tasks:
+                tasks[state.task] = bar.add_task(state.task, total=state.total, rate="")
+            rate = f"{state.done:,} of {state.total:,}, {state.rate:,.0f} samples/s"
+            bar.update(tasks[state.task], completed=state.done, rate=rate)
+
+        yield show_bar
+
+
+if __name__ == "__main__":
+    app()
