@@ -2,6 +2,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+EXTRAS := orchestration,openvino,umap,demo,test,lint
 INSTALLED := $(VENV)/.installed
 export DAGSTER_HOME := $(CURDIR)/.dagster
 DEMO := orchestration/defs/demo/defs.yaml
@@ -14,13 +16,13 @@ help: ## these commands
 
 $(INSTALLED): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[orchestration,openvino,umap,demo,test,lint]'
+	$(PIP) --constraint constraints.txt hatchling editables
+	$(PIP) --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(INSTALLED) ## install, then run the whole chain on real photographs
 	@$(BIN)/shardmill demo-photographs data/demo/raw
-	@$(BIN)/python -m orchestration.materialize demo
+	@$(BIN)/python -m orchestration.materialize $(DEMO)
 
 ui: $(INSTALLED) ## open the Dagster UI on what the demo made, at http://127.0.0.1:3000
 	$(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1
@@ -43,9 +45,10 @@ format: $(INSTALLED) ## format and mend what ruff can
 
 constraints: ## pin anew every package that any extra needs, to what resolves today
 	rm -rf $(VENV) && python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet torch==2.13.0 torchvision==0.28.0
-	$(BIN)/python -m pip install --quiet --editable '.[orchestration,openvino,umap,demo,test,lint]'
+	$(PIP) torch==2.13.0 torchvision==0.28.0 hatchling editables
+	$(PIP) --no-build-isolation --editable '.[$(EXTRAS)]'
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' > constraints.txt
+	touch $(INSTALLED)
 
 clean: ## remove the environment and everything that the demo made
 	rm -rf $(VENV) data .dagster/storage .dagster/history .dagster/schedules .dagster/logs

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
+import torch  # noqa: TID253
 from PIL import Image
 
 from shardmill.images import verify_image
@@ -21,17 +21,19 @@ from shardmill.torchvision_compat import import_torchvision
 from shardmill.transforms import TransformSpec, build_transform
 
 import_torchvision()
-from torchvision.transforms import v2  # noqa: E402
+from torchvision.transforms import v2  # noqa: E402, TID253
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def shardmill(*operations: dict[str, object]) -> Callable[[bytes], object]:
+    """JPEG bytes to JPEG bytes through a spec of these operations."""
     transform = build_transform(TransformSpec.model_validate({"operations": operations}))
     return lambda data: transform(EncodedSample("key", {"jpg": data}))
 
 
 def pillow(*operations: Callable[..., object]) -> Callable[[bytes], object]:
+    """JPEG bytes to JPEG bytes the plain way."""
     compose = v2.Compose(operations)
 
     def run(data: bytes) -> bytes:
@@ -43,6 +45,7 @@ def pillow(*operations: Callable[..., object]) -> Callable[[bytes], object]:
 
 
 def main(folder: Path, rounds: int) -> None:
+    """Measure all variants and print a line each."""
     torch.set_num_threads(1)
     images = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
     to_float = {"operation": "ToDtype", "arguments": {"dtype": "float32", "scale": True}}

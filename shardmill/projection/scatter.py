@@ -86,7 +86,8 @@ def _draw(points: NDArray[np.floating], labels: list[str | None], title: str, to
     picture = Image.fromarray(pixels).convert("RGB")
     file = io.BytesIO()
     # A palette makes it a third as large; nobody sees the difference.
-    picture.quantize(128, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    palette = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 

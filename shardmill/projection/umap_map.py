@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -99,9 +100,5 @@ def fit_basis(batches: Iterable[NDArray[np.floating]], seed: int = 0) -> UmapBas
 
 
 def _require_umap() -> None:
-    try:
-        import umap  # noqa: F401
-    except ImportError as error:
-        raise ConfigurationError(
-            "projection: umap needs umap-learn: pip install 'shardmill[umap]'"
-        ) from error
+    if find_spec("umap") is None:  # importing it takes seconds
+        raise ConfigurationError("projection: umap needs umap-learn: pip install 'shardmill[umap]'")

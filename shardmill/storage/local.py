@@ -124,7 +124,7 @@ def _info(uri: str, status: os.stat_result) -> ObjectInfo:
 @contextmanager
 def _locked(path: Path, flags: int = os.O_RDONLY) -> Iterator[None]:
     """Hold an exclusive lock on a file or directory. The kernel lets go of it when the process dies."""
-    descriptor = os.open(path, flags)
+    descriptor = os.open(path, flags, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -13,11 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch  # noqa: TID253
+import torch.nn.functional as F  # noqa: TID253
 from torch.overrides import TorchFunctionMode  # noqa: TID253
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: TID253
 
 from shardmill.errors import ConfigurationError
 
+
+# Written in Python, called by torchvision on every image, and drawing nothing: no need to look inside.
+_QUIET = frozenset({F.affine_grid, F.grid_sample, F.interpolate})
 
 _GENERATOR = ("generator", "Optional[Generator]")
 
@@ -82,6 +86,8 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @functools.cache
 def _way_of(func: Callable[..., Any]) -> _Way:
     """Judge a function by the operator of its name; one written in Python may hold anything."""
+    if func in _QUIET:
+        return _Way.NOT_RANDOM
     if isinstance(func, types.FunctionType):
         return _Way.LOOK_INSIDE
     packet = getattr(torch.ops.aten, getattr(func, "__name__", ""), None)

@@ -1,6 +1,8 @@
 """OpenVINO on a CPU: the fastest there."""
 
+import sys
 import threading
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from shardmill.embedders.runtimes.base import trace
 from shardmill.embedders.runtimes.images import ImageRuntime, usable_cores
 from shardmill.errors import ConfigurationError
 
+_import_lock = threading.Lock()
+
 
 class OpenVinoRuntime(ImageRuntime):
     """One stream, of one thread, a core; an infer request a thread of the pool."""
@@ -18,8 +22,7 @@ class OpenVinoRuntime(ImageRuntime):
     name = "openvino"
 
     def __init__(self, embedder: Embedder, bfloat16: bool = False, threads: int | None = None) -> None:
-        import openvino
-
+        openvino = import_openvino()
         threads = threads or usable_cores()
         core = openvino.Core()
         if bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -52,11 +55,30 @@ class OpenVinoRuntime(ImageRuntime):
         del self._compiled, self._local
 
 
+def import_openvino() -> ModuleType:
+    """Import openvino with its telemetry absent, and return it.
+
+    Its import alone writes an identity into the home directory and reports to the network, unless the user
+    has opted out; without the package openvino_telemetry it does neither. An earlier import by others stands.
+    """
+    name = "openvino_telemetry"
+    with _import_lock:
+        absent = name not in sys.modules
+        if absent:
+            sys.modules[name] = None  # type: ignore[assignment]  # importing it now fails
+        try:
+            import openvino
+        finally:
+            if absent:
+                del sys.modules[name]
+    module: ModuleType = openvino
+    return module
+
+
 def _convert(embedder: Embedder) -> Any:
     """The embedder's module as an OpenVINO model for one image.
 
-    By the frontend itself, because `openvino.convert_model` reports its use over the network unless the user
-    has opted out, and takes five times as long (it checks the trace, and traces twice).
+    By the frontend itself: `openvino.convert_model` checks the trace, which takes five times as long.
     """
     from openvino import Type
     from openvino.frontend import FrontEndManager

@@ -41,7 +41,7 @@ def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32
 
 
 @pytest.mark.parametrize("runtime", available_runtimes())
-@pytest.mark.parametrize(("precision", "least"), [("float32", 0.9995), ("bfloat16", 0.99)])
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.9995), ("bfloat16", 0.98)])
 def test_vectors_are_those_of_the_reference(runtime, precision, least, embedder, inputs, reference):
     spec = EmbedderSpec(runtime=runtime, precision=precision)
     try:

@@ -28,7 +28,12 @@ def test_legend_only_up_to_twenty_classes(monkeypatch):
     from matplotlib.axes import Axes
 
     legends = []
-    monkeypatch.setattr(Axes, "legend", lambda self, handles, names, **_: legends.append(names) or _Legend())
+
+    def legend(_axes: Axes, _handles: list[object], names: list[str], **_: object) -> "_Legend":
+        legends.append(names)
+        return _Legend()
+
+    monkeypatch.setattr(Axes, "legend", legend)
     points, labels = blobs(20, 3)
     draw_scatter(points, [*labels[:-1], None], "t")
     draw_scatter(*blobs(21, 3), "t")

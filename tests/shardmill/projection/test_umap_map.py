@@ -32,7 +32,7 @@ class TestWithUmap:
         assert one.reference.mean() == pytest.approx(REFERENCE_ROWS, rel=0.05)
         assert fit_basis([rows], seed=1).digest != one.digest
 
-    @pytest.mark.slow  # numba compiles for half a minute
+    @pytest.mark.slow  # numba compiles for ten seconds, the first time for forty
     def test_a_basis_read_again_gives_the_same_points(self):
         random = np.random.default_rng(0)
         centres = random.normal(size=(3, 16)) * 5

@@ -1,0 +1,315 @@
+"""Bytes become the right pixels, or are refused with a reason; never anything else."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from shardmill.errors import ConfigurationError, Rejected
+from shardmill.images import decode_image, decode_mask, encode_image, reasons, verify_image
+
+RNG = np.random.default_rng(0)
+PIXELS = np.kron(RNG.integers(0, 256, (4, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)  # 32 x 48, flat blocks
+FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "tiff": "TIFF", "bmp": "BMP"}
+
+
+def save(image: Image.Image, name: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, name, **options)
+    return file.getvalue()
+
+
+def example(suffix: str) -> bytes:
+    return save(Image.fromarray(PIXELS), FORMATS[suffix])
+
+
+def reason_of(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    with pytest.raises(Rejected) as caught:
+        function(*args, **kwargs)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_each_format_decodes_to_writable_rgb(suffix: str) -> None:
+    pixels = decode_image(example(suffix), f"image.{suffix}")
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
+    tolerance = {"jpg": 60, "webp": 60, "gif": 8}.get(suffix, 0)  # chroma at the blocks' edges; the palette
+    assert np.abs(pixels.astype(int) - PIXELS).max() <= tolerance
+
+
+def test_the_fast_jpeg_path_gives_pillows_pixels() -> None:
+    for image in (Image.fromarray(PIXELS), Image.fromarray(PIXELS).convert("L")):
+        for options in ({}, {"progressive": True}, {"subsampling": 0}):
+            data = save(image, "JPEG", **options)
+            assert np.array_equal(decode_image(data, "jpg"), Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def test_cmyk_is_converted() -> None:
+    cmyk = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # red; Pillow writes it Adobe-inverted
+    for suffix, name in (("jpg", "JPEG"), ("tif", "TIFF")):
+        pixels = decode_image(save(cmyk, name), suffix)
+        assert np.abs(pixels.astype(int) - [255, 0, 0]).max() <= 3
+
+
+def test_palettes_are_converted() -> None:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    assert (decode_image(save(image, "PNG"), "png") == [10, 20, 30]).all()
+    assert (decode_image(save(image, "GIF"), "gif") == [10, 20, 30]).all()
+
+
+@pytest.mark.parametrize(("suffix", "name"), [("png", "PNG"), ("tif", "TIFF")])
+def test_sixteen_bit_grey_is_scaled_not_clipped(suffix: str, name: str) -> None:
+    values = np.array([[0, 128, 129, 257, 32768, 65534, 65535]], dtype=np.uint16)
+    pixels = decode_image(save(Image.fromarray(values), name), suffix)
+    assert pixels[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255, 255]
+    assert (pixels == pixels[:, :, :1]).all()
+
+
+def test_big_endian_sixteen_bit_grey_is_scaled() -> None:
+    data = save(Image.fromarray(np.array([[0, 65535, 257]], ">u2")), "TIFF")
+    assert decode_image(data, "tiff")[0, :, 0].tolist() == [0, 255, 1]
+    assert decode_mask(data, "tiff").tolist() == [[0, 65535, 257]]
+
+
+def test_alpha_is_laid_over_white() -> None:
+    rgba = np.array([[[200, 0, 0, 0], [200, 0, 0, 255], [200, 0, 0, 128]]], dtype=np.uint8)
+    for suffix, name, options in (("png", "PNG", {}), ("webp", "WEBP", {"lossless": True, "exact": True})):
+        pixels = decode_image(save(Image.fromarray(rgba), name, **options), suffix)
+        assert np.abs(pixels[0].astype(int) - [[255, 255, 255], [200, 0, 0], [227, 127, 127]]).max() <= 1
+    grey = Image.fromarray(np.array([[[9, 0], [9, 255]]], dtype=np.uint8), "LA")
+    assert decode_image(save(grey, "PNG"), "png")[0].tolist() == [[255] * 3, [9] * 3]
+
+
+def test_a_transparent_colour_or_palette_entry_is_white() -> None:
+    grey = Image.fromarray(np.array([[7, 8]], dtype=np.uint8))
+    assert decode_image(save(grey, "PNG", transparency=7), "png")[0].tolist() == [[255] * 3, [8] * 3]
+    palette = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), "P")
+    palette.putpalette([1, 2, 3, 4, 5, 6])
+    for options in ({"transparency": 0}, {"transparency": bytes([0, 255])}):
+        assert decode_image(save(palette, "PNG", **options), "png")[0].tolist() == [[255] * 3, [4, 5, 6]]
+    wide = Image.fromarray(np.array([[300, 65535]], dtype=np.uint16))
+    data = save(wide, "PNG")
+    if "transparency" not in Image.open(io.BytesIO(data)).info:
+        assert decode_image(data, "png")[0].tolist() == [[1] * 3, [255] * 3]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_exif_orientation_is_applied(suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = save(Image.fromarray(PIXELS), FORMATS[suffix], exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    assert np.array_equal(decode_image(data, suffix), upright)
+    assert upright.size == ((48, 32) if orientation < 5 else (32, 48))
+    labels = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
+    if suffix in ("png", "tiff"):
+        stored = save(labels, FORMATS[suffix], exif=exif)
+        turned = ImageOps.exif_transpose(Image.open(io.BytesIO(stored)))
+        assert np.array_equal(decode_mask(stored, suffix), turned)
+
+
+def test_only_the_first_frame_of_an_animation_is_decoded() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for suffix in ("gif", "webp", "png", "tiff"):
+        data = save(frames[0], FORMATS[suffix], save_all=True, append_images=frames[1:])
+        assert np.abs(decode_image(data, suffix).astype(int) - [255, 0, 0]).max() <= 3
+
+
+def test_masks_keep_their_values() -> None:
+    labels = np.array([[0, 1, 2], [3, 254, 255]], dtype=np.uint8)
+    grey = Image.fromarray(labels)
+    palette = Image.fromarray(labels, "P")
+    palette.putpalette(RNG.integers(0, 256, 768).astype(np.uint8).tobytes())
+    rgb = Image.fromarray(np.repeat(labels[:, :, None], 3, axis=2))
+    for image in (grey, palette, rgb, rgb.convert("RGBA")):
+        for suffix in ("png", "tif"):
+            mask = decode_mask(save(image, {"png": "PNG", "tif": "TIFF"}[suffix]), suffix)
+            assert mask.dtype == np.uint8
+            assert mask.flags.writeable
+            assert np.array_equal(mask, labels)
+    wide = np.array([[0, 255, 256, 65535]], dtype=np.uint16)
+    mask = decode_mask(save(Image.fromarray(wide), "PNG"), "png")
+    assert mask.dtype == np.uint16
+    assert np.array_equal(mask, wide)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_masks_of_few_bits_are_not_stretched(bits: int) -> None:
+    labels = np.arange(1 << bits, dtype=np.uint8)[None]
+    stretched = Image.fromarray(labels * np.uint8(255 // ((1 << bits) - 1)))
+    data = save(stretched.convert("1") if bits == 1 else stretched, "PNG", bits=bits)
+    assert data[24] == bits
+    assert np.array_equal(decode_mask(data, "png"), labels)
+
+
+def test_a_mask_of_colours_or_transparency_is_refused() -> None:
+    colours = save(Image.fromarray(PIXELS), "PNG")
+    assert reason_of(decode_mask, colours, "png") == reasons.UNSUPPORTED_PIXELS
+    holes = save(Image.new("LA", (4, 4), (3, 100)), "PNG")
+    assert reason_of(decode_mask, holes, "png") == reasons.UNSUPPORTED_PIXELS
+
+
+def test_refusals_have_reasons() -> None:
+    jpeg, png = example("jpg"), example("png")
+    for function in (decode_image, decode_mask, verify_image):
+        assert reason_of(function, b"", "jpg") == reasons.EMPTY_FILE
+        assert reason_of(function, b"<!DOCTYPE html>", "jpg") == reasons.NOT_AN_IMAGE
+        assert reason_of(function, png, "image.jpg") == reasons.WRONG_EXTENSION
+        assert reason_of(function, jpeg, "jpg", max_pixels=32 * 48 - 1) == reasons.TOO_MANY_PIXELS
+        floats = save(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")
+        assert reason_of(function, floats, "tif") == reasons.UNSUPPORTED_PIXELS
+        wide = save(Image.fromarray(np.array([[70000, -1]], np.int32)), "TIFF")
+        assert reason_of(function, wide, "tif") == reasons.UNSUPPORTED_PIXELS
+        with pytest.raises(ConfigurationError, match="cls"):
+            function(jpeg, "cls")
+    with pytest.raises(Rejected) as caught:
+        decode_image(png, "image.jpg")
+    assert caught.value.detail == "named .jpg, but the bytes are PNG"
+    with pytest.raises(Rejected, match="48 x 32, the limit is 100"):
+        decode_image(jpeg, "jpg", max_pixels=100)
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    head = bytearray(save(Image.new("L", (1, 1)), "PNG"))
+    head[16:24] = (60000).to_bytes(4, "big") * 2
+    import zlib
+
+    head[29:33] = zlib.crc32(bytes(head[12:29])).to_bytes(4, "big")
+    assert reason_of(decode_image, bytes(head), "png") == reasons.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_truncation_is_refused_anywhere(suffix: str) -> None:
+    noise = Image.fromarray(RNG.integers(0, 256, (24, 24, 3), dtype=np.uint8))
+    data = save(noise, FORMATS[suffix])
+    end = len(data) - {"gif": 2, "png": 12}.get(suffix, 1)  # trailers that hold no pixels
+    if suffix == "tiff":
+        return  # Pillow puts the directory last, the property below covers it
+    for length in {*range(1, end, max(1, end // 60)), end - 1}:
+        assert reason_of(verify_image, data[:length], suffix) in (reasons.CORRUPT_IMAGE, reasons.NOT_AN_IMAGE)
+        assert reason_of(decode_image, data[:length], suffix) in (reasons.CORRUPT_IMAGE, reasons.NOT_AN_IMAGE)
+
+
+def test_bytes_after_the_end_of_a_jpeg_do_no_harm() -> None:
+    data = example("jpg")
+    assert np.array_equal(decode_image(data + b"\0" * 100, "jpg"), decode_image(data, "jpg"))
+    verify_image(data + b"\0" * 100, "jpg")
+
+
+def outcome(function: Callable[..., Any], *args: Any) -> str | None:
+    """The reason of a refusal; whatever else is raised fails the test."""
+    try:
+        function(*args, 1 << 16)
+    except Rejected as refused:
+        return refused.reason
+    return None
+
+
+HOSTILE = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+VALID = {
+    **{suffix: [example(suffix)] for suffix in FORMATS},
+    "png": [
+        example("png"),
+        save(Image.fromarray(PIXELS).convert("P"), "PNG", transparency=3),
+        save(Image.fromarray(PIXELS[:, :, 0].astype(np.uint16) * 250), "PNG"),
+    ],
+    "jpg": [example("jpg"), save(Image.fromarray(PIXELS).convert("CMYK"), "JPEG")],
+    "tiff": [example("tiff"), save(Image.fromarray(PIXELS), "TIFF", compression="tiff_lzw")],
+}
+
+
+@HOSTILE
+@given(
+    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"BM"]),
+    st.binary(max_size=200),
+    st.sampled_from(list(FORMATS)),
+)
+def test_any_bytes_decode_or_are_refused(magic: bytes, tail: bytes, suffix: str) -> None:
+    for function in (decode_image, decode_mask, verify_image):
+        outcome(function, magic + tail, suffix)
+
+
+@HOSTILE
+@given(st.data())
+def test_damaged_files_decode_or_are_refused_and_verify_agrees(data: st.DataObject) -> None:
+    suffix = data.draw(st.sampled_from(list(FORMATS)))
+    file = bytearray(data.draw(st.sampled_from(VALID[suffix])))
+    for _ in range(data.draw(st.integers(0, 4))):
+        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    damaged = bytes(file[: data.draw(st.one_of(st.just(len(file)), st.integers(0, len(file))))])
+    assert outcome(decode_image, damaged, suffix) == outcome(verify_image, damaged, suffix)
+    outcome(decode_mask, damaged, suffix)
+
+
+def test_no_warning_of_pillow_leaks() -> None:
+    program = (
+        "import io, numpy as np\n"
+        "from PIL import Image\n"
+        "from shardmill.images import decode_image\n"
+        "Image.MAX_IMAGE_PIXELS = 10\n"
+        "file = io.BytesIO()\n"
+        "exif = Image.Exif(); exif[0x0112] = 6\n"
+        "Image.new('RGB', (8, 8)).save(file, 'JPEG', exif=exif)\n"
+        "data = file.getvalue()\n"
+        "assert decode_image(data, 'jpg').shape == (8, 8, 3)\n"
+        "at = data.index(b'Exif')\n"
+        "decode_image(data[:at + 20] + bytes([255] * 8) + data[at + 28:], 'jpg')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    files = [(name, data) for name, versions in VALID.items() for data in versions] * 5
+    alone = [decode_image(data, name) for name, data in files]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda pair: decode_image(pair[1], pair[0]), files))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_images_encode_to_the_same_bytes_and_back() -> None:
+    for suffix in ("png", "tif", "bmp"):
+        data = encode_image(PIXELS, suffix)
+        assert data == encode_image(PIXELS.copy(), suffix)
+        assert np.array_equal(decode_image(data, suffix), PIXELS)
+    for suffix in ("jpg", "webp", "gif"):
+        data = encode_image(PIXELS, suffix)
+        assert data == encode_image(np.asfortranarray(PIXELS), suffix)
+        assert np.abs(decode_image(data, suffix).astype(int) - PIXELS).mean() < 6
+    assert len(encode_image(PIXELS, "jpg", quality=30)) < len(encode_image(PIXELS, "jpg"))
+    assert Image.open(io.BytesIO(encode_image(PIXELS[:, :, :1], "jpg"))).mode == "L"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_masks_survive_encoding(dtype: type) -> None:
+    labels = np.array([[0, 1, 255], [3, np.iinfo(dtype).max, 7]], dtype=dtype)
+    for component in ("mask.png", "mask.tif"):
+        back = decode_mask(encode_image(labels, component), component)
+        assert back.dtype == dtype
+        assert np.array_equal(back, labels)
+    for component in ("mask.jpg", "mask.webp", "mask.gif"):
+        with pytest.raises(ConfigurationError, match=r"mask\.png"):
+            encode_image(labels, component)
+
+
+def test_what_cannot_be_encoded_is_refused() -> None:
+    for array in (PIXELS.astype(np.float32), PIXELS[:, :, :2], PIXELS[0, 0]):
+        with pytest.raises(ConfigurationError, match=r"an image is uint8"):
+            encode_image(array, "jpg")
+    with pytest.raises(ConfigurationError, match="cls"):
+        encode_image(PIXELS, "cls")
+    assert reason_of(encode_image, np.zeros((0, 5, 3), np.uint8), "jpg") == reasons.NOT_ENCODABLE
+    assert reason_of(encode_image, np.zeros((1, 17000, 3), np.uint8), "webp") == reasons.NOT_ENCODABLE
+    assert reason_of(encode_image, np.zeros((1, 70000, 3), np.uint8), "jpg") == reasons.NOT_ENCODABLE
