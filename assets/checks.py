@@ -23,7 +23,13 @@ def build_checks(spec: DatasetSpec) -> list[dg.AssetChecksDefinition]:
     """The checks of one dataset's assets."""
     downstream: tuple[AssetName, ...] = ASSETS[1:]
     checks = [
-        _check(spec, asset, "nothing_lost", "Samples in = kept + filtered + rejects, in every shard.", _nothing_lost)
+        _check(
+            spec,
+            asset,
+            "nothing_lost",
+            "Samples in = kept + filtered + rejects, in every shard.",
+            _nothing_lost,
+        )
         for asset in downstream
     ]
     tars: tuple[AssetName, ...] = ("webdataset_shards", "transformed_shards")

@@ -14,6 +14,11 @@ from shardmill.stages.shard_set import LazyShardSet, ShardSet
 IO_MANAGER = "shard_set_io_manager"
 GPU_POOL = "gpu"
 
+AnyShardSet = ShardSet | dict[str, ShardSet]
+"""What an asset is handed: the set of the run's one partition, or a dict from partition to set."""
+AnyOutput = dg.Output[LazyShardSet | dict[str, LazyShardSet]]
+"""What an asset gives back, likewise."""
+
 
 def asset_key(spec: DatasetSpec, asset: AssetName) -> dg.AssetKey:
     """`<dataset>/<asset>`."""
@@ -30,9 +35,7 @@ def code_version(stage: str, version: int, parameters: Mapping[str, Any]) -> str
     return f"{stage}-{version}-{fingerprint(parameters=parameters)[:8]}"
 
 
-def asset_options(
-    spec: DatasetSpec, asset: AssetName, kinds: set[str], code: str, description: str
-) -> dict[str, Any]:
+def asset_options(spec: DatasetSpec, asset: AssetName, kinds: set[str], code: str, description: str) -> dict[str, Any]:
     """Arguments of `@dg.asset` that follow from the dataset."""
     return {
         "key": asset_key(spec, asset),
@@ -48,9 +51,7 @@ def asset_options(
     }
 
 
-def lazy_output(
-    context: dg.AssetExecutionContext, make: Callable[[str], LazyShardSet]
-) -> dg.Output[LazyShardSet | dict[str, LazyShardSet]]:
+def lazy_output(context: dg.AssetExecutionContext, make: Callable[[str], LazyShardSet]) -> AnyOutput:
     """The lazy set of every partition of the run, and the data version that it will have.
 
     The version is known beforehand: it is the digest of the fingerprints, which determine the bytes.
@@ -68,8 +69,8 @@ def lazy_output(
 
 def each_partition(
     context: dg.AssetExecutionContext,
-    upstream: ShardSet | dict[str, ShardSet],
+    upstream: AnyShardSet,
     make: Callable[[ShardSet], LazyShardSet],
-) -> dg.Output[LazyShardSet | dict[str, LazyShardSet]]:
+) -> AnyOutput:
     """`lazy_output` over the loaded upstream sets, of one partition or of several."""
     return lazy_output(context, lambda key: make(upstream if isinstance(upstream, ShardSet) else upstream[key]))

@@ -2,12 +2,12 @@
 
 import dagster as dg
 
-from assets.common import asset_key, asset_options, code_version, each_partition
+from assets.common import AnyOutput, AnyShardSet, asset_key, asset_options, code_version, each_partition
 from resources.storage import StorageResource
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.stages.embedding_map import MapStage
-from shardmill.stages.shard_set import ShardSet
+from shardmill.stages.shard_set import LazyShardSet, ShardSet
 
 
 def build_embedding_map(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -19,10 +19,12 @@ def build_embedding_map(spec: DatasetSpec) -> dg.AssetsDefinition:
         **asset_options(spec, "embedding_map", {"parquet", "matplotlib"}, code, description),
         ins={"embeddings": dg.AssetIn(asset_key(spec, "embeddings"))},
     )
-    def embedding_map(context: dg.AssetExecutionContext, embeddings, storage: StorageResource):
+    def embedding_map(
+        context: dg.AssetExecutionContext, embeddings: AnyShardSet, storage: StorageResource
+    ) -> AnyOutput:
         dataset = Dataset(spec, storage.open())
 
-        def make(table: ShardSet):
+        def make(table: ShardSet) -> LazyShardSet:
             return chain.embedding_map(dataset, table)
 
         return each_partition(context, embeddings, make)

@@ -4,11 +4,11 @@ from typing import Any
 
 import dagster as dg
 
-from assets.common import GPU_POOL, asset_key, asset_options, code_version, each_partition
+from assets.common import GPU_POOL, AnyOutput, AnyShardSet, asset_key, asset_options, code_version, each_partition
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.stages.embed import EmbedStage
-from shardmill.stages.shard_set import ShardSet
+from shardmill.stages.shard_set import LazyShardSet, ShardSet
 
 
 def build_embeddings(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -22,8 +22,8 @@ def build_embeddings(spec: DatasetSpec) -> dg.AssetsDefinition:
         **(_gpu_options() if spec.gpu else {}),
         ins={"transformed_shards": dg.AssetIn(asset_key(spec, "transformed_shards"))},
     )
-    def embeddings(context: dg.AssetExecutionContext, transformed_shards):
-        def make(shards: ShardSet):
+    def embeddings(context: dg.AssetExecutionContext, transformed_shards: AnyShardSet) -> AnyOutput:
+        def make(shards: ShardSet) -> LazyShardSet:
             return chain.embeddings(dataset, shards)
 
         return each_partition(context, transformed_shards, make)

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.common import asset_options, code_version, lazy_output
+from assets.common import AnyOutput, asset_options, code_version, lazy_output
 from resources.storage import StorageResource
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
@@ -15,7 +15,7 @@ def build_raw_images(spec: DatasetSpec) -> dg.AssetsDefinition:
     description = "Every raw object of the partition: key, component, URI, size, version."
 
     @dg.asset(**asset_options(spec, "raw_images", {"parquet"}, code, description))
-    def raw_images(context: dg.AssetExecutionContext, storage: StorageResource):
+    def raw_images(context: dg.AssetExecutionContext, storage: StorageResource) -> AnyOutput:
         dataset = Dataset(spec, storage.open())
         return lazy_output(context, lambda partition: chain.raw_images(dataset, partition))
 

@@ -2,10 +2,10 @@
 
 import dagster as dg
 
-from assets.common import asset_key, asset_options, code_version, each_partition
+from assets.common import AnyOutput, AnyShardSet, asset_key, asset_options, code_version, each_partition
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
-from shardmill.stages.shard_set import ShardSet
+from shardmill.stages.shard_set import LazyShardSet, ShardSet
 from shardmill.stages.transform import TransformStage
 
 
@@ -20,8 +20,8 @@ def build_transformed_shards(spec: DatasetSpec) -> dg.AssetsDefinition:
         **asset_options(spec, "transformed_shards", {"webdataset", "torchvision"}, code, description),
         ins={"webdataset_shards": dg.AssetIn(asset_key(spec, "webdataset_shards"))},
     )
-    def transformed_shards(context: dg.AssetExecutionContext, webdataset_shards):
-        def make(shards: ShardSet):
+    def transformed_shards(context: dg.AssetExecutionContext, webdataset_shards: AnyShardSet) -> AnyOutput:
+        def make(shards: ShardSet) -> LazyShardSet:
             return chain.transformed_shards(dataset, shards)
 
         return each_partition(context, webdataset_shards, make)

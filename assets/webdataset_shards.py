@@ -2,11 +2,11 @@
 
 import dagster as dg
 
-from assets.common import asset_key, asset_options, code_version, each_partition
+from assets.common import AnyOutput, AnyShardSet, asset_key, asset_options, code_version, each_partition
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.stages.pack import PackStage
-from shardmill.stages.shard_set import ShardSet
+from shardmill.stages.shard_set import LazyShardSet, ShardSet
 
 
 def build_webdataset_shards(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -21,8 +21,8 @@ def build_webdataset_shards(spec: DatasetSpec) -> dg.AssetsDefinition:
         **asset_options(spec, "webdataset_shards", {"webdataset", "tar"}, code, description),
         ins={"raw_images": dg.AssetIn(asset_key(spec, "raw_images"))},
     )
-    def webdataset_shards(context: dg.AssetExecutionContext, raw_images):
-        def make(raw: ShardSet):
+    def webdataset_shards(context: dg.AssetExecutionContext, raw_images: AnyShardSet) -> AnyOutput:
+        def make(raw: ShardSet) -> LazyShardSet:
             return chain.webdataset_shards(dataset, raw)
 
         return each_partition(context, raw_images, make)

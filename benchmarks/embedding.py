@@ -57,9 +57,7 @@ def main() -> None:
     batches = [inputs[start : start + spec.batch_size] for start in range(0, len(inputs), spec.batch_size)]
 
     def overlapped(runtime: Runtime) -> None:
-        drain(
-            runtime.embed(batched(prefetched(pool, prepare, files, 4 * arguments.threads), spec.batch_size))
-        )
+        drain(runtime.embed(batched(prefetched(pool, prepare, files, 4 * arguments.threads), spec.batch_size)))
 
     steps: dict[str, Callable[[], object]] = {
         "decode": lambda: list(pool.map(decode, files)),

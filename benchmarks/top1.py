@@ -31,10 +31,7 @@ def main() -> None:
     classes = np.array([int(row["imagenet_class"]) for row in rows])
     embedder = load_embedder(EmbedderSpec(model=arguments.model, weights=arguments.weights))
     images = np.stack(
-        [
-            embedder.preprocess(decode_image((arguments.folder / row["file"]).read_bytes(), row["file"]))
-            for row in rows
-        ]
+        [embedder.preprocess(decode_image((arguments.folder / row["file"]).read_bytes(), row["file"])) for row in rows]
     )
     print(f"{'runtime':10} {'precision':10} {'stored as':10} top-1 of {len(rows)}")
     for runtime in available_runtimes():

@@ -5,7 +5,7 @@ import dagster as dg
 from shardmill.engines import LocalEngine
 
 
-class LocalEngineResource(dg.ConfigurableResource):
+class LocalEngineResource(dg.ConfigurableResource[None]):
     """This machine's cores."""
 
     workers: int | None = None

@@ -92,7 +92,12 @@ def _rejects(shards: ShardSet) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.table(
         [
             dg.TableRecord(
-                {"key": reject.key, "reason": reject.reason, "detail": reject.detail, "object": reject.source_uri}
+                {
+                    "key": reject.key,
+                    "reason": reject.reason,
+                    "detail": reject.detail,
+                    "object": reject.source_uri,
+                }
             )
             for reject in islice(shards.rejects(), 100)
         ]

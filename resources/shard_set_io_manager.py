@@ -1,4 +1,4 @@
-"""The IO manager of every Shardmill asset: it runs lazy shard sets into their place, commits, and says what came out."""
+"""The IO manager of every Shardmill asset: runs lazy shard sets into place, commits, and says what came out."""
 
 import time
 from collections.abc import Mapping

@@ -5,7 +5,7 @@ import dagster as dg
 from shardmill.storage import Storage
 
 
-class StorageResource(dg.ConfigurableResource):
+class StorageResource(dg.ConfigurableResource[None]):
     """The stores that URIs lead to."""
 
     def open(self) -> Storage:

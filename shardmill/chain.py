@@ -10,8 +10,8 @@ from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec, suffix_of
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, read_commit
 from shardmill.sources import Manifest, list_source
-from shardmill.stages.embedding_map import map_of
 from shardmill.stages.embed import EmbedStage
+from shardmill.stages.embedding_map import map_of
 from shardmill.stages.engine import Engine
 from shardmill.stages.list_objects import ListedObjects, ListStage
 from shardmill.stages.pack import PackStage
@@ -137,4 +137,3 @@ def states(dataset: Dataset, partition: str) -> list[AssetState]:
         found.append(AssetState(asset, state, present.commit if present else None))
         upstream = present
     return found
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError, ShardmillError
 from shardmill.progress import Progress, ProgressSink
 from shardmill.samples import image_format
+from shardmill.shards.commit import Commit
 from shardmill.verify import read_with_webdataset, verify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -31,6 +33,19 @@ DatasetFile = Annotated[Path, typer.Argument(help="the dataset's YAML file (a de
 Partitions = Annotated[
     list[str] | None, typer.Option("--partition", "-p", help="a partition; may be repeated; default: all")
 ]
+
+
+class Tars(Enum):
+    """The assets that hold samples."""
+
+    webdataset_shards = "webdataset_shards"
+    transformed_shards = "transformed_shards"
+
+
+_TARS: dict[Tars, AssetName] = {
+    Tars.webdataset_shards: "webdataset_shards",
+    Tars.transformed_shards: "transformed_shards",
+}
 
 
 @contextmanager
@@ -75,14 +90,14 @@ def partitions(file: DatasetFile) -> None:
         for key in dataset.spec.partitions:
             for found in chain.states(dataset, key):
                 commit = found.commit
-                figures = (
-                    [f"{commit.total_samples:,}", str(len(commit.shards)), decimal(commit.total_bytes)]
-                    + [str(commit.total_rejects)]
-                    if commit
-                    else [""] * 4
-                )
+                figures = _figures(commit) if commit else []
                 table.add_row(key, found.asset, found.state, *figures)
         console.print(table)
+
+
+def _figures(commit: Commit) -> list[str]:
+    shards = len(commit.shards)
+    return [f"{commit.total_samples:,}", str(shards), decimal(commit.total_bytes), str(commit.total_rejects)]
 
 
 @app.command("verify")
@@ -119,17 +134,15 @@ def show(
     file: DatasetFile,
     partition: Annotated[str, typer.Argument(help="the partition", show_default=False)],
     key: Annotated[str | None, typer.Argument(help="the sample's key; default: the first")] = None,
-    asset: Annotated[str, typer.Option(help="webdataset_shards or transformed_shards")] = "transformed_shards",
+    asset: Annotated[Tars, typer.Option(help="which shards")] = Tars.transformed_shards,
     save: Annotated[Path | None, typer.Option(help="a folder to write the components into")] = None,
 ) -> None:
     """Show a stored sample: its components, where each comes from, its embedding and its place on the map."""
     with _readable_errors():
         dataset = load_dataset(file)
-        if asset not in ("webdataset_shards", "transformed_shards"):
-            raise ConfigurationError(f"{asset} holds no samples: use webdataset_shards or transformed_shards")
-        shards = chain.stored(dataset, "webdataset_shards" if asset == "webdataset_shards" else asset, partition)
+        shards = chain.stored(dataset, _TARS[asset], partition)
         if shards is None:
-            raise ConfigurationError(f"{asset} of {partition} is not there yet: run `shardmill run {file}` first")
+            raise ConfigurationError(f"{asset.value} of {partition} is not there yet: run `shardmill run {file}` first")
         for shard in shards.shards:
             for sample, rows in shard.read(shards.storage):
                 if key not in (None, sample.key):
@@ -147,7 +160,7 @@ def show(
                 console.print(table)
                 _show_vector(dataset, partition, sample.key)
                 return
-        raise ConfigurationError(f"{asset} of {partition} has no sample {key!r}")
+        raise ConfigurationError(f"{asset.value} of {partition} has no sample {key!r}")
 
 
 def _pixels(component: str, data: bytes) -> str:
@@ -196,7 +209,12 @@ def _progress() -> Iterator[ProgressSink]:
     if not console.is_terminal:
         yield lambda state: console.print(str(state), highlight=False, soft_wrap=True)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     with Bar(*columns, console=console, transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -74,7 +74,9 @@ class DatasetSpec(BaseModel):
     def _consistent(self) -> DatasetSpec:
         template = self.source.uri or self.source.table or ""
         if len(self.partitions) > 1 and "{partition}" not in template:
-            raise ValueError(f"the source {template!r} lacks {{partition}}: every partition would hold the same samples")
+            raise ValueError(
+                f"the source {template!r} lacks {{partition}}: every partition would hold the same samples"
+            )
         if self.gpu and self.embedder.runtime not in ("auto", "cuda"):
             raise ValueError(f"gpu: true asks for a CUDA device, runtime: {self.embedder.runtime} for none")
         return self

@@ -55,9 +55,7 @@ def _extension_loads() -> bool:
         return True
     spec = importlib.util.find_spec("torchvision")
     if spec is None:
-        raise ConfigurationError(
-            "torchvision is not installed; install it beside torch: pip install torchvision"
-        )
+        raise ConfigurationError("torchvision is not installed; install it beside torch: pip install torchvision")
     for folder in spec.submodule_search_locations or []:
         for suffix in EXTENSION_SUFFIXES:
             extension = Path(folder) / f"_C{suffix}"

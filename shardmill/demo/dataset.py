@@ -51,9 +51,7 @@ class DemoSummary:
         return sum(partition.image_bytes for partition in self.partitions) / self.samples
 
 
-def make_demo_dataset(
-    root: Path, partitions: Sequence[str] = DEMO_PARTITIONS, views: int = DEMO_VIEWS
-) -> DemoSummary:
+def make_demo_dataset(root: Path, partitions: Sequence[str] = DEMO_PARTITIONS, views: int = DEMO_VIEWS) -> DemoSummary:
     """Write `<root>/<partition>/<photograph>_<view>.jpg`, `.cls` and `.mask.png`.
 
     Every partition holds `views` views of every photograph, and its share of `PLANTED`. View numbers run on
@@ -133,9 +131,7 @@ def _publish(folder: Path, samples: Sequence[_Sample]) -> None:
 
 
 def _describe(folder: Path, made: bool, partitions: Sequence[str]) -> DemoPartition:
-    images = [
-        file.stat().st_size for file in folder.iterdir() if not file.name.endswith((".cls", ".mask.png"))
-    ]
+    images = [file.stat().st_size for file in folder.iterdir() if not file.name.endswith((".cls", ".mask.png"))]
     return DemoPartition(
         name=folder.name,
         made=made,

@@ -60,9 +60,7 @@ def on_pixels(net: "nn.Module", mean: Sequence[float], std: Sequence[float]) -> 
     return OnPixels().eval().requires_grad_(False)
 
 
-def resize(
-    image: NDArray[np.uint8], size: tuple[int, int], interpolation: Interpolation
-) -> NDArray[np.uint8]:
+def resize(image: NDArray[np.uint8], size: tuple[int, int], interpolation: Interpolation) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] → uint8 [*size, 3], antialiased.
 
     torch's uint8 kernel: Pillow's filters to within a grey level, in a third of Pillow's time (0.45 against

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # Ported from TensorFlow: their weights expect inputs scaled its way, which the builder does on request.
-BUILDER_ARGUMENTS = {
-    name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")
-}
+BUILDER_ARGUMENTS = {name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")}
 
 
 class TorchvisionModel:

@@ -38,9 +38,7 @@ def read_state_dict(uri: str) -> "dict[str, Tensor]":
             "save it with torch.save(model.state_dict(), path)"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ConfigurationError(
-            f"{uri} holds no state dict; save it with torch.save(model.state_dict(), path)"
-        )
+        raise ConfigurationError(f"{uri} holds no state dict; save it with torch.save(model.state_dict(), path)")
     return state
 
 

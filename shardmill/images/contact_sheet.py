@@ -38,9 +38,7 @@ _PALETTE = np.array(
 """The background, Okabe and Ito's colours, which the colour-blind can tell apart, a few more, and void."""
 
 
-def draw_contact_sheet(
-    images: Sequence[tuple[str, NDArray[np.uint8]]], columns: int = 8, tile: int = 112
-) -> bytes:
+def draw_contact_sheet(images: Sequence[tuple[str, NDArray[np.uint8]]], columns: int = 8, tile: int = 112) -> bytes:
     """Draw captioned thumbnails in rows; a JPEG or a PNG, whichever is smaller.
 
     Args:

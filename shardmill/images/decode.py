@@ -139,9 +139,7 @@ def _open(data: bytes, component: str, max_pixels: int) -> ImageFile.ImageFile:
     wanted = image_format(component)
     if wanted is None:
         known = ", ".join(IMAGE_FORMATS)
-        raise ConfigurationError(
-            f"component {component!r} is not an image: its suffix must be one of {known}"
-        )
+        raise ConfigurationError(f"component {component!r} is not an image: its suffix must be one of {known}")
     if not data:
         raise Rejected(reasons.EMPTY_FILE, f"{component} has no bytes")
     suffix = component.rpartition(".")[2]
@@ -231,9 +229,7 @@ def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     """A loaded image → uint8 [height, width, 3], writable."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = _sixteen_bits(image)
-        grey = ((values.astype(np.uint32) + 128) // 257).astype(
-            np.uint8
-        )  # 65535 → 255; Pillow's convert clips
+        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 → 255; Pillow's convert clips
         transparent = image.info.get("transparency")
         if isinstance(transparent, int):
             grey[values == transparent] = 255
@@ -261,9 +257,7 @@ def _labels(image: Image.Image, data: bytes) -> Labels:
         grey = channels[:, :, 0]
         if (channels[:, :, 1:3] == grey[:, :, None]).all() and (channels[:, :, 3] == 255).all():
             return grey.copy()
-        raise Rejected(
-            reasons.UNSUPPORTED_PIXELS, f"a mask holds labels, not colours or transparency ({image.mode})"
-        )
+        raise Rejected(reasons.UNSUPPORTED_PIXELS, f"a mask holds labels, not colours or transparency ({image.mode})")
     raise Rejected(reasons.UNSUPPORTED_PIXELS, f"a mask cannot be {image.mode}")
 
 
@@ -281,7 +275,5 @@ def _sixteen_bits(image: Image.Image) -> npt.NDArray[np.uint16]:
         values = np.array(image)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise Rejected(
-            reasons.UNSUPPORTED_PIXELS, f"32-bit integers, from {low} to {high}; 16 bits are the most"
-        )
+        raise Rejected(reasons.UNSUPPORTED_PIXELS, f"32-bit integers, from {low} to {high}; 16 bits are the most")
     return values.astype(np.uint16)

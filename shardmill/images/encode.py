@@ -32,9 +32,7 @@ def encode_image(array: npt.NDArray[Any], component: str, quality: int = 95) -> 
     name = image_format(component)
     if name is None:
         known = ", ".join(IMAGE_FORMATS)
-        raise ConfigurationError(
-            f"component {component!r} is not an image: its suffix must be one of {known}"
-        )
+        raise ConfigurationError(f"component {component!r} is not an image: its suffix must be one of {known}")
     mask = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
     if not mask and not (array.ndim == 3 and array.shape[2] in (1, 3) and array.dtype == np.uint8):
         raise ConfigurationError(

@@ -38,8 +38,8 @@ class Basis:
         points = (vectors.astype(np.float64) - self.mean) @ self.components.T
         return points.astype(np.float32)
 
-    def to_json(self) -> str:
-        """JSON text; `from_json` gives back the same numbers."""
+    def to_bytes(self) -> bytes:
+        """JSON; `from_bytes` gives back the same numbers."""
         return json.dumps(
             {
                 "kind": "shardmill-pca-1",
@@ -47,12 +47,12 @@ class Basis:
                 "components": self.components.tolist(),
                 "explained_variance_ratio": list(self.explained_variance_ratio),
             }
-        )
+        ).encode()
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "Basis":
-        """The basis that `to_json` wrote."""
-        fields = json.loads(text)
+    def from_bytes(cls, data: bytes) -> "Basis":
+        """The basis that `to_bytes` wrote."""
+        fields = json.loads(data)
         if fields.get("kind") != "shardmill-pca-1":
             raise ConfigurationError(f"not a PCA basis of this version: kind {fields.get('kind')!r}")
         return cls(
@@ -63,8 +63,8 @@ class Basis:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of the JSON text."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """sha256 (hex) of the JSON."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
 def fit_basis(batches: Iterable[NDArray[np.floating]]) -> Basis:

@@ -65,10 +65,7 @@ def _draw(points: NDArray[np.floating], labels: list[str | None], title: str, to
     for spine in axes.spines.values():
         spine.set_color("#d0d0d0")
     if 1 < len(colours) <= LEGEND_CLASSES + 1 and classes <= LEGEND_CLASSES:
-        handles = [
-            Line2D([], [], marker="o", linestyle="", markersize=6, color=colour)
-            for colour in colours.values()
-        ]
+        handles = [Line2D([], [], marker="o", linestyle="", markersize=6, color=colour) for colour in colours.values()]
         names = ["no label" if label is None else _short(label) for label in colours]
         legend = axes.legend(
             handles,

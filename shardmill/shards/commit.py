@@ -87,7 +87,7 @@ class Commit(BaseModel):
 
 
 def read_commit(storage: Storage, folder: str, suffix: Suffix) -> tuple[Commit | None, str | None]:
-    """The commit of the partition in `folder` and its version; (None, None) if there is none. Raises CorruptionError."""
+    """The commit of the partition in `folder` and its version; (None, None) if none. Raises CorruptionError."""
     uri = join_uri(folder, Layout(suffix).commit)
     try:
         data, info = storage.read_version(uri)
@@ -121,8 +121,8 @@ def publish_commit(
         present = storage.stat(join_uri(folder, layout.commit))
         if (present.version if present else None) != expected:
             raise ConflictError(
-                f"another run committed {commit.name} while this one was at work; its result stands and nothing of this "
-                "run is visible. Run again to bring the partition up to date"
+                f"another run committed {commit.name} while this one was at work; its result stands and nothing of "
+                "this run is visible. Run again to bring the partition up to date"
             )
         storage.publish(_write_rejects(scratch / "rejects.parquet", rejects()), join_uri(folder, layout.rejects))
         storage.replace(join_uri(folder, layout.commit), commit.to_json(), expected)

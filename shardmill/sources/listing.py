@@ -49,7 +49,12 @@ def _prefix_objects(source: SourceSpec, prefix: str, storage: Storage) -> Iterat
             continue
         key, component = split
         yield RawObject(
-            encode_key(key), encode_component(component), _utf8(info.uri), info.size, info.version, info.modified
+            encode_key(key),
+            encode_component(component),
+            _utf8(info.uri),
+            info.size,
+            info.version,
+            info.modified,
         )
 
 

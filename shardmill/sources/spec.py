@@ -6,7 +6,7 @@ from shardmill.sources.names import ComponentPatterns, encode_component
 
 
 class SourceSpec(BaseModel):
-    """Either a prefix that is listed (`uri`) or a table of URIs (`table`). `{partition}` stands for the partition's key."""
+    """Either a prefix that is listed (`uri`) or a table of URIs (`table`). `{partition}` is the partition's key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

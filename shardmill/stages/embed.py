@@ -54,7 +54,7 @@ class EmbedStage:
 
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
         """See `Stage`. Decodes in threads while the model runs. Raises CorruptionError, StorageError."""
-        embedder, runtime = _loaded(self.spec)
+        embedder, runtime = _loaded(self.spec, work.threads)
         rejects: list[Reject] = []
         waiting: deque[list[_Row]] = deque()
         bytes_in = 0
@@ -137,10 +137,10 @@ class EmbedStage:
 
 
 @lru_cache(maxsize=1)
-def _loaded(spec: EmbedderSpec) -> tuple[Embedder, Runtime]:
+def _loaded(spec: EmbedderSpec, threads: int) -> tuple[Embedder, Runtime]:
     """The model, once a process: loading and compiling it takes seconds."""
     embedder = load_embedder(spec)
-    return embedder, build_runtime(embedder, spec)
+    return embedder, build_runtime(embedder, spec, threads)
 
 
 def _text(data: bytes | None) -> str | None:
@@ -151,11 +151,10 @@ class _TableWriter:
     """Writes rows in groups of `_ROW_GROUP`, so that memory does not grow with the shard."""
 
     def __init__(self, file: Any, dimension: int, spec: EmbedderSpec, shard: StoredShard) -> None:
-        import numpy as np
         import pyarrow.parquet as pq
 
         self._schema = embedding_schema(dimension, spec.dtype)
-        self._dtype = np.dtype(spec.dtype)
+        self._spec = spec
         self._shard = shard
         self._rows: list[_Row] = []
         self._vectors: list[np.ndarray[Any, Any]] = []
@@ -170,8 +169,8 @@ class _TableWriter:
         )
 
     def write(self, rows: list[_Row], vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Append rows with their vectors, float32 [n, d]. Returns the vectors as they are stored."""
-        stored = vectors.astype(self._dtype)
+        """Append rows with the runtime's vectors, float32 [n, d]. Returns the vectors as they are stored."""
+        stored = self._spec.finish(vectors)
         self._rows += rows
         self._vectors.append(stored)
         if len(self._rows) >= _ROW_GROUP:
@@ -212,7 +211,15 @@ def embedding_schema(dimension: int, dtype: str) -> pa.Schema:
     import pyarrow as pa
 
     element = pa.field("element", pa.type_for_alias(dtype), nullable=False)
-    text = ("component", "component_sha256", "shard", "shard_sha256", "source_uri", "source_version", "source_sha256")
+    text = (
+        "component",
+        "component_sha256",
+        "shard",
+        "shard_sha256",
+        "source_uri",
+        "source_version",
+        "source_sha256",
+    )
     return pa.schema(
         [
             pa.field("key", pa.string(), nullable=False),

@@ -111,7 +111,9 @@ def map_of(table: ShardSet, others: Sequence[ShardSet], projection: Projection, 
     uri = join_uri(home, f"embedding_map/_basis/{projection}-{embedder[:12]}.{suffix}")
     basis = _read_basis(storage, uri, projection)
     if basis is None:
-        same = [other for other in others if other.commit.parameters == commit.parameters and other.folder != table.folder]
+        same = [
+            other for other in others if other.commit.parameters == commit.parameters and other.folder != table.folder
+        ]
         vectors = _first_vectors([table, *same])
         fitted = fit_pca(vectors) if projection == "pca" else fit_umap(vectors)
         try:

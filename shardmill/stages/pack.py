@@ -1,5 +1,6 @@
 """Pack: raw objects → a tar shard of their bytes, unchanged. Every image is decoded once, so that a shard holds none
-that is broken."""
+that is broken.
+"""
 
 from __future__ import annotations
 

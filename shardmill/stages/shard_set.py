@@ -66,9 +66,7 @@ class ShardSet:
     def urls(self) -> list[str]:
         """URIs of the data files, in the order of the index."""
         layout = Layout(self.commit.suffix)
-        return [
-            join_uri(self.folder, layout.data(entry.id, entry.fingerprint)) for entry in self.commit.shardlist
-        ]
+        return [join_uri(self.folder, layout.data(entry.id, entry.fingerprint)) for entry in self.commit.shardlist]
 
     def rejects(self) -> Iterator[Reject]:
         """Every reject of the partition, from the shards' own reports."""

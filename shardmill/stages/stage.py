@@ -62,12 +62,21 @@ InputT = TypeVar("InputT", bound=InputShard, contravariant=True)
 class Stage(Protocol[InputT]):
     """`(InputShard) -> (OutputFiles, ShardReport)`, a pure function of the input and of `parameters()`."""
 
-    name: str
-    version: int
-    """Raised by hand whenever the same input and parameters give other bytes."""
-    suffix: Suffix
-    exclusive: bool
-    """Whether one process should run it with all threads (it holds a model), instead of several processes."""
+    @property
+    def name(self) -> str:
+        """What it does, in a word."""
+
+    @property
+    def version(self) -> int:
+        """Raised by hand whenever the same input and parameters give other bytes."""
+
+    @property
+    def suffix(self) -> Suffix:
+        """Of its data files."""
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether one process should run it with all threads (it holds a model), instead of several processes."""
 
     def parameters(self) -> dict[str, Any]:
         """Plain JSON of everything else that determines the output."""
@@ -78,9 +87,7 @@ class Stage(Protocol[InputT]):
 
 def shard_fingerprint(stage: Stage[InputT], shard: InputT) -> str:
     """Digest of all that determines the bytes which `stage` makes of `shard`."""
-    return fingerprint(
-        stage=stage.name, version=stage.version, parameters=stage.parameters(), input=shard.identity()
-    )
+    return fingerprint(stage=stage.name, version=stage.version, parameters=stage.parameters(), input=shard.identity())
 
 
 @dataclass(frozen=True)

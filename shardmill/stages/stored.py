@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from shardmill.errors import CorruptionError
 from shardmill.samples import EncodedSample
@@ -53,7 +53,7 @@ class StoredShard:
         stream, _ = storage.open(uri)
         with stream:
             hashing = _HashingStream(stream)
-            for sample in read_samples(hashing, uri):
+            for sample in read_samples(cast(BinaryIO, hashing), uri):
                 key, components = next(rows, ("", {}))
                 if key != sample.key or components.keys() != sample.components.keys():
                     raise CorruptionError(f"{uri} and its index disagree at {sample.key}")

@@ -22,7 +22,8 @@ from shardmill.transforms import SampleTransform, TransformSpec, build_transform
 @dataclass(frozen=True)
 class TransformStage:
     """Applies a transform to every sample. An output component descends from the input component of the same name,
-    else from the sample's image."""
+    else from the sample's image.
+    """
 
     spec: TransformSpec
 

@@ -98,9 +98,7 @@ class SampleTransform:
             return encode_value(value, name, self._is_mask(name, value), self._spec.jpeg_quality)
 
         return [
-            EncodedSample(
-                result.key, {name: encode(name, value) for name, value in result.components.items()}
-            )
+            EncodedSample(result.key, {name: encode(name, value) for name, value in result.components.items()})
             for result in results
         ]
 
@@ -129,8 +127,7 @@ def _check_keys(source: str, results: list[DecodedSample]) -> None:
             )
         if result.key in keys:
             raise ConfigurationError(
-                f"a transform made two samples {result.key!r} of {source!r}: "
-                "name them apart by sample.child(name, …)"
+                f"a transform made two samples {result.key!r} of {source!r}: name them apart by sample.child(name, …)"
             )
         if not result.components:
             raise ConfigurationError(
@@ -143,9 +140,7 @@ def _check_components(spec: TransformSpec, known: Collection[str] | None) -> Non
     for name in spec.masks:
         _check_component(name, known, "masks")
         if image_format(name) not in ("PNG", "TIFF"):
-            raise ConfigurationError(
-                f"masks: {name!r} would change its labels; a mask is stored as png or tiff"
-            )
+            raise ConfigurationError(f"masks: {name!r} would change its labels; a mask is stored as png or tiff")
     for operation in spec.operations:
         for name in operation.components or []:
             _check_component(name, known, operation.operation)
@@ -156,11 +151,9 @@ def _check_components(spec: TransformSpec, known: Collection[str] | None) -> Non
 def _check_component(name: str, known: Collection[str] | None, where: str) -> None:
     if known is not None and name not in known:
         raise ConfigurationError(
-            f"{where}: no component {name!r}{close_matches(name, known)} "
-            f"(samples have {', '.join(sorted(known))})"
+            f"{where}: no component {name!r}{close_matches(name, known)} (samples have {', '.join(sorted(known))})"
         )
     if image_format(name) is None:
         raise ConfigurationError(
-            f"{where}: {name!r} is not an image; "
-            f"an operation sees components that end in {', '.join(IMAGE_FORMATS)}"
+            f"{where}: {name!r} is not an image; an operation sees components that end in {', '.join(IMAGE_FORMATS)}"
         )

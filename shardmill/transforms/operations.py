@@ -54,9 +54,7 @@ def close_matches(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(repr(by_lower[name]) for name in found)}?" if found else ""
 
 
-def _run_named(
-    name: str, built: Any, names: tuple[str, ...] | None, sample: DecodedSample
-) -> list[DecodedSample]:
+def _run_named(name: str, built: Any, names: tuple[str, ...] | None, sample: DecodedSample) -> list[DecodedSample]:
     import torch
 
     if names is None:
@@ -97,9 +95,7 @@ def _run_custom(
         raise Rejected(reasons.TRANSFORM_FAILED, f"{name}: {type(error).__name__}: {error}") from error
     for result in results:
         if not isinstance(result, DecodedSample):
-            raise ConfigurationError(
-                f"{name} gave a {type(result).__name__}; return a DecodedSample, several, or None"
-            )
+            raise ConfigurationError(f"{name} gave a {type(result).__name__}; return a DecodedSample, several, or None")
     return [_typed(result, masks) for result in results]
 
 
@@ -132,9 +128,7 @@ def _build_custom(operation: Operation) -> Callable[[DecodedSample], Any]:
         return functools.partial(found, **operation.arguments)
     made: Callable[[DecodedSample], Any] = _construct(operation.operation, found, operation.arguments)
     if not callable(made):
-        raise ConfigurationError(
-            f"{operation.operation} has no __call__; a transform is called with each sample"
-        )
+        raise ConfigurationError(f"{operation.operation} has no __call__; a transform is called with each sample")
     return made
 
 
@@ -144,9 +138,7 @@ def _build_named(name: str, arguments: Mapping[str, Any]) -> Any:
 
     if name in _UNUSABLE:
         raise ConfigurationError(f"{name} cannot be an operation here: {_UNUSABLE[name]}")
-    known = [
-        n for n, value in vars(v2).items() if isinstance(value, type) and issubclass(value, v2.Transform)
-    ]
+    known = [n for n, value in vars(v2).items() if isinstance(value, type) and issubclass(value, v2.Transform)]
     if name not in known:
         raise ConfigurationError(
             f"torchvision.transforms.v2 has no {name!r}{close_matches(name, known)} "
@@ -159,17 +151,13 @@ def _build_named(name: str, arguments: Mapping[str, Any]) -> Any:
     return _construct(name, cls, {n: _argument(name, n, value) for n, value in arguments.items()})
 
 
-def _bind(
-    name: str, signature: inspect.Signature, positional: tuple[str, ...], arguments: Mapping[str, Any]
-) -> None:
+def _bind(name: str, signature: inspect.Signature, positional: tuple[str, ...], arguments: Mapping[str, Any]) -> None:
     try:
         signature.bind(*positional, **arguments)
     except TypeError as error:
         takes = list(signature.parameters)[len(positional) :]
         hint = "".join(close_matches(argument, takes) for argument in arguments if argument not in takes)
-        raise ConfigurationError(
-            f"{name}: {error}{hint} (it takes {', '.join(takes) or 'no arguments'})"
-        ) from error
+        raise ConfigurationError(f"{name}: {error}{hint} (it takes {', '.join(takes) or 'no arguments'})") from error
 
 
 def _construct(name: str, cls: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
@@ -190,25 +178,19 @@ def _argument(operation: str, name: str, value: Any) -> Any:
     if isinstance(value, dict) and name in ("fill", "dtype"):
         kinds = {"image": tv_tensors.Image, "mask": tv_tensors.Mask, "others": "others"}
         if unknown := set(value) - set(kinds):
-            raise ConfigurationError(
-                f"{operation}: {name} is given for {sorted(unknown)}, not for {', '.join(kinds)}"
-            )
+            raise ConfigurationError(f"{operation}: {name} is given for {sorted(unknown)}, not for {', '.join(kinds)}")
         return {kinds[kind]: _argument(operation, name, each) for kind, each in value.items()}
     if name == "dtype" and isinstance(value, str):
         dtype = getattr(torch, value.removeprefix("torch."), None)
         if not isinstance(dtype, torch.dtype):
-            raise ConfigurationError(
-                f"{operation}: torch has no dtype {value!r}; write float32 or uint8, say"
-            )
+            raise ConfigurationError(f"{operation}: torch has no dtype {value!r}; write float32 or uint8, say")
         return dtype
     for argument, enumeration in (("interpolation", InterpolationMode), ("policy", AutoAugmentPolicy)):
         if name == argument and isinstance(value, str):
             values = [member.value for member in enumeration]
             if value not in values:
                 hint = close_matches(value, values)
-                raise ConfigurationError(
-                    f"{operation}: {name} {value!r} is none of {', '.join(values)}{hint}"
-                )
+                raise ConfigurationError(f"{operation}: {name} {value!r} is none of {', '.join(values)}{hint}")
             return enumeration(value)
     if name == "transforms" and isinstance(value, list):
         return [_nested(operation, each) for each in value]
@@ -223,7 +205,5 @@ def _nested(outer: str, value: Any) -> Any:
             f"{outer}: each of its transforms is {{operation: …, arguments: …}}: {error}"
         ) from error
     if operation.is_custom or operation.components is not None:
-        raise ConfigurationError(
-            f"{outer}: {operation.operation} within it can neither be custom nor name components"
-        )
+        raise ConfigurationError(f"{outer}: {operation.operation} within it can neither be custom nor name components")
     return _build_named(operation.operation, operation.arguments)

@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: TID253
 
 from shardmill.errors import ConfigurationError
 
-
 # Written in Python, called by torchvision on every image, and drawing nothing: no need to look inside.
 _QUIET = frozenset({F.affine_grid, F.grid_sample, F.interpolate})
 

@@ -33,9 +33,7 @@ def decode_value(data: bytes, component: str, mask: bool, max_pixels: int) -> "t
     value: torch.Tensor
     if mask:
         labels = decode_mask(data, component, max_pixels)
-        value = tv_tensors.Mask(
-            torch.from_numpy(labels.astype(np.int32) if labels.dtype == np.uint16 else labels)
-        )
+        value = tv_tensors.Mask(torch.from_numpy(labels.astype(np.int32) if labels.dtype == np.uint16 else labels))
     else:
         value = tv_tensors.Image(torch.from_numpy(decode_image(data, component, max_pixels)).permute(2, 0, 1))
     return value
@@ -81,9 +79,7 @@ def _pixels(value: "torch.Tensor", component: str) -> "torch.Tensor":
     import torch
 
     if value.ndim != 3 or value.shape[0] not in (1, 3):
-        raise ConfigurationError(
-            f"image {component!r} has the shape {list(value.shape)}, not [3 or 1, height, width]"
-        )
+        raise ConfigurationError(f"image {component!r} has the shape {list(value.shape)}, not [3 or 1, height, width]")
     if value.is_floating_point():
         if value.isnan().any():
             raise Rejected(reasons.TRANSFORM_FAILED, f"{component} is not a number in places")
@@ -96,12 +92,8 @@ def _pixels(value: "torch.Tensor", component: str) -> "torch.Tensor":
     elif value.dtype == torch.bool:
         value = value.to(torch.uint8) * 255
     elif value.dtype != torch.uint8:
-        raise ConfigurationError(
-            f"image {component!r} is {value.dtype}; end with ToDtype to uint8, `scale: true`"
-        )
-    if (
-        value.stride(2) == 1
-    ):  # plane after plane: interleaving them so is four times faster than a permuted copy
+        raise ConfigurationError(f"image {component!r} is {value.dtype}; end with ToDtype to uint8, `scale: true`")
+    if value.stride(2) == 1:  # plane after plane: interleaving them so is four times faster than a permuted copy
         return torch.stack(value.unbind(0), dim=-1)
     return value.permute(1, 2, 0)
 

@@ -45,9 +45,7 @@ def mask_of(image: Path) -> Image.Image:
 def test_every_class_is_in_every_partition(demo: DemoSummary) -> None:
     for partition in PARTITIONS:
         views = [
-            file
-            for file in (demo.root / partition).glob("*.cls")
-            if file.stem not in {each.key for each in PLANTED}
+            file for file in (demo.root / partition).glob("*.cls") if file.stem not in {each.key for each in PLANTED}
         ]
         assert Counter(file.read_text() for file in views) == dict.fromkeys(PHOTOGRAPHS, VIEWS)
 

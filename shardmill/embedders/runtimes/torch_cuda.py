@@ -28,9 +28,7 @@ class CudaRuntime(Runtime):
 
     name = "cuda"
 
-    def __init__(
-        self, embedder: Embedder, bfloat16: bool = True, batch_size: int = 64, device: str = "cuda"
-    ) -> None:
+    def __init__(self, embedder: Embedder, bfloat16: bool = True, batch_size: int = 64, device: str = "cuda") -> None:
         import torch
 
         self._device = torch.device(device)

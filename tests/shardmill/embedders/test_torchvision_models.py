@@ -72,9 +72,7 @@ def test_preprocess_is_the_preset(name, photographs):
 
 
 def test_the_classifier_of_a_vision_transformer_is_its_head():
-    net = torchvision.models.VisionTransformer(
-        32, 16, num_layers=1, num_heads=1, hidden_dim=8, mlp_dim=8
-    ).eval()
+    net = torchvision.models.VisionTransformer(32, 16, num_layers=1, num_heads=1, hidden_dim=8, mlp_dim=8).eval()
     images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         logits = net(images)

@@ -75,9 +75,7 @@ def test_any_shape_fits_its_tile(shape: tuple[int, int]) -> None:
 )
 def test_any_caption_can_be_drawn(caption: str) -> None:
     image = picture()
-    assert (
-        opened(draw_contact_sheet([(caption, image)])).size == opened(draw_contact_sheet([("", image)])).size
-    )
+    assert opened(draw_contact_sheet([(caption, image)])).size == opened(draw_contact_sheet([("", image)])).size
 
 
 def test_a_long_caption_keeps_its_beginning_and_its_end() -> None:

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +18,8 @@ from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import decode_image, decode_mask, encode_image, reasons, verify_image
 
 RNG = np.random.default_rng(0)
-PIXELS = np.kron(RNG.integers(0, 256, (4, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)  # 32 x 48, flat blocks
+ROWS, COLUMNS = np.mgrid[0:32, 0:48]
+PIXELS = np.stack([ROWS * 8, COLUMNS * 5, ROWS + COLUMNS * 3], axis=2).astype(np.uint8)  # smooth: JPEG keeps it
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "tiff": "TIFF", "bmp": "BMP"}
 
 
@@ -43,7 +45,7 @@ def test_each_format_decodes_to_writable_rgb(suffix: str) -> None:
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous
     assert pixels.flags.writeable
-    tolerance = {"jpg": 60, "webp": 60, "gif": 8}.get(suffix, 0)  # chroma at the blocks' edges; the palette
+    tolerance = {"jpg": 25, "webp": 25, "gif": 25}.get(suffix, 0)
     assert np.abs(pixels.astype(int) - PIXELS).max() <= tolerance
 
 
@@ -184,8 +186,6 @@ def test_refusals_have_reasons() -> None:
 def test_a_bomb_is_refused_by_its_header() -> None:
     head = bytearray(save(Image.new("L", (1, 1)), "PNG"))
     head[16:24] = (60000).to_bytes(4, "big") * 2
-    import zlib
-
     head[29:33] = zlib.crc32(bytes(head[12:29])).to_bytes(4, "big")
     assert reason_of(decode_image, bytes(head), "png") == reasons.TOO_MANY_PIXELS
 

@@ -40,9 +40,7 @@ def test_few_rows(rows: int, dimension: int):
     if rows == 1:
         assert not points.any()
     else:
-        assert np.abs(points[1] - points[0]).sum() == pytest.approx(
-            np.linalg.norm(vectors[1] - vectors[0]), rel=1e-5
-        )
+        assert np.abs(points[1] - points[0]).sum() == pytest.approx(np.linalg.norm(vectors[1] - vectors[0]), rel=1e-5)
         assert basis.explained_variance_ratio == pytest.approx((1, 0))
 
 
@@ -56,7 +54,7 @@ def test_constant_vectors_lie_at_the_origin():
 def test_json_round_trip():
     vectors = table()
     basis = fit_basis([vectors])
-    again = Basis.from_json(basis.to_json())
+    again = Basis.from_bytes(basis.to_bytes())
     assert again.project(vectors).tobytes() == basis.project(vectors).tobytes()
     assert again.digest == basis.digest
     assert fit_basis([vectors[:100]]).digest != basis.digest
@@ -70,4 +68,4 @@ def test_what_cannot_be_projected_is_refused():
     with pytest.raises(ConfigurationError, match="another embedder"):
         fit_basis([np.zeros((2, 8))]).project(np.zeros((2, 9)))
     with pytest.raises(ConfigurationError, match="kind"):
-        Basis.from_json("{}")
+        Basis.from_bytes("{}")
