@@ -14,10 +14,10 @@ from shardmill.stages.shard_set import LazyShardSet, ShardSet
 IO_MANAGER = "shard_set_io_manager"
 GPU_POOL = "gpu"
 
-AnyShardSet = ShardSet | dict[str, ShardSet]
-"""What an asset is handed: the set of the run's one partition, or a dict from partition to set."""
-AnyOutput = dg.Output[LazyShardSet | dict[str, LazyShardSet]]
-"""What an asset gives back, likewise."""
+AnyShardSet = Any
+"""`ShardSet` of the run's one partition, or a dict from partition to set: Dagster's types know no unions."""
+AnyOutput = dg.Output[Any]
+"""Of `LazyShardSet`, likewise."""
 
 
 def asset_key(spec: DatasetSpec, asset: AssetName) -> dg.AssetKey:

@@ -1,0 +1,378 @@
+"""A spec run over samples: what changes, what passes, what is refused, and that chance is a function of the key."""
+
+import io
+import json
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch  # noqa: TID253
+import yaml
+from PIL import Image
+
+from shardmill.errors import ConfigurationError, Rejected
+from shardmill.images import decode_image, decode_mask, encode_image
+from shardmill.samples import EncodedSample
+from shardmill.transforms import DecodedSample, SampleTransform, TransformSpec, build_transform, reasons
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+ROWS, COLUMNS = np.mgrid[0:60, 0:80]
+PIXELS = np.stack([ROWS * 4, COLUMNS * 3, ROWS + COLUMNS], axis=2).astype(np.uint8)
+LABELS = (ROWS // 8 * 20 + COLUMNS // 8).astype(np.uint8)
+SAMPLE = EncodedSample(
+    "a.b/key",
+    {
+        "png": encode_image(PIXELS, "png"),
+        "mask.png": encode_image(LABELS, "mask.png"),
+        "cls": b"3",
+        "json": b'{"a":  1}',
+    },
+)
+
+
+def transform(*operations: dict[str, Any], **fields: Any) -> SampleTransform:
+    return build_transform(TransformSpec.model_validate({"operations": operations, **fields}))
+
+
+def only(results: list[EncodedSample]) -> EncodedSample:
+    (result,) = results
+    return result
+
+
+def rejected(run: Callable[[EncodedSample], Any], sample: EncodedSample = SAMPLE) -> Rejected:
+    with pytest.raises(Rejected) as caught:
+        run(sample)
+    return caught.value
+
+
+@pytest.fixture
+def custom(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Make a callable importable, as a user's module would be."""
+    module = types.ModuleType("user_transforms")
+    monkeypatch.setitem(sys.modules, "user_transforms", module)
+
+    def operation(function: Any, **fields: Any) -> dict[str, Any]:
+        setattr(module, function.__name__, function)
+        return {"operation": f"user_transforms:{function.__name__}", **fields}
+
+    return operation
+
+
+# What changes, what passes
+
+
+def test_components_not_seen_pass_byte_for_byte() -> None:
+    result = only(transform({"operation": "CenterCrop", "arguments": {"size": 20}, "components": ["png"]})(SAMPLE))
+    assert np.array_equal(decode_image(result.components["png"], "png"), PIXELS[20:40, 30:50])
+    assert {n: result.components[n] for n in ("mask.png", "cls", "json")} == {
+        n: SAMPLE.components[n] for n in ("mask.png", "cls", "json")
+    }
+    assert result.key == SAMPLE.key
+
+
+def test_by_default_an_operation_sees_every_image() -> None:
+    result = only(transform({"operation": "CenterCrop", "arguments": {"size": 20}}, masks=["mask.png"])(SAMPLE))
+    assert np.array_equal(decode_image(result.components["png"], "png"), PIXELS[20:40, 30:50])
+    assert np.array_equal(decode_mask(result.components["mask.png"], "mask.png"), LABELS[20:40, 30:50])
+
+
+def test_an_image_is_written_in_its_own_format_and_quality() -> None:
+    crop = {"operation": "CenterCrop", "arguments": {"size": 50}}
+    sizes = []
+    for quality in (95, 30):
+        for suffix, name in (("jpg", "JPEG"), ("webp", "WEBP")):
+            sample = EncodedSample("k", {suffix: encode_image(PIXELS, suffix)})
+            data = only(transform(crop, jpeg_quality=quality)(sample)).components[suffix]
+            assert Image.open(io.BytesIO(data)).format == name
+            sizes.append(len(data))
+    assert sizes[2] < sizes[0]
+    assert sizes[3] < sizes[1]
+
+
+def test_an_image_and_its_mask_share_one_random_geometry() -> None:
+    """The labels stand in the image as well, so that the two can be compared after any crop and flip."""
+    wide = LABELS.astype(np.uint16) * 300
+    image = np.repeat(LABELS[:, :, None], 3, axis=2)
+    sample = {"png": encode_image(image, "png"), "mask.png": encode_image(LABELS, "png")}
+    run = transform(
+        {"operation": "RandomResizedCrop", "arguments": {"size": 32, "interpolation": "nearest"}},
+        {"operation": "RandomHorizontalFlip"},
+        {"operation": "RandomRotation", "arguments": {"degrees": 30}},
+        {"operation": "ColorJitter", "arguments": {"brightness": 0.5}, "components": ["other.png"]},
+        masks=["mask.png", "wide.png"],
+    )
+    seen = set()
+    for number in range(8):
+        other = {"other.png": sample["png"], "wide.png": encode_image(wide, "png")}
+        result = only(run(EncodedSample(f"key{number}", {**sample, **other}))).components
+        mask = decode_mask(result["mask.png"], "png")
+        assert np.array_equal(decode_image(result["png"], "png")[:, :, 0], mask)
+        assert np.array_equal(decode_mask(result["wide.png"], "png"), mask.astype(np.uint16) * 300)
+        seen.add(mask.tobytes())
+    assert len(seen) == 8
+
+
+def test_labels_are_never_blended_nor_recoloured() -> None:
+    labels = np.where(COLUMNS < 40, 1, 200).astype(np.uint8)
+    sample = EncodedSample("k", {"png": encode_image(PIXELS, "png"), "mask.png": encode_image(labels, "png")})
+    run = transform(
+        {"operation": "Resize", "arguments": {"size": [33, 47]}},
+        {"operation": "ColorJitter", "arguments": {"brightness": 0.9}},
+        {"operation": "ElasticTransform"},
+        {"operation": "ToTensor"},
+        {"operation": "Normalize", "arguments": {"mean": [0.5] * 3, "std": [0.5] * 3}},
+        masks=["mask.png"],
+    )
+    mask = decode_mask(only(run(sample)).components["mask.png"], "png")
+    assert mask.shape == (33, 47)
+    assert set(np.unique(mask)) <= {0, 1, 200}  # 0 is the fill
+
+
+def test_floats_are_scaled_rounded_and_clamped() -> None:
+    to_float = {"operation": "ToDtype", "arguments": {"dtype": "float32", "scale": True}, "components": ["png"]}
+    same = only(transform(to_float)(SAMPLE))
+    assert np.array_equal(decode_image(same.components["png"], "png"), PIXELS)
+    normalise = {"operation": "Normalize", "arguments": {"mean": [0.5] * 3, "std": [0.25] * 3}, "components": ["png"]}
+    ends = [{"operation": name, "components": ["png"]} for name in ("ToTensor", "ToPILImage")]
+    result = decode_image(only(transform(ends[0], normalise, ends[1])(SAMPLE)).components["png"], "png")
+    expected = np.clip(np.round((PIXELS / 255 - 0.5) / 0.25 * 255), 0, 255)
+    assert np.abs(result - expected).max() <= 1
+    assert {0, 255} <= set(result.flat)
+
+
+def test_floats_up_to_255_are_refused_rather_than_white() -> None:
+    with pytest.raises(ConfigurationError, match="scale: true"):
+        transform({"operation": "ToDtype", "arguments": {"dtype": "float32"}, "components": ["png"]})(SAMPLE)
+
+
+def test_operations_may_hold_operations() -> None:
+    nested = {
+        "operation": "RandomApply",
+        "arguments": {"p": 1.0, "transforms": [{"operation": "CenterCrop", "arguments": {"size": 20}}]},
+    }
+    result = only(transform(nested, masks=["mask.png"])(SAMPLE))
+    assert decode_image(result.components["png"], "png").shape == (20, 20, 3)
+
+
+def test_fill_may_differ_for_images_and_masks() -> None:
+    pad = {"operation": "Pad", "arguments": {"padding": 2, "fill": {"image": 9, "mask": 255}}}
+    result = only(transform(pad, masks=["mask.png"])(SAMPLE)).components
+    assert (decode_image(result["png"], "png")[0] == 9).all()
+    assert (decode_mask(result["mask.png"], "png")[0] == 255).all()
+
+
+# Chance
+
+RANDOM = (
+    {"operation": "RandomResizedCrop", "arguments": {"size": 16}},
+    {"operation": "RandomHorizontalFlip"},
+    {"operation": "ColorJitter", "arguments": {"brightness": 0.5, "hue": 0.2}},
+    {"operation": "TrivialAugmentWide", "components": ["png"]},
+    {"operation": "GaussianBlur", "arguments": {"kernel_size": 3}},
+    {"operation": "RandomErasing"},
+)
+
+
+def test_results_depend_on_no_thread_order_or_global_generator() -> None:
+    run = transform(*RANDOM, masks=["mask.png"])
+    samples = [EncodedSample(f"key{number}", SAMPLE.components) for number in range(24)]
+    state = torch.get_rng_state()
+    alone = [run(sample) for sample in samples]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(run, reversed(samples)))[::-1]
+    assert together == alone
+    assert len({only(each).components["png"] for each in alone}) > 20
+    copy = pickle.loads(pickle.dumps(run))
+    assert [copy(sample) for sample in samples] == alone
+
+
+def test_seed_key_and_epoch_each_change_the_draw() -> None:
+    results = {
+        only(
+            transform(*RANDOM, seed=seed, epoch=epoch)(EncodedSample(key, {"png": SAMPLE.components["png"]}))
+        ).components["png"]
+        for seed, epoch, key in ((0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b"), (0, 0, "a"))
+    }
+    assert len(results) == 4
+
+
+# Custom callables
+
+
+def test_one_to_one_one_to_many_and_filter(custom: Callable[..., dict[str, Any]]) -> None:
+    def label(sample: DecodedSample, prefix: str) -> DecodedSample:
+        height = sample.components["png"].shape[1]
+        return sample.replace({**sample.components, "txt": prefix + str(height), "cls": 7, "json": {"b": [1, None]}})
+
+    def tiles(sample: DecodedSample) -> Iterator[DecodedSample]:
+        for number, tile in enumerate(sample.components["png"].split(30, dim=1)):
+            yield sample.child(f"{number}", {"png": tile, "noise": str(torch.rand(1).item())})
+
+    def drop(sample: DecodedSample) -> DecodedSample | None:
+        return None if sample.components["png"].float().mean() > 1 else sample
+
+    labelled = only(transform(custom(label, arguments={"prefix": "h"}))(SAMPLE)).components
+    assert (labelled["txt"], labelled["cls"], json.loads(labelled["json"])) == (b"h60", b"7", {"b": [1, None]})
+
+    run = transform(custom(tiles), {"operation": "RandomCrop", "arguments": {"size": 8}})
+    first, second = run(SAMPLE)
+    assert (first.key, second.key) == ("a.b/key_0", "a.b/key_1")
+    assert decode_image(second.components["png"], "png").shape == (8, 8, 3)
+    assert run(SAMPLE) == [first, second]
+
+    assert transform(custom(drop))(SAMPLE) == []
+
+
+def test_a_class_is_made_with_its_arguments(custom: Callable[..., dict[str, Any]]) -> None:
+    class Keep:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __call__(self, sample: DecodedSample) -> DecodedSample:
+            return sample.replace({self.name: sample.components[self.name]})
+
+    assert dict(only(transform(custom(Keep, arguments={"name": "cls"}))(SAMPLE)).components) == {"cls": b"3"}
+
+
+def test_what_a_callable_gives_back_as_it_got_it_passes_byte_for_byte(custom: Callable[..., dict[str, Any]]) -> None:
+    def look(sample: DecodedSample) -> DecodedSample:
+        assert sample.components["jpg"].shape == (3, 60, 80)
+        return sample
+
+    def invert_in_place(sample: DecodedSample) -> DecodedSample:
+        sample.components["jpg"].mul_(-1)
+        return sample
+
+    sample = EncodedSample("k", {"jpg": encode_image(PIXELS, "jpg", quality=40)})
+    assert only(transform(custom(look))(sample)) == sample
+    assert only(transform(custom(invert_in_place))(sample)) != sample
+
+
+def test_an_error_in_a_callable_rejects_the_sample(custom: Callable[..., dict[str, Any]]) -> None:
+    def fail(sample: DecodedSample) -> DecodedSample:
+        raise KeyError("no such thing")
+
+    def refuse(sample: DecodedSample) -> DecodedSample:
+        raise Rejected("too dark")
+
+    refused = rejected(transform(custom(fail)))
+    assert refused.reason == reasons.TRANSFORM_FAILED
+    assert refused.detail == "user_transforms:fail: KeyError: 'no such thing'"
+    assert rejected(transform(custom(refuse))).reason == "too dark"
+
+
+def test_what_is_no_sample_is_an_error_of_configuration(custom: Callable[..., dict[str, Any]]) -> None:
+    def twins(sample: DecodedSample) -> list[DecodedSample]:
+        return [sample, sample]
+
+    def number(sample: DecodedSample) -> list[int]:
+        return [3]
+
+    def empty(sample: DecodedSample) -> DecodedSample:
+        return sample.replace({})
+
+    def dotted(sample: DecodedSample) -> DecodedSample:
+        return DecodedSample("a.b", sample.components, sample.generator)
+
+    def odd(sample: DecodedSample) -> DecodedSample:
+        return sample.replace({"cls": object()})
+
+    def lossy(sample: DecodedSample) -> DecodedSample:
+        return sample.replace({"mask.jpg": sample.components["mask.png"]})
+
+    for function, words in (
+        (twins, "two samples"),
+        (number, "gave a int"),
+        (empty, "return None"),
+        (dotted, "no dot"),
+        (odd, "cls"),
+        (lossy, r"mask\.png"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            transform(custom(function), masks=["mask.png"])(SAMPLE)
+
+
+# Refusals
+
+
+def test_samples_that_cannot_be_transformed_are_rejected() -> None:
+    missing = rejected(transform({"operation": "RandomHorizontalFlip", "components": ["jpg"]}))
+    assert (missing.reason, "needs jpg" in missing.detail) == (reasons.MISSING_COMPONENT, True)
+    too_small = rejected(transform({"operation": "RandomCrop", "arguments": {"size": 100}}))
+    assert too_small.reason == reasons.TRANSFORM_FAILED
+    assert too_small.detail.startswith("RandomCrop: ValueError: ")
+    small_mask = EncodedSample("k", {**SAMPLE.components, "mask.png": encode_image(LABELS[:30], "png")})
+    flip = {"operation": "RandomHorizontalFlip"}
+    differ = rejected(transform(flip, masks=["mask.png"]), small_mask)
+    assert (differ.reason, "80 x 30" in differ.detail) == (reasons.SIZES_DIFFER, True)
+    crop = {"operation": "RandomResizedCrop", "arguments": {"size": 8}}
+    assert rejected(transform(crop), small_mask).reason == reasons.SIZES_DIFFER
+    broken = EncodedSample("k", {"png": SAMPLE.components["png"][:100]})
+    assert rejected(transform(flip), broken).reason == "truncated or corrupt image"
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        ({"operation": "RandomResizeCrop"}, "did you mean 'RandomResizedCrop'"),
+        ({"operation": "center_crop"}, "did you mean 'CenterCrop'"),
+        ({"operation": "Resize", "arguments": {"sizes": 3}}, "did you mean 'size'"),
+        ({"operation": "Resize"}, "missing a required argument: 'size'"),
+        ({"operation": "RandomHorizontalFlip", "arguments": {"p": 3.0}}, "refuses its arguments"),
+        ({"operation": "Resize", "arguments": {"size": 3, "interpolation": "cubic"}}, "did you mean 'bicubic'"),
+        ({"operation": "ToDtype", "arguments": {"dtype": "float33"}}, "no dtype 'float33'"),
+        ({"operation": "MixUp"}, "training loader"),
+        ({"operation": "FiveCrop", "arguments": {"size": 3}}, r"sample\.child"),
+        ({"operation": "no.such.module:f"}, r"package\.module:callable"),
+        ({"operation": "json:dumps", "arguments": {"indnt": 3, "obj": 1}}, "json:dumps"),
+        ({"operation": "json:__name__"}, "not a callable"),
+        ({"operation": "Grayscale", "components": ["cls"]}, "'cls' is not an image"),
+        ({"operation": "RandomOrder", "arguments": {"transforms": [3]}}, "each of its transforms"),
+    ],
+)
+def test_a_mistake_in_the_spec_is_told_when_it_is_built(operation: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        transform(operation)
+
+
+def test_component_names_are_checked_against_the_samples() -> None:
+    spec = TransformSpec.model_validate({"operations": [{"operation": "Grayscale", "components": ["image.jpeg"]}]})
+    with pytest.raises(ConfigurationError, match=r"did you mean 'image\.jpg'"):
+        build_transform(spec, components=["image.jpg", "cls"])
+    with pytest.raises(ConfigurationError, match="png or tiff"):
+        transform(masks=["mask.jpg"])
+
+
+# The examples
+
+
+def load(name: str) -> SampleTransform:
+    return build_transform(
+        TransformSpec.model_validate(yaml.safe_load((EXAMPLES / name / "transform.yaml").read_text()))
+    )
+
+
+def test_the_pets_example_crops_image_and_trimap() -> None:
+    trimap = np.random.default_rng(0).integers(1, 4, (300, 320), dtype=np.uint8)
+    image = np.zeros((300, 320, 3), np.uint8)
+    sample = EncodedSample(
+        "cat_1", {"image.jpg": encode_image(image, "jpg"), "trimap.png": encode_image(trimap, "png")}
+    )
+    result = only(load("pets_center_crop")(sample)).components
+    assert decode_image(result["image.jpg"], "jpg").shape == (224, 224, 3)
+    assert np.array_equal(decode_mask(result["trimap.png"], "png"), trimap[38:262, 48:272])
+
+
+def test_the_imagenet_example_crops_and_flips_and_keeps_the_class() -> None:
+    sample = EncodedSample("n01/1", {"jpg": encode_image(PIXELS, "jpg"), "cls": b"17"})
+    result = only(load("imagenet_train_val")(sample))
+    assert decode_image(result.components["jpg"], "jpg").shape == (224, 224, 3)
+    assert result.components["cls"] == b"17"
