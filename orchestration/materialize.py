@@ -20,7 +20,8 @@ from shardmill import chain
 from shardmill.dataset import ASSETS, Dataset, load_dataset
 from shardmill.errors import ShardmillError
 
-console = Console(highlight=False)
+# A log has no width of its own; 80 columns would fold the table.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def main(file: Path) -> int:

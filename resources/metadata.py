@@ -12,6 +12,7 @@ from shardmill.images import decode_image, decode_mask
 from shardmill.images.contact_sheet import colour_labels, data_uri, draw_contact_sheet
 from shardmill.samples import image_format
 from shardmill.shards.commit import Commit
+from shardmill.shards.layout import Layout
 from shardmill.stages.shard_set import ShardSet
 from shardmill.storage import join_uri
 
@@ -21,24 +22,25 @@ _THUMBNAILS = 24
 def describe_shard_set(shards: ShardSet, seconds: float) -> dict[str, Any]:
     """Metadata of one partition that took `seconds` to write."""
     commit = shards.commit
-    metadata = {
-        **_counts([commit], shards.made, seconds),
-        "dagster/uri": shards.folder,
-        "data version": commit.digest,
-        **{name.replace("_", " "): value for entry in commit.shards for name, value in entry.summary.items()},
-        "software": dg.MetadataValue.json(commit.versions),
-    }
-    if commit.rejects_by_reason:
-        metadata["rejects by reason"] = _reasons(commit.rejects_by_reason)
-        metadata["rejected samples"] = _rejects(shards)
-    if commit.suffix == "parquet":
-        metadata["dagster/column_schema"] = _column_schema(shards)
+    metadata: dict[str, Any] = {}
     if sheet := _contact_sheet(shards):
         metadata["contact sheet"] = sheet
     for entry in commit.shards:
         if entry.picture:
-            picture = shards.storage.read(join_uri(shards.folder, f"_index/{entry.picture}"))
+            picture = shards.storage.read(join_uri(shards.folder, f"{Layout(commit.suffix).side}{entry.picture}"))
             metadata["map"] = dg.MetadataValue.md(f"![map]({data_uri(picture)})")
+    if commit.rejects_by_reason:
+        metadata["rejects by reason"] = _reasons(commit.rejects_by_reason)
+        metadata["rejected samples"] = _rejects(shards)
+    metadata |= {
+        "dagster/uri": shards.folder,
+        **_counts([commit], shards.made, seconds),
+        **{name.replace("_", " "): value for entry in commit.shards for name, value in entry.summary.items()},
+        "digest": commit.digest,
+    }
+    if commit.suffix == "parquet":
+        metadata["dagster/column_schema"] = _column_schema(shards)
+    metadata["software"] = dg.MetadataValue.json(commit.versions)
     return metadata
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 from shardmill.errors import ConfigurationError, StorageError
 from shardmill.sources.manifest import MISSING, Manifest, RawObject
 from shardmill.sources.names import ComponentPatterns, encode_component, encode_key, split_name
 from shardmill.sources.spec import SourceSpec
 from shardmill.storage import Storage, absolute_uri, join_uri, relative_to
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def list_source(source: SourceSpec, partition: str, storage: Storage) -> Manifest:
@@ -69,12 +67,16 @@ def _utf8(uri: str) -> str:
 
 def _table_objects(source: SourceSpec, uri: str, storage: Storage) -> Iterator[RawObject]:
     folder = uri.rpartition("/")[0]
-    table = _read_table(uri, storage)
-    for column in filter(None, (source.uri_column, source.key_column)):
-        if column not in table.columns:
-            raise ConfigurationError(f"{uri} has no column {column!r}; its columns are {', '.join(table.columns)}")
-    other = [column for column in table.columns if column not in (source.uri_column, source.key_column)]
-    for row in table.to_dict("records"):
+    columns, rows = _read_table(uri, storage)
+    special = [column for column in (source.uri_column, source.key_column) if column]
+    for column in special:
+        if column not in columns:
+            raise ConfigurationError(f"{uri} has no column {column!r}; its columns are {', '.join(columns)}")
+    other = [column for column in columns if column not in special]
+    for number, row in enumerate(rows, 1):
+        for column in special:
+            if row[column] in (None, ""):
+                raise ConfigurationError(f"{uri}: row {number} has no {column}")
         location = str(row[source.uri_column])
         target = location if "://" in location or location.startswith("/") else join_uri(folder, location)
         target = absolute_uri(target)
@@ -94,18 +96,38 @@ def _table_objects(source: SourceSpec, uri: str, storage: Storage) -> Iterator[R
         )
 
 
-def _read_table(uri: str, storage: Storage) -> pd.DataFrame:
-    import pandas as pd
-
+def _read_table(uri: str, storage: Storage) -> tuple[Sequence[str], Iterator[Mapping[str, Any]]]:
+    """Columns and rows. What a row becomes depends on that row alone: another row never changes its type."""
     try:
         stream, _ = storage.open(uri)
     except FileNotFoundError:
         raise ConfigurationError(f"the source's table {uri} does not exist") from None
     with stream:
         try:
-            return pd.read_parquet(stream) if uri.endswith(".parquet") else pd.read_csv(stream)
+            return _read_parquet(stream) if uri.endswith(".parquet") else _read_csv(stream)
         except (ValueError, OSError) as error:
             raise ConfigurationError(f"{uri} is not a table that can be read: {error}") from error
+
+
+def _read_parquet(stream: BinaryIO) -> tuple[Sequence[str], Iterator[Mapping[str, Any]]]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(stream)
+    return table.column_names, (row for batch in table.to_batches(max_chunksize=10_000) for row in batch.to_pylist())
+
+
+def _read_csv(stream: BinaryIO) -> tuple[Sequence[str], Iterator[Mapping[str, Any]]]:
+    import pandas as pd
+
+    table = pd.read_csv(stream, dtype=str, keep_default_na=False, index_col=False)
+    return list(table.columns), iter(table.to_dict("records"))  # type: ignore[arg-type]
+
+
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+class _Cell(str):
+    """A cell of a CSV file."""
 
 
 def _plain(value: Any) -> Any:

@@ -33,7 +33,7 @@ class RawObject:
 
 
 class Manifest:
-    """Raw objects sorted by key, component and URI, so that equal sets are equal manifests."""
+    """Raw objects sorted by all that they are, the key first, so that equal sets are equal manifests."""
 
     def __init__(self, table: pa.Table) -> None:
         """`table` has the columns of `manifest_schema()` and is sorted."""
@@ -51,7 +51,7 @@ class Manifest:
             columns["modified"] = [round(item.modified * 1e6) for item in chunk]
             batches.append(pa.RecordBatch.from_pydict(columns, schema=schema))
         table = pa.Table.from_batches(batches, schema=schema)
-        return cls(table.sort_by([(name, "ascending") for name in ("key", "component", "uri")]))
+        return cls(table.sort_by([(name, "ascending") for name in _FIELDS]))
 
     @property
     def objects(self) -> int:

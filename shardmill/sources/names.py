@@ -2,7 +2,8 @@
 
 A key is the path below the source up to the first dot of the basename, a component is what follows. In a shard both
 are ASCII without spaces, the key without dots, the two together at most 99 characters: every reader of WebDataset
-shards splits such names the same way, and a ustar header holds them without extensions.
+shards splits such names the same way, and a ustar header holds them without extensions. Nor does any part of a name
+begin with two underscores: webdataset and Hugging Face skip such files without a word.
 """
 
 import hashlib
@@ -13,8 +14,9 @@ from shardmill.errors import ConfigurationError
 
 MAX_KEY = 72
 MAX_COMPONENT = 27
-_SAFE_KEY = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/=+@,~")
-_SAFE_COMPONENT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.=+@,~")
+# Not "~": it marks what was shortened, so that no name in full looks like a shortened one.
+_SAFE_KEY = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/=+@,")
+_SAFE_COMPONENT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.=+@,")
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -35,19 +37,24 @@ def encode_key(key: str) -> str:
 
     A key that would be longer than `MAX_KEY` keeps its beginning and ends in a digest of the whole.
     """
-    encoded = _percent_encode(key, _SAFE_KEY)
+    encoded = re.sub("(^|/)__", r"\1%5F_", _percent_encode(key, _SAFE_KEY))
     if encoded.startswith("/"):
         encoded = "%2F" + encoded[1:]
-    return _shorten(encoded, key, MAX_KEY)
+    if len(encoded) <= MAX_KEY:
+        return encoded
+    return f"{encoded[: MAX_KEY - 17]}~{_digest(key)}"
 
 
 def encode_component(component: str) -> str:
-    """The component as it stands in a shard: lower-case, percent-encoded where needed, its last suffix kept."""
-    encoded = _percent_encode(component.lower(), _SAFE_COMPONENT)
+    """The component as it stands in a shard: lower-case, percent-encoded where needed, its last suffix kept.
+
+    Components that differ in more than their case stay different.
+    """
+    lowered = component.lower()
+    encoded = re.sub("^__", "%5f_", _percent_encode(lowered, _SAFE_COMPONENT).lower())
     if len(encoded) <= MAX_COMPONENT:
         return encoded
-    suffix = encoded.rpartition(".")[2][-9:]
-    return f"{_digest(component)}.{suffix}"
+    return f"~{_digest(lowered)}.{encoded.rpartition('.')[2][-9:]}"
 
 
 class ComponentPatterns:
@@ -80,12 +87,6 @@ def _percent_encode(text: str, safe: frozenset[int]) -> str:
     # Names of files need not be UTF-8; surrogateescape gives back the bytes that they are.
     raw = text.encode("utf-8", "surrogateescape")
     return "".join(chr(byte) if byte in safe else f"%{byte:02X}" for byte in raw)
-
-
-def _shorten(encoded: str, original: str, limit: int) -> str:
-    if len(encoded) <= limit:
-        return encoded
-    return f"{encoded[: limit - 17]}~{_digest(original)}"
 
 
 def _digest(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
+from shardmill.errors import ConfigurationError
 from shardmill.sources.names import ComponentPatterns, encode_component
 
 
@@ -32,7 +33,10 @@ class SourceSpec(BaseModel):
     @classmethod
     def _good_patterns(cls, components: dict[str, str] | None) -> dict[str, str] | None:
         if components is not None:
-            ComponentPatterns(components)
+            try:
+                ComponentPatterns(components)
+            except ConfigurationError as error:  # so that pydantic says which field of which file it was
+                raise ValueError(str(error)) from error
             for component in components:
                 if encode_component(component) != component:
                     raise ValueError(f"component {component!r}: use at most 27 lower-case letters, digits and dots")

@@ -1,9 +1,11 @@
 """Local disks: rename publishes, `flock` excludes."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +23,11 @@ class LocalStore:
     """A `Store` over `file://` URIs on a POSIX file system."""
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
-        """See `Storage.list`. Our scratch directories and locks are left out; symbolic links are followed."""
+        """See `Storage.list`. Our scratch directories and locks are left out; symbolic links are followed.
+
+        A link that leads nowhere is listed, so that it is missed when it is read and not lost silently. Raises
+        StorageError for links that lead round in a circle.
+        """
         pending = [_path(folder)]
         while pending:
             directory = pending.pop()
@@ -35,27 +41,29 @@ class LocalStore:
                 for entry in entries:
                     if entry.name in (SCRATCH, LOCK):
                         continue
-                    if entry.is_dir():
+                    status = _status(entry)
+                    if status is not None and stat.S_ISDIR(status.st_mode):
                         pending.append(Path(entry.path))
-                        continue
-                    # A file that goes between the listing and the look was never there for us.
-                    with contextlib.suppress(FileNotFoundError):
-                        yield _info(f"file://{entry.path}", entry.stat())
+                    elif status is not None and not _is_special(status.st_mode):
+                        yield _info(f"file://{entry.path}", status)
 
     def stat(self, uri: str) -> ObjectInfo | None:
-        """See `Storage.stat`."""
+        """See `Storage.stat`. Only a regular file is an object."""
         try:
-            return _info(uri, _path(uri).stat())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+            status = _path(uri).stat()
+        except OSError as error:
+            if error.errno in _NO_SUCH_FILE:
+                return None
+            raise StorageError(f"cannot look at {uri}: {error.strerror}") from error
+        return _info(uri, status) if stat.S_ISREG(status.st_mode) else None
 
     def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]:
         """See `Storage.open`."""
         try:
             stream = _path(uri).open("rb")
-        except FileNotFoundError:
-            raise
         except OSError as error:
+            if error.errno in _NO_SUCH_FILE:
+                raise FileNotFoundError(f"{uri} does not exist") from None
             raise StorageError(f"cannot read {uri}: {error.strerror}") from error
         return stream, _info(uri, os.fstat(stream.fileno()))
 
@@ -71,21 +79,25 @@ class LocalStore:
             raise StorageError(f"cannot write {uri}: {error.strerror}") from error
 
     def replace(self, uri: str, data: bytes, expected: str | None) -> str:
-        """See `Storage.replace`."""
+        """See `Storage.replace`. A new version is greater than all before it."""
         target = _path(uri)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.parent), self.scratch(f"file://{target.parent}") as scratch:
-            present = self.stat(uri)
-            if (present.version if present else None) != expected:
-                raise ConflictError(f"{uri} was replaced by another writer; nothing was changed")
-            file = scratch / "data"
-            file.write_bytes(data)
-            self.publish(file, uri)
-            return _info(uri, target.stat()).version
+        with _named(f"cannot write {uri}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(target.parent), self.scratch(f"file://{target.parent}") as scratch:
+                present = self.stat(uri)
+                if (present.version if present else None) != expected:
+                    raise ConflictError(f"{uri} was replaced by another writer; nothing was changed")
+                file = scratch / "data"
+                file.write_bytes(data)
+                if present is not None:
+                    _make_younger(file, target)
+                self.publish(file, uri)
+                return _info(uri, target.stat()).version
 
     def delete(self, uri: str) -> None:
         """See `Storage.delete`."""
-        _path(uri).unlink(missing_ok=True)
+        with _named(f"cannot delete {uri}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            _path(uri).unlink()
 
     @contextmanager
     def scratch(self, folder: str) -> Iterator[Path]:
@@ -107,9 +119,14 @@ class LocalStore:
     def exclusive(self, folder: str) -> Iterator[None]:
         """See `Storage.exclusive`."""
         path = _path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        with _locked(path / LOCK, os.O_RDWR | os.O_CREAT):
+        with contextlib.ExitStack() as held:
+            with _named(f"cannot lock {folder}"):
+                path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(_locked(path / LOCK, os.O_RDWR | os.O_CREAT))
             yield
+
+
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 def _path(uri: str) -> Path:
@@ -119,6 +136,38 @@ def _path(uri: str) -> Path:
 def _info(uri: str, status: os.stat_result) -> ObjectInfo:
     version = f"{status.st_mtime_ns:x}-{status.st_size:x}"
     return ObjectInfo(uri, status.st_size, version, status.st_mtime_ns / 1e9)
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """What a directory's entry is; None if it went between the listing and the look: it was never there for us."""
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        return entry.stat(follow_symlinks=False) if entry.is_symlink() else None
+    except OSError as error:
+        raise StorageError(f"cannot look at file://{entry.path}: {error.strerror}") from error
+
+
+def _is_special(mode: int) -> bool:
+    """Whether it is a pipe, a socket or a device: no object, and reading one may never end."""
+    return not (stat.S_ISREG(mode) or stat.S_ISLNK(mode))
+
+
+def _make_younger(file: Path, than: Path) -> None:
+    """Give `file` a later mtime: two of one size, written within one tick of the clock, must not be one version."""
+    oldest = than.stat().st_mtime_ns + 1
+    status = file.stat()
+    if status.st_mtime_ns < oldest:
+        os.utime(file, ns=(status.st_atime_ns, oldest))
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Errors of the operating system as StorageErrors that say what failed."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what}: {error.strerror}") from error
 
 
 @contextmanager
@@ -142,15 +191,18 @@ def _held_directory(parent: Path) -> tuple[Path, int]:
                 directory = Path(tempfile.mkdtemp(dir=parent))
                 lock = os.open(directory, os.O_RDONLY)
                 fcntl.flock(lock, fcntl.LOCK_EX)
+            if directory.exists():
                 return directory, lock
+            os.close(lock)
         except FileNotFoundError:
-            continue  # the last user before us removed `parent` under our hands
+            pass
+        # The last user before us removed `parent` under our hands; who made it anew may have swept ours.
 
 
 def _sweep(parent: Path) -> None:
     """Remove the scratch directories that nobody holds any more."""
     for directory in parent.iterdir():
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # gone already, or another user's
             descriptor = os.open(directory, os.O_RDONLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ConfigurationError, StorageError
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Storage:
             raise ConfigurationError(f"cannot store at {uri}: only {known} is supported") from None
 
     def list(self, folder: str) -> Iterator[ObjectInfo]:
-        """Every object below `folder`, in no promised order; nothing if it does not exist."""
+        """Every object below `folder`, in no promised order; nothing if it does not exist. Raises StorageError."""
         return self._store(folder).list(folder)
 
     def stat(self, uri: str) -> ObjectInfo | None:
-        """The object's size and version, None if there is none."""
+        """The object's size and version, None if there is none. Raises StorageError."""
         return self._store(uri).stat(uri)
 
     def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]:
@@ -75,11 +75,17 @@ class Storage:
     def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]:
         """The object's bytes and the version that they are. Raises FileNotFoundError, StorageError."""
         stream, info = self.open(uri)
-        with stream:
-            return stream.read(), info
+        try:
+            with stream:
+                data = stream.read()
+        except OSError as error:
+            raise StorageError(f"cannot read {uri}: {error}") from error
+        if len(data) != info.size:
+            raise StorageError(f"{uri} was written to while it was read: {info.size} bytes were {len(data)} at the end")
+        return data, info
 
     def publish(self, file: Path, uri: str) -> None:
-        """Move a finished local file to `uri`: whole or not at all, whatever stood there before."""
+        """Move a finished local file to `uri`: whole or not at all, whatever stood there before. Raises StorageError."""
         self._store(uri).publish(file, uri)
 
     def replace(self, uri: str, data: bytes, expected: str | None) -> str:
@@ -90,7 +96,7 @@ class Storage:
         return self._store(uri).replace(uri, data, expected)
 
     def delete(self, uri: str) -> None:
-        """Remove the object if it is there."""
+        """Remove the object if it is there. Raises StorageError."""
         self._store(uri).delete(uri)
 
     def scratch(self, folder: str) -> AbstractContextManager[Path]:

@@ -15,17 +15,20 @@ def absolute_uri(uri: str | Path) -> str:
         return text.rstrip("/")
     if "\0" in path:
         raise ConfigurationError(f"not a path: {path!r} holds a NUL byte")
-    return f"file://{Path(path).expanduser().absolute()}"
+    try:
+        return f"file://{Path(path).expanduser().absolute()}"
+    except RuntimeError as error:
+        raise ConfigurationError(f"not a path: {path!r}: {error}") from error
 
 
 def join_uri(folder: str, name: str) -> str:
     """The URI of `name` inside `folder`."""
-    return f"{folder.rstrip('/')}/{name}"
+    return f"{folder.removesuffix('/')}/{name}"
 
 
 def relative_to(folder: str, uri: str) -> str:
     """The part of `uri` below `folder`. Raises ValueError if it is not below."""
-    prefix = f"{folder.rstrip('/')}/"
+    prefix = join_uri(folder, "")
     if not uri.startswith(prefix):
         raise ValueError(f"{uri} is not below {folder}")
     return uri.removeprefix(prefix)

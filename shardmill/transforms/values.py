@@ -1,6 +1,7 @@
 """A component's bytes to the value that operations work on, and back."""
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,14 +82,14 @@ def _pixels(value: "torch.Tensor", component: str) -> "torch.Tensor":
     if value.ndim != 3 or value.shape[0] not in (1, 3):
         raise ConfigurationError(f"image {component!r} has the shape {list(value.shape)}, not [3 or 1, height, width]")
     if value.is_floating_point():
-        if value.isnan().any():
+        largest = float(value.max()) if value.numel() else 0.0  # a NaN anywhere is the largest
+        if math.isnan(largest):
             raise Rejected(reasons.TRANSFORM_FAILED, f"{component} is not a number in places")
-        if value.numel() and float(value.max()) > _LARGEST_FLOAT:
+        if largest > _LARGEST_FLOAT:
             raise ConfigurationError(
-                f"image {component!r} has floats up to {float(value.max()):g}; 0 to 1 are expected: "
-                "give ToDtype `scale: true`"
+                f"image {component!r} has floats up to {largest:g}; 0 to 1 are expected: give ToDtype `scale: true`"
             )
-        value = value.mul(255).round().clamp(0, 255).to(torch.uint8)
+        value = value.mul(255).round_().clamp_(0, 255).to(torch.uint8)
     elif value.dtype == torch.bool:
         value = value.to(torch.uint8) * 255
     elif value.dtype != torch.uint8:

@@ -151,6 +151,14 @@ def test_floats_up_to_255_are_refused_rather_than_white() -> None:
         transform({"operation": "ToDtype", "arguments": {"dtype": "float32"}, "components": ["png"]})(SAMPLE)
 
 
+def test_not_a_number_rejects_the_sample(custom: Callable[..., dict[str, Any]]) -> None:
+    def divide(sample: DecodedSample) -> DecodedSample:
+        image = sample.components["png"].float() / 255
+        return sample.replace({"png": image / image.sum(0).clamp(max=0)})  # 0/0 in the black corner
+
+    assert "not a number" in rejected(transform(custom(divide))).detail
+
+
 def test_operations_may_hold_operations() -> None:
     nested = {
         "operation": "RandomApply",
