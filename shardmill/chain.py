@@ -16,6 +16,7 @@ from shardmill.stages.engine import Engine
 from shardmill.stages.list_objects import ListedObjects, ListStage
 from shardmill.stages.pack import PackStage
 from shardmill.stages.shard_set import LazyShardSet, ShardSet, pack
+from shardmill.stages.transform import TransformStage
 
 State = Literal["missing", "stale", "up to date"]
 
@@ -33,7 +34,7 @@ def webdataset_shards(dataset: Dataset, raw: ShardSet) -> LazyShardSet:
 
 def transformed_shards(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
     """The shards after the dataset's transform."""
-    return shards.transform(dataset.spec.transform)
+    return LazyShardSet(transform_stage(dataset.spec), shards.shards)
 
 
 def embeddings(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
@@ -53,10 +54,15 @@ def pack_stage(spec: DatasetSpec) -> PackStage:
     return PackStage(tuple(spec.source.components or ()), spec.max_pixels)
 
 
+def transform_stage(spec: DatasetSpec) -> TransformStage:
+    """How the dataset transforms."""
+    return TransformStage(spec.transform, spec.max_pixels)
+
+
 def embed_stage(spec: DatasetSpec) -> EmbedStage:
     """How the dataset embeds: on a CUDA device and nowhere else if it says `gpu: true`."""
     embedder = spec.embedder.model_copy(update={"runtime": "cuda"}) if spec.gpu else spec.embedder
-    return EmbedStage(embedder, tuple(spec.transform.masks))
+    return EmbedStage(embedder, tuple(spec.transform.masks), spec.max_pixels)
 
 
 def read_manifest(raw: ShardSet) -> Manifest:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
+from shardmill.images import MAX_PIXELS
 from shardmill.shards.layout import Suffix
 from shardmill.shards.spec import ShardSpec
 from shardmill.sources.spec import SourceSpec
@@ -28,9 +29,6 @@ ASSETS: tuple[AssetName, ...] = (
     "embedding_map",
 )
 """In the order in which they are made."""
-
-MAX_PIXELS = 178_956_970
-"""Images with more pixels are taken for decompression bombs: twice Pillow's own warning limit."""
 
 
 class DatasetSpec(BaseModel):
@@ -55,6 +53,7 @@ class DatasetSpec(BaseModel):
     max_reject_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
     """A run fails if more than this share of a partition's samples is rejected."""
     max_pixels: Annotated[int, Field(gt=0)] = MAX_PIXELS
+    """Images with more are taken for decompression bombs, and rejected."""
     min_same_class_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     """If given, checked: the share of samples whose nearest neighbour has the same `cls`."""
     gpu: bool = False

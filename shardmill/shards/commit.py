@@ -19,7 +19,7 @@ from shardmill.storage import Storage, join_uri, relative_to
 class ShardEntry(BaseModel):
     """One shard of a committed partition. `url`, `nsamples` and `filesize` are WebDataset's names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     url: str | None
     """Relative to `index.json`; None if no sample was left, so that there is no data file."""
@@ -42,14 +42,14 @@ class ShardEntry(BaseModel):
     """Time that the stage took to make the shard."""
     picture: str | None = None
     """A picture of the shard, relative to `index.json`."""
-    summary: dict[str, float] = {}
+    summary: dict[str, float | str] = {}
     """Figures of the stage's own, for people."""
 
 
 class Commit(BaseModel):
     """What `index.json` holds. Shards without samples are listed apart, since readers of `shardlist` expect a file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, ser_json_inf_nan="strings")
 
     kind: Literal["wids-shard-index-v1"] = Field("wids-shard-index-v1", alias="__kind__")
     wids_version: Literal[1] = 1
@@ -108,22 +108,23 @@ def publish_commit(
 ) -> Sequence[str]:
     """Make `commit` the state of the partition and remove what it supersedes.
 
-    Returns the names of shard files that are gone, removed by another run in the meantime: then nothing was committed,
-    and they have to be made again. Raises ConflictError if the index is no longer at version `expected`.
+    Returns the names of shard files that are gone, removed by somebody in the meantime: then nothing was committed, and
+    they have to be made again. Raises ConflictError if the index is no longer at version `expected`.
     """
     layout = Layout(commit.suffix)
     # One section over look, commit and clean-up: nobody can remove, between our look and our commit, what we name.
     with storage.exclusive(folder), storage.scratch(folder) as scratch:
-        standing = {relative_to(folder, info.uri) for info in storage.list(folder)}
-        named = {name for entry in commit.shards for name in file_names(entry, layout)}
-        if missing := sorted(named - standing):
-            return missing
+        # First of all, so that nobody makes shards again for a commit that is lost already.
         present = storage.stat(join_uri(folder, layout.commit))
         if (present.version if present else None) != expected:
             raise ConflictError(
                 f"another run committed {commit.name} while this one was at work; its result stands and nothing of "
-                "this run is visible. Run again to bring the partition up to date"
+                "this run is in the index. Run again to bring the partition up to date"
             )
+        standing = {relative_to(folder, info.uri) for info in storage.list(folder)}
+        named = {name for entry in commit.shards for name in file_names(entry, layout)}
+        if missing := sorted(named - standing):
+            return missing
         storage.publish(_write_rejects(scratch / "rejects.parquet", rejects()), join_uri(folder, layout.rejects))
         storage.replace(join_uri(folder, layout.commit), commit.to_json(), expected)
         for name in standing - named:

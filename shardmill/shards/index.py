@@ -72,9 +72,17 @@ class IndexWriter:
 
 def read_index(data: bytes, where: str) -> Iterator[IndexRow]:
     """The rows of an index file, in its order. Raises CorruptionError, naming `where`."""
-    for batch in _open(data, where).iter_batches(batch_size=4096):
-        for row in batch.to_pylist():
-            yield IndexRow(**row)
+    import pyarrow as pa
+
+    file = _open(data, where)
+    if not file.schema_arrow.equals(_schema()):
+        raise CorruptionError(f"{where} is not a shard's index: its columns are {', '.join(file.schema_arrow.names)}")
+    try:
+        for batch in file.iter_batches(batch_size=4096):
+            for row in batch.to_pylist():
+                yield IndexRow(**row)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptionError(f"{where} is damaged: {error}") from error
 
 
 def read_report(data: bytes, where: str) -> ShardReport:
@@ -92,7 +100,7 @@ def _open(data: bytes, where: str) -> pa.parquet.ParquetFile:
 
     try:
         return pq.ParquetFile(io.BytesIO(data))
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptionError(f"{where} is not a shard's index: {error}") from error
 
 

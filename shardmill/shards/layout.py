@@ -5,10 +5,12 @@ tars everything else stands beside them; in a folder of tables it stands in `_in
 read every file of a folder whose name does not begin with `_`.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 Suffix = Literal["tar", "parquet"]
+_STEM = re.compile("[0-9a-f]{6}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -47,4 +49,4 @@ class Layout:
     def is_shard_file(self, name: str) -> bool:
         """Whether a name in the folder is a file of some shard."""
         stem, _, rest = name.removeprefix(self.side).partition(".")
-        return rest in (self.suffix, "index.parquet", "png") and len(stem) == 19 and stem[6] == "-"
+        return rest in (self.suffix, "index.parquet", "png") and bool(_STEM.fullmatch(stem))

@@ -21,7 +21,7 @@ class Reject(BaseModel):
 class ShardReport(BaseModel):
     """Counts of one shard. `samples_in == kept + filtered + len(rejects)`, always."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")  # JSON has no NaN, and null is no number
 
     samples_in: int
     kept: int
@@ -40,7 +40,7 @@ class ShardReport(BaseModel):
     rejects: list[Reject] = []
     picture: bool = False
     """Whether a picture was made of it."""
-    summary: dict[str, float] = {}
+    summary: dict[str, float | str] = {}
     """Figures of the stage's own, for people."""
 
     def checked(self, shard: str) -> Self:

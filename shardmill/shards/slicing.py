@@ -28,8 +28,9 @@ def slice_by_hash(keys: Sequence[str], sizes: Sequence[int], max_samples: int, m
     """Cut samples into the leaves of the binary trie over a hash of the key.
 
     A leaf is split while it holds more than `max_samples` or `max_bytes`, unless it is one sample or `TRIE_DEPTH` deep.
-    Adding or removing a sample changes one leaf, two where it splits or merges. Within a shard, samples are in the
-    order of the hash, which is a shuffle. The id is the beginning of the leaf's range of hashes.
+    Adding or removing a sample changes one leaf, two where it splits or merges; more where its size is a large part of
+    `max_bytes`, for such a one splits leaves until it has room. Within a shard, samples are in the order of the hash,
+    which is a shuffle. The id is the beginning of the leaf's range of hashes.
     """
     order = sorted(range(len(keys)), key=lambda index: (_hash(keys[index]), keys[index]))
     hashes = [_hash(keys[index]) for index in order]
@@ -56,16 +57,23 @@ def slice_by_key(keys: Sequence[str], sizes: Sequence[int], max_samples: int, ma
     """Cut the sorted keys where their own hashes say so (content-defined chunking), or where a limit does.
 
     Adding or removing a sample changes the shard that it is in, and those after it up to the next cut by content.
-    The id comes from the shard's first key; the order of the shards is that of the list, not that of the ids.
+    The id comes from the shard's first key, and is the next free one if another shard has it; the order of the shards
+    is that of the list, not that of the ids.
     """
     order = sorted(range(len(keys)), key=lambda index: keys[index])
     slices: list[Slice] = []
     members: list[int] = []
     size = 0
+    taken: set[int] = set()
 
     def close() -> None:
         if members:
-            slices.append(Slice(f"{_hash(keys[members[0]]) >> (_HASH_BITS - TRIE_DEPTH):06x}", members.copy()))
+            # Not the hash that cuts: it is small for every key that begins a shard, and ids would be few.
+            number = _hash(f"shard {keys[members[0]]}") >> (_HASH_BITS - TRIE_DEPTH)
+            while number in taken:
+                number = (number + 1) % 2**TRIE_DEPTH
+            taken.add(number)
+            slices.append(Slice(f"{number:06x}", members.copy()))
 
     for index in order:
         weight = max(1 / max_samples, sizes[index] / max_bytes)

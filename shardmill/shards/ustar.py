@@ -25,7 +25,7 @@ def stored_size(size: int) -> int:
 def member_header(name: str, size: int) -> bytes:
     """The 512-byte header. `name` is ASCII, at most 100 bytes; `size` at most `MAX_MEMBER`. Raises ValueError else."""
     encoded = name.encode("ascii")
-    if not 0 < len(encoded) <= 100 or not 0 <= size <= MAX_MEMBER:
+    if not 0 < len(encoded) <= 100 or b"\0" in encoded or not 0 <= size <= MAX_MEMBER:
         raise ValueError(f"ustar cannot hold a member named {name!r} of {size} bytes")
     header = bytearray(BLOCK)
     header[0 : len(encoded)] = encoded
@@ -66,7 +66,10 @@ class TarWriter:
 
 
 def read_samples(stream: BinaryIO, where: str) -> Iterator[EncodedSample]:
-    """Samples of a shard, in its order. Raises CorruptionError, naming `where`, for anything but a whole archive."""
+    """Samples of a shard, in its order. Raises CorruptionError, naming `where`, for anything but a whole archive.
+
+    A tar has no digest of its data: that a member's bytes are those that were written, only the index can tell.
+    """
     key: str | None = None
     components: dict[str, bytes] = {}
     for name, data in _read_members(stream, where):
@@ -76,6 +79,8 @@ def read_samples(stream: BinaryIO, where: str) -> Iterator[EncodedSample]:
             if key is not None:
                 yield EncodedSample(key, components)
             key, components = folder + slash + stem, {}
+        if component in components:
+            raise CorruptionError(f"{where} holds {name} twice")
         components[component] = data
     if key is not None:
         yield EncodedSample(key, components)
@@ -84,19 +89,24 @@ def read_samples(stream: BinaryIO, where: str) -> Iterator[EncodedSample]:
 def _read_members(stream: BinaryIO, where: str) -> Iterator[tuple[str, bytes]]:
     while True:
         header = stream.read(BLOCK)
-        if header == bytes(BLOCK):
-            return
+        if header == _END[:BLOCK]:
+            break
         if len(header) < BLOCK:
             raise CorruptionError(f"{where} ends before its end marker: it is truncated")
         try:
             name = header[:100].rstrip(b"\0").decode("ascii")
             size = int(header[124:135], 8)
+            sound = header == member_header(name, size)
         except ValueError:
-            name, size = "", 0
-        if not name or header != member_header(name, size):
+            sound = False
+        if not sound:
             raise CorruptionError(f"{where} is not a shard that Shardmill wrote, or it is damaged")
         data = stream.read(size)
         padding = stream.read(-size % BLOCK)
         if len(data) < size or len(padding) < -size % BLOCK:
             raise CorruptionError(f"{where} ends within {name}: it is truncated")
+        if any(padding):
+            raise CorruptionError(f"{where} is damaged after {name}")
         yield name, data
+    if stream.read(BLOCK + 1) != _END[BLOCK:]:
+        raise CorruptionError(f"{where} does not end with its end marker: it is truncated, or something was appended")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from shardmill.errors import ConfigurationError, StorageError
@@ -67,8 +69,8 @@ def _utf8(uri: str) -> str:
 
 def _table_objects(source: SourceSpec, uri: str, storage: Storage) -> Iterator[RawObject]:
     folder = uri.rpartition("/")[0]
-    columns, rows = _read_table(uri, storage)
     special = [column for column in (source.uri_column, source.key_column) if column]
+    columns, rows = _read_table(uri, storage, special)
     for column in special:
         if column not in columns:
             raise ConfigurationError(f"{uri} has no column {column!r}; its columns are {', '.join(columns)}")
@@ -96,44 +98,64 @@ def _table_objects(source: SourceSpec, uri: str, storage: Storage) -> Iterator[R
         )
 
 
-def _read_table(uri: str, storage: Storage) -> tuple[Sequence[str], Iterator[Mapping[str, Any]]]:
-    """Columns and rows. What a row becomes depends on that row alone: another row never changes its type."""
+def _read_table(uri: str, storage: Storage, text: Collection[str]) -> tuple[Sequence[str], Iterable[Mapping[str, Any]]]:
+    """Columns and rows. In a CSV file, cells of the columns `text` are text and others may be numbers.
+
+    What a cell becomes depends on that cell alone: a row that is added never changes the type of the others.
+    """
+    import pyarrow as pa
+
     try:
         stream, _ = storage.open(uri)
     except FileNotFoundError:
         raise ConfigurationError(f"the source's table {uri} does not exist") from None
     with stream:
         try:
-            return _read_parquet(stream) if uri.endswith(".parquet") else _read_csv(stream)
-        except (ValueError, OSError) as error:
+            return _read_parquet(stream) if uri.endswith(".parquet") else _read_csv(stream, text)
+        except (ValueError, OSError, csv.Error, pa.ArrowException) as error:
             raise ConfigurationError(f"{uri} is not a table that can be read: {error}") from error
 
 
-def _read_parquet(stream: BinaryIO) -> tuple[Sequence[str], Iterator[Mapping[str, Any]]]:
+def _read_parquet(stream: BinaryIO) -> tuple[Sequence[str], Iterable[Mapping[str, Any]]]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(stream)
     return table.column_names, (row for batch in table.to_batches(max_chunksize=10_000) for row in batch.to_pylist())
 
 
-def _read_csv(stream: BinaryIO) -> tuple[Sequence[str], Iterator[Mapping[str, Any]]]:
-    import pandas as pd
-
-    table = pd.read_csv(stream, dtype=str, keep_default_na=False, index_col=False)
-    return list(table.columns), iter(table.to_dict("records"))  # type: ignore[arg-type]
+def _read_csv(stream: BinaryIO, text: Collection[str]) -> tuple[Sequence[str], Iterable[Mapping[str, Any]]]:
+    reader = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), strict=True)
+    columns = next(reader, [])
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"two columns have the same name: {', '.join(columns)}")
+    rows = []
+    for cells in reader:
+        if cells and len(cells) != len(columns):
+            raise ValueError(f"line {reader.line_num} has {len(cells)} cells, the header {len(columns)}")
+        if cells:
+            pairs = zip(columns, cells, strict=True)
+            rows.append({column: cell if column in text else _number_or_text(cell) for column, cell in pairs})
+    return columns, rows
 
 
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
-class _Cell(str):
-    """A cell of a CSV file."""
+def _number_or_text(cell: str) -> int | float | str | None:
+    """A CSV cell; None if it is empty. `007` is text: as a number it would not be itself any more."""
+    match = _NUMBER.fullmatch(cell)
+    if not match:
+        return cell or None
+    number = float(cell) if match[2] or match[3] else int(cell)
+    return number if math.isfinite(number) else cell
 
 
 def _plain(value: Any) -> Any:
-    """A cell as JSON holds it: numpy scalars as Python's, missing values and NaN as null, the rest as text."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+    """A cell as JSON holds it: NaN as null; what JSON does not know as text."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if isinstance(value, bool | int | float | str | list | dict) or value is None else str(value)
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

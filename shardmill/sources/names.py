@@ -12,6 +12,8 @@ from collections.abc import Mapping
 
 from shardmill.errors import ConfigurationError
 
+MAX_NAME = 100
+"""Bytes of `<key>.<component>` that a ustar header holds."""
 MAX_KEY = 72
 MAX_COMPONENT = 27
 # Not "~": it marks what was shortened, so that no name in full looks like a shortened one.
@@ -43,6 +45,13 @@ def encode_key(key: str) -> str:
     if len(encoded) <= MAX_KEY:
         return encoded
     return f"{encoded[: MAX_KEY - 17]}~{_digest(key)}"
+
+
+def is_member_name(key: str, component: str) -> bool:
+    """Whether a sample's component can stand in a shard under these names as they are."""
+    plain_key = _percent_encode(key, _SAFE_KEY | {ord("%")}) == key and key[:1] not in ("", "/")
+    plain_component = component != "" and _percent_encode(component, _SAFE_COMPONENT | set(b"%ABCDEF")) == component
+    return plain_key and plain_component and len(f"{key}.{component}") <= MAX_NAME
 
 
 def encode_component(component: str) -> str:

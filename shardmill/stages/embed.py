@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from shardmill.concurrency import bounded_map
 from shardmill.embedders import Embedder, EmbedderSpec, Runtime, build_runtime, load_embedder
 from shardmill.errors import Rejected
-from shardmill.images import decode_image
+from shardmill.images import MAX_PIXELS, decode_image
 from shardmill.samples import EncodedSample, image_format
 from shardmill.shards.index import IndexRow, IndexWriter
 from shardmill.shards.layout import Suffix
@@ -42,6 +42,7 @@ class EmbedStage:
     spec: EmbedderSpec
     masks: tuple[str, ...] = ()
     """Image components that are label maps, and never embedded."""
+    max_pixels: int = MAX_PIXELS
 
     name = "embed"
     version = 1
@@ -50,7 +51,7 @@ class EmbedStage:
 
     def parameters(self) -> dict[str, Any]:
         """See `Stage`."""
-        return {**self.spec.fingerprint_parameters(), "masks": list(self.masks)}
+        return {**self.spec.fingerprint_parameters(), "masks": list(self.masks), "max_pixels": self.max_pixels}
 
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
         """See `Stage`. Decodes in threads while the model runs. Raises CorruptionError, StorageError."""
@@ -89,7 +90,7 @@ class EmbedStage:
             component = ""
             try:
                 component = self._component(sample)
-                image = embedder.preprocess(decode_image(sample.components[component], component))
+                image = embedder.preprocess(decode_image(sample.components[component], component, self.max_pixels))
             except Rejected as rejected:
                 origin = origins.get(component, next(iter(origins.values())))
                 reason, detail = rejected.reason, rejected.detail
@@ -121,6 +122,7 @@ class EmbedStage:
             bytes=len(content) if count else 0,
             sha256=hashlib.sha256(content).hexdigest() if count else "",
             rejects=rejects,
+            summary={"runtime": runtime.name, "dimensions": embedder.dimension},
         )
         return OutputFiles(file if count else None, index), report
 

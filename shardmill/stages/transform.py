@@ -8,12 +8,14 @@ from functools import cached_property
 from typing import Any
 
 from shardmill.concurrency import bounded_map
-from shardmill.errors import Rejected
+from shardmill.errors import ConfigurationError, Rejected
+from shardmill.images import MAX_PIXELS
 from shardmill.samples import EncodedSample, image_format
 from shardmill.shards.index import IndexRow, IndexWriter, Source
 from shardmill.shards.layout import Suffix
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.ustar import TarWriter
+from shardmill.sources.names import MAX_NAME, is_member_name
 from shardmill.stages.stage import OutputFiles, Work
 from shardmill.stages.stored import StoredShard
 from shardmill.transforms import SampleTransform, TransformSpec, build_transform
@@ -26,6 +28,7 @@ class TransformStage:
     """
 
     spec: TransformSpec
+    max_pixels: int = MAX_PIXELS
 
     name = "transform"
     version = 1
@@ -34,11 +37,11 @@ class TransformStage:
 
     def parameters(self) -> dict[str, Any]:
         """See `Stage`."""
-        return self.spec.fingerprint_parameters()
+        return {**self.spec.fingerprint_parameters(), "max_pixels": self.max_pixels}
 
     @cached_property
     def _transform(self) -> SampleTransform:
-        return build_transform(self.spec)
+        return build_transform(self.spec, max_pixels=self.max_pixels)
 
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
         """See `Stage`. Holds `2 * work.threads` samples at a time. Raises CorruptionError, StorageError."""
@@ -62,7 +65,8 @@ class TransformStage:
         file = work.scratch / "data.tar"
         index = IndexWriter()
         rejects: list[Reject] = []
-        samples = kept = filtered = bytes_in = 0
+        keys: set[str] = set()
+        kept = filtered = bytes_in = 0
         with file.open("wb") as stream:
             tar = TarWriter(stream)
             for children, rows, size in bounded_map(apply, shard.read(work.storage), work.threads):
@@ -71,8 +75,9 @@ class TransformStage:
                     rejects.append(children)
                 elif children:
                     kept += 1
-                    samples += len(children)
                     for child in children:
+                        _check_name(child, keys)
+                        keys.add(child.key)
                         _append(tar, index, child, rows)
                 else:
                     filtered += 1
@@ -82,13 +87,26 @@ class TransformStage:
             samples_in=shard.samples,
             kept=kept,
             filtered=filtered,
-            samples=samples,
+            samples=len(keys),
             bytes_in=bytes_in,
-            bytes=tar.size if samples else 0,
-            sha256=sha256 if samples else "",
+            bytes=tar.size if keys else 0,
+            sha256=sha256 if keys else "",
             rejects=rejects,
         )
-        return OutputFiles(file if samples else None, index), report
+        return OutputFiles(file if keys else None, index), report
+
+
+def _check_name(sample: EncodedSample, taken: set[str]) -> None:
+    """Custom callables name their children; raises ConfigurationError for what a shard cannot hold."""
+    if sample.key in taken:
+        raise ConfigurationError(f"the transform gives two samples the key {sample.key!r}; keys must differ")
+    for component in sample.components:
+        well_named = is_plain_key(sample.key) and encode_component(component) == component
+        if not well_named or len(f"{sample.key}.{component}") > MAX_NAME:
+            raise ConfigurationError(
+                f"the transform gives a component the name {sample.key!r}.{component!r}; use at most {MAX_NAME} letters, "
+                "digits and _-/, no dot in the key, lower case in the component"
+            )
 
 
 def _append(tar: TarWriter, index: IndexWriter, sample: EncodedSample, rows: dict[str, IndexRow]) -> None:

@@ -85,7 +85,7 @@ class Storage:
         return data, info
 
     def publish(self, file: Path, uri: str) -> None:
-        """Move a finished local file to `uri`: whole or not at all, whatever stood there before. Raises StorageError."""
+        """Move a finished local file to `uri`, whole or not at all, over whatever stood there. Raises StorageError."""
         self._store(uri).publish(file, uri)
 
     def replace(self, uri: str, data: bytes, expected: str | None) -> str:
