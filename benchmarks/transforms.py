@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch  # noqa: TID253
+import torch
 from PIL import Image
 
 from shardmill.images import verify_image

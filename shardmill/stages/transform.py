@@ -101,11 +101,10 @@ def _check_name(sample: EncodedSample, taken: set[str]) -> None:
     if sample.key in taken:
         raise ConfigurationError(f"the transform gives two samples the key {sample.key!r}; keys must differ")
     for component in sample.components:
-        well_named = is_plain_key(sample.key) and encode_component(component) == component
-        if not well_named or len(f"{sample.key}.{component}") > MAX_NAME:
+        if not is_member_name(sample.key, component):
             raise ConfigurationError(
-                f"the transform gives a component the name {sample.key!r}.{component!r}; use at most {MAX_NAME} letters, "
-                "digits and _-/, no dot in the key, lower case in the component"
+                f"the transform names a component {component!r} of {sample.key!r}; use at most {MAX_NAME} letters, "
+                "digits and _-/ for both, no dot in the key, lower case in the component"
             )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch  # noqa: TID253
+import torch
 import yaml
 from PIL import Image
 

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch  # noqa: TID253
-import torch.nn.functional as F  # noqa: TID253
+import torch
+import torch.nn.functional as F
 
 from shardmill.errors import ConfigurationError
 from shardmill.torchvision_compat import import_torchvision

@@ -1,0 +1,62 @@
+"""Fixtures that every test may use: a storage, a folder on it, and processes that run a piece of code side by side."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from shardmill.storage import Storage
+
+# The same examples in every run: what fails here fails everywhere. No database in the working tree.
+settings.register_profile(
+    "shardmill", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("shardmill")
+
+Write = Callable[..., str]
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return Storage()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """URI of an empty folder."""
+    return f"file://{tmp_path}"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """`write("a/b.jpg", b"data")` makes a file in `folder` and returns its URI."""
+
+    def make(name: str, data: bytes = b"data") -> str:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        return f"file://{file}"
+
+    return make
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts Python processes that run `code` with `arguments`; kills those that are still there after the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(code: str, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,503 @@
+import os
+import pickle
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardmill.errors import ConfigurationError, ConflictError, StorageError
+from shardmill.storage import ObjectInfo, Storage, absolute_uri, join_uri, relative_to
+from shardmill.storage.local import LOCK, SCRATCH
+
+Write = Callable[..., str]
+Start = Callable[..., subprocess.Popen[str]]
+
+ODD_NAMES = [
+    "plain.jpg",
+    "two words.jpg",
+    "naïve/été/写真.jpg",
+    "a#b?c%20d+e&f=g.jpg",
+    "line\nbreak.jpg",
+    ".hidden",
+    "..jpg",
+    "...",
+    "[glob]*?{x}.jpg",
+    "back\\slash'quote\".jpg",
+    "~home.jpg",
+    "x" * 250,
+    "/".join(["deep" * 10] * 20) + "/leaf",
+    " leading and trailing ",
+    "not utf-8 \udce9.jpg",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_name_is_listed_and_read_back_byte_for_byte(storage: Storage, folder: str, write: Write, name: str) -> None:
+    write(name, name.encode("utf-8", "surrogateescape"))
+    [info] = storage.list(folder)
+    assert info.uri == join_uri(folder, name)
+    assert relative_to(folder, info.uri) == name
+    assert storage.stat(info.uri) == info
+    assert storage.read_version(info.uri) == (name.encode("utf-8", "surrogateescape"), info)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_name_can_be_published_replaced_and_deleted(
+    storage: Storage, folder: str, tmp_path: Path, name: str
+) -> None:
+    uri = join_uri(folder, name)
+    with storage.scratch(folder) as scratch:
+        (scratch / "data").write_bytes(b"published")
+        storage.publish(scratch / "data", uri)
+    [info] = storage.list(folder)
+    assert (info.uri, storage.read(uri)) == (uri, b"published")
+    version = storage.replace(uri, b"replaced", info.version)
+    assert storage.read_version(uri)[1].version == version
+    assert storage.read(uri) == b"replaced"
+    storage.delete(uri)
+    assert list(storage.list(folder)) == []
+
+
+def test_list_goes_below_every_subfolder(storage: Storage, folder: str, write: Write) -> None:
+    uris = {write(name) for name in ("a", "b/c", "b/d/e", "f/g/h/i")}
+    assert {info.uri for info in storage.list(folder)} == uris
+
+
+def test_list_gives_sizes_and_times(storage: Storage, folder: str, write: Write) -> None:
+    write("a", b"12345")
+    [info] = storage.list(folder)
+    assert info.size == 5
+    assert abs(info.modified - time.time()) < 60
+
+
+def test_list_of_a_folder_that_does_not_exist_is_empty(storage: Storage, folder: str) -> None:
+    assert list(storage.list(join_uri(folder, "nowhere"))) == []
+
+
+def test_list_of_a_file_names_it(storage: Storage, write: Write) -> None:
+    uri = write("a")
+    with pytest.raises(StorageError, match=uri):
+        list(storage.list(uri))
+
+
+def test_scratch_and_locks_are_not_listed(storage: Storage, folder: str) -> None:
+    with storage.scratch(folder) as scratch, storage.exclusive(folder):
+        (scratch / "half").write_bytes(b"")
+        assert list(storage.list(folder)) == []
+    assert list(storage.list(folder)) == []
+
+
+def test_links_to_folders_and_files_are_followed(storage: Storage, folder: str, tmp_path: Path, write: Write) -> None:
+    outside = tmp_path / "outside"
+    write("outside/file", b"data")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "folder").symlink_to(outside)
+    (tmp_path / "in" / "file").symlink_to(outside / "file")
+    found = {info.uri: storage.read(info.uri) for info in storage.list(join_uri(folder, "in"))}
+    assert found == {join_uri(folder, "in/folder/file"): b"data", join_uri(folder, "in/file"): b"data"}
+
+
+def test_a_link_that_leads_nowhere_is_listed_and_missed_when_read(
+    storage: Storage, folder: str, tmp_path: Path
+) -> None:
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere")
+    [info] = storage.list(folder)
+    assert info.uri == join_uri(folder, "dangling.jpg")
+    with pytest.raises(FileNotFoundError, match=r"dangling\.jpg"):
+        storage.read(info.uri)
+
+
+def test_links_in_a_circle_are_an_error_not_endless(storage: Storage, folder: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "round").symlink_to(tmp_path / "a")
+    with pytest.raises(StorageError, match="round"):
+        list(storage.list(folder))
+
+
+def test_pipes_and_sockets_are_no_objects(storage: Storage, folder: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert list(storage.list(folder)) == []
+    assert storage.stat(join_uri(folder, "pipe")) is None
+
+
+@pytest.mark.parametrize("name", ["missing", "file/below", "folder", "x" * 300])
+def test_what_is_no_object_has_no_stat(storage: Storage, folder: str, tmp_path: Path, write: Write, name: str) -> None:
+    write("file")
+    (tmp_path / "folder").mkdir()
+    assert storage.stat(join_uri(folder, name)) is None
+
+
+@pytest.mark.parametrize("name", ["missing", "file/below", "x" * 300])
+def test_reading_what_is_not_there_names_the_uri(storage: Storage, folder: str, write: Write, name: str) -> None:
+    write("file")
+    uri = join_uri(folder, name)
+    with pytest.raises(FileNotFoundError) as caught:
+        storage.read(uri)
+    assert uri in str(caught.value)
+
+
+def test_reading_a_folder_is_an_error_that_names_it(storage: Storage, folder: str) -> None:
+    with pytest.raises(StorageError, match=folder):
+        storage.read(folder)
+
+
+@pytest.mark.parametrize("verb", ["publish", "replace", "delete", "scratch", "exclusive"])
+def test_refusals_of_the_operating_system_are_storage_errors_that_name_the_uri(
+    storage: Storage, folder: str, tmp_path: Path, write: Write, verb: str
+) -> None:
+    write("file")
+    below, data = join_uri(folder, "file/below"), tmp_path / "data"
+    data.write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    calls: dict[str, Callable[[], object]] = {
+        "publish": lambda: storage.publish(data, below),
+        "replace": lambda: storage.replace(below, b"", None),
+        "delete": lambda: storage.delete(join_uri(folder, "folder")),
+        "scratch": lambda: storage.scratch(below).__enter__(),
+        "exclusive": lambda: storage.exclusive(below).__enter__(),
+    }
+    with pytest.raises(StorageError, match=join_uri(folder, "f(ile|older)")):
+        calls[verb]()
+
+
+def test_an_unsupported_scheme_is_a_configuration_error_that_says_what_is_supported(storage: Storage) -> None:
+    for call in (storage.list, storage.stat, storage.read, storage.delete, storage.scratch, storage.exclusive):
+        with pytest.raises(ConfigurationError, match=r"ftp://host/x.*file://"):
+            call("ftp://host/x")
+
+
+def test_a_storage_pickles(storage: Storage) -> None:
+    assert pickle.loads(pickle.dumps(storage)) == storage
+
+
+def test_a_file_that_grows_while_it_is_read_is_no_version(storage: Storage, write: Write) -> None:
+    uri = write("a", b"1234")
+
+    class Growing(Storage):
+        def open(self, uri: str) -> tuple[object, ObjectInfo]:  # type: ignore[override]
+            stream, info = super().open(uri)
+            with Path(uri.removeprefix("file://")).open("ab") as more:
+                more.write(b"5")
+            return stream, info
+
+    with pytest.raises(StorageError, match=uri):
+        Growing().read(uri)
+
+
+# Publish
+
+
+def test_a_reader_never_sees_part_of_a_published_file(storage: Storage, folder: str) -> None:
+    uri = join_uri(folder, "shard.tar")
+    size = 1 << 18
+    seen: list[bytes] = []
+    done = threading.Event()
+
+    def poll() -> None:
+        while not done.is_set():
+            try:
+                data = storage.read(uri)
+            except FileNotFoundError:
+                continue
+            seen.append(data[:1] if data == data[:1] * size else b"part")
+
+    reader = threading.Thread(target=poll)
+    reader.start()
+    try:
+        for number in range(200):
+            with storage.scratch(folder) as scratch:
+                (scratch / "data").write_bytes(bytes([number]) * size)
+                storage.publish(scratch / "data", uri)
+    finally:
+        done.set()
+        reader.join()
+    assert b"part" not in seen
+    assert len(set(seen)) > 10
+
+
+def test_publish_makes_the_folders_and_replaces_what_stood_there(storage: Storage, folder: str, tmp_path: Path) -> None:
+    uri = join_uri(folder, "a/b/c")
+    for data in (b"first", b"second"):
+        (tmp_path / "data").write_bytes(data)
+        storage.publish(tmp_path / "data", uri)
+        assert storage.read(uri) == data
+    assert not (tmp_path / "data").exists()
+
+
+# Replace
+
+
+def test_replace_creates_only_what_does_not_exist(storage: Storage, folder: str) -> None:
+    uri = join_uri(folder, "a/index.json")
+    version = storage.replace(uri, b"one", None)
+    with pytest.raises(ConflictError, match=uri):
+        storage.replace(uri, b"two", None)
+    assert storage.read_version(uri)[0] == b"one"
+    assert storage.read_version(uri)[1].version == version
+
+
+def test_replace_wants_the_version_that_stands(storage: Storage, folder: str) -> None:
+    uri = join_uri(folder, "index.json")
+    first = storage.replace(uri, b"one", None)
+    storage.replace(uri, b"two", first)
+    with pytest.raises(ConflictError, match=uri):
+        storage.replace(uri, b"three", first)
+    storage.delete(uri)
+    with pytest.raises(ConflictError, match=uri):
+        storage.replace(uri, b"four", first)
+    assert storage.stat(uri) is None
+
+
+def test_every_replacement_has_another_version_even_within_a_tick_of_the_clock(
+    storage: Storage, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = join_uri(folder, "index.json")
+    write_bytes = Path.write_bytes
+
+    def at_one_time(self: Path, data: bytes) -> int:
+        size = write_bytes(self, data)
+        os.utime(self, ns=(10**18, 10**18))
+        return size
+
+    monkeypatch.setattr(Path, "write_bytes", at_one_time)
+    versions: list[str | None] = [None]
+    for number in range(20):
+        versions.append(storage.replace(uri, b"%02d" % number, versions[-1]))
+    assert len(set(versions)) == len(versions)
+
+
+def test_replace_leaves_nothing_beside_the_object(storage: Storage, folder: str, tmp_path: Path) -> None:
+    storage.replace(join_uri(folder, "index.json"), b"one", None)
+    assert [file.name for file in tmp_path.iterdir()] == ["index.json"]
+
+
+RACER = """
+import sys
+from shardmill.errors import ConflictError
+from shardmill.storage import Storage
+uri, me, expected = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    Storage().replace(uri, me.encode(), expected or None)
+except ConflictError:
+    print("lost")
+else:
+    print("won")
+"""
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_of_racing_processes_exactly_one_replaces(storage: Storage, folder: str, start: Start, existing: bool) -> None:
+    uri = join_uri(folder, "index.json")
+    expected = storage.replace(uri, b"-", None) if existing else ""
+    racers = {str(number): start(RACER, uri, str(number), expected) for number in range(6)}
+    for racer in racers.values():
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers.values():
+        assert racer.stdin is not None
+        racer.stdin.write("\n")
+        racer.stdin.flush()
+    results = {name: racer.communicate()[0].strip() for name, racer in racers.items()}
+    winners = [name for name, result in results.items() if result == "won"]
+    assert sorted(results.values()) == ["lost"] * 5 + ["won"]
+    assert storage.read(uri).decode() == winners[0]
+
+
+# Delete
+
+
+@pytest.mark.parametrize("name", ["missing", "file/below"])
+def test_deleting_what_is_not_there_is_no_error(storage: Storage, folder: str, write: Write, name: str) -> None:
+    write("file")
+    storage.delete(join_uri(folder, name))
+    assert storage.read(join_uri(folder, "file")) == b"data"
+
+
+# Scratch
+
+
+def test_scratch_is_private_and_gone_afterwards(storage: Storage, folder: str, tmp_path: Path) -> None:
+    with storage.scratch(folder) as one, storage.scratch(folder) as two:
+        assert one != two
+        assert list(one.iterdir()) == list(two.iterdir()) == []
+        (one / "half").write_bytes(b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_is_gone_after_an_error(storage: Storage, folder: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), storage.scratch(folder) as scratch:
+        (scratch / "missing").read_bytes()
+    assert list(tmp_path.iterdir()) == []
+
+
+HOLDER = """
+import sys, time
+from shardmill.storage import Storage
+with Storage().scratch(sys.argv[1]) as scratch:
+    (scratch / "half").write_bytes(b"half a shard")
+    print(scratch, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def _scratch_of(process: subprocess.Popen[str]) -> Path:
+    assert process.stdout is not None
+    return Path(process.stdout.readline().strip())
+
+
+def test_scratch_of_a_killed_process_is_swept_by_the_next_user_and_that_of_a_living_one_is_not(
+    storage: Storage, folder: str, start: Start
+) -> None:
+    killed, living = start(HOLDER, folder), start(HOLDER, folder)
+    left, held = _scratch_of(killed), _scratch_of(living)
+    killed.kill()
+    killed.wait()
+    assert (left / "half").exists()
+    with storage.scratch(folder):
+        assert not left.exists()
+        assert (held / "half").read_bytes() == b"half a shard"
+    living.communicate("\n")
+    assert not held.exists()
+
+
+def test_scratch_of_other_threads_is_not_swept(storage: Storage, folder: str, tmp_path: Path) -> None:
+    problems: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(60):
+                with storage.scratch(folder) as scratch:
+                    (scratch / "file").write_bytes(b"data")
+                    assert (scratch / "file").read_bytes() == b"data"
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_swept_before_it_was_locked_is_made_anew(
+    storage: Storage, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes can each hold the lock on another directory of the same name, if a third removes it in between."""
+    import fcntl
+    import shutil
+
+    flock, swept = fcntl.flock, []
+
+    def slow(descriptor: int, operation: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.parent.name == SCRATCH and not swept:
+            swept.append(path)
+            shutil.rmtree(path)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with storage.scratch(folder) as scratch:
+        assert swept
+        assert scratch.exists()
+
+
+# Exclusive
+
+
+def test_exclusive_keeps_other_processes_and_threads_out(
+    storage: Storage, folder: str, tmp_path: Path, start: Start
+) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from shardmill.storage import Storage
+counter = Path(sys.argv[2])
+for _ in range(20):
+    with Storage().exclusive(sys.argv[1]):
+        value = int(counter.read_text())
+        time.sleep(0.001)
+        counter.write_text(str(value + 1))
+"""
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+
+    def count() -> None:
+        for _ in range(20):
+            with storage.exclusive(folder):
+                value = int(counter.read_text())
+                time.sleep(0.001)
+                counter.write_text(str(value + 1))
+
+    processes = [start(code, folder, str(counter)) for _ in range(2)]
+    threads = [threading.Thread(target=count) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.wait() for process in processes] == [0, 0]
+    assert counter.read_text() == "80"
+
+
+def test_exclusive_is_let_go_when_its_process_is_killed(storage: Storage, folder: str, start: Start) -> None:
+    holder = start(
+        "import sys\nfrom shardmill.storage import Storage\n"
+        "with Storage().exclusive(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.readline()",
+        folder,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    holder.kill()
+    holder.wait()
+    with storage.exclusive(folder):
+        pass
+
+
+def test_an_error_inside_an_exclusive_section_stays_what_it_is(storage: Storage, folder: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), storage.exclusive(folder):
+        (tmp_path / "missing").read_bytes()
+    assert {file.name for file in tmp_path.iterdir()} == {LOCK}
+
+
+# URIs
+
+
+def test_bare_paths_become_absolute_file_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert absolute_uri("data") == f"file://{tmp_path}/data"
+    assert absolute_uri(Path("data")) == f"file://{tmp_path}/data"
+    assert absolute_uri("/a//b/./c/") == absolute_uri("file:///a/b/c/") == "file:///a/b/c"
+    assert absolute_uri("~/data") == "file:///home/somebody/data"
+    assert absolute_uri("s3://bucket/a b%20c/") == "s3://bucket/a b%20c"
+
+
+@pytest.mark.parametrize("path", ["a\0b", "~nobody-of-this-name/x"])
+def test_what_cannot_be_a_path_is_a_configuration_error(path: str) -> None:
+    with pytest.raises(ConfigurationError, match="not a path"):
+        absolute_uri(path)
+
+
+@given(
+    st.sampled_from(["file:///", "file:///a", "file:///a b/c", "s3://bucket/x/"]),
+    st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1),
+)
+def test_relative_to_undoes_join(folder: str, name: str) -> None:
+    assert relative_to(folder, join_uri(folder, name)) == name
+
+
+def test_the_root_folder_is_joined_like_any_other() -> None:
+    assert join_uri("file:///", "a") == "file:///a"
+
+
+def test_relative_to_refuses_what_is_not_below() -> None:
+    with pytest.raises(ValueError, match="not below"):
+        relative_to("file:///a", "file:///ab/c")
