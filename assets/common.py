@@ -40,7 +40,6 @@ def asset_options(spec: DatasetSpec, asset: AssetName, kinds: set[str], code: st
     return {
         "key": asset_key(spec, asset),
         "partitions_def": partitions_of(spec),
-        "backfill_policy": dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
         "io_manager_key": IO_MANAGER,
         "group_name": spec.name,
         "owners": spec.owners or None,

@@ -12,7 +12,7 @@ from shardmill.stages.shard_set import LazyShardSet, ShardSet
 
 def build_embedding_map(spec: DatasetSpec) -> dg.AssetsDefinition:
     """The asset of one dataset."""
-    code = code_version("map", MapStage.version, {"projection": spec.projection})
+    code = code_version("map", MapStage.version, {"projection": spec.projection, "class_names": spec.class_names})
     description = f"Two dimensions by {spec.projection.upper()}, on one basis for all partitions of the dataset."
 
     @dg.asset(

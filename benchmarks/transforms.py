@@ -21,7 +21,7 @@ from shardmill.torchvision_compat import import_torchvision
 from shardmill.transforms import TransformSpec, build_transform
 
 import_torchvision()
-from torchvision.transforms import v2  # noqa: E402, TID253
+from torchvision.transforms import v2  # noqa: E402
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -46,7 +46,7 @@ def embedding_map(dataset: Dataset, table: ShardSet) -> LazyShardSet:
     """The embeddings in two dimensions, on the dataset's common basis."""
     spec = dataset.spec
     others = [stored(dataset, "embeddings", partition) for partition in spec.partitions]
-    return map_of(table, [other for other in others if other], spec.projection, dataset.home)
+    return map_of(table, [other for other in others if other], spec.projection, dataset.home, spec.class_names)
 
 
 def pack_stage(spec: DatasetSpec) -> PackStage:

@@ -54,6 +54,8 @@ class DatasetSpec(BaseModel):
     """A run fails if more than this share of a partition's samples is rejected."""
     max_pixels: Annotated[int, Field(gt=0)] = MAX_PIXELS
     """Images with more are taken for decompression bombs, and rejected."""
+    class_names: list[str] = []
+    """Names of the classes that `cls` numbers from 0, for the map's legend."""
     min_same_class_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     """If given, checked: the share of samples whose nearest neighbour has the same `cls`."""
     gpu: bool = False

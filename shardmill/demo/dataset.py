@@ -52,7 +52,7 @@ class DemoSummary:
 
 
 def make_demo_dataset(root: Path, partitions: Sequence[str] = DEMO_PARTITIONS, views: int = DEMO_VIEWS) -> DemoSummary:
-    """Write `<root>/<partition>/<photograph>_<view>.jpg`, `.cls` and `.mask.png`.
+    """Write `<root>/<partition>/<photograph>_<view>.jpg`, `.cls` (the place in `PHOTOGRAPHS`) and `.mask.png`.
 
     Every partition holds `views` views of every photograph, and its share of `PLANTED`. View numbers run on
     from one partition to the next, so a key occurs once in the dataset. The bytes are the same on every run
@@ -95,7 +95,7 @@ class _Sample:
     def write_into(self, folder: Path) -> None:
         view = self.photograph.view(self.seed)
         (folder / f"{self.key}.{self.component}").write_bytes(self.encode(view.image))
-        (folder / f"{self.key}.cls").write_text(self.photograph.name, encoding="ascii")
+        (folder / f"{self.key}.cls").write_text(str(list(PHOTOGRAPHS).index(self.photograph.name)))
         view.mask.save(folder / f"{self.key}.mask.png")
 
 

@@ -29,7 +29,7 @@ PHOTOGRAPHS: Mapping[str, str] = {
     "rocket": "skimage/data/rocket.jpg",
     "tissue": "skimage/data/ihc.png",
 }
-"""Name of a photograph, which is its class → where it lies in site-packages.
+"""Name of a photograph → where it lies in site-packages; its class is its place in this order.
 
 These are files of the wheels themselves; what `skimage.data` would download is not used.
 """

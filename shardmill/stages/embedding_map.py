@@ -50,6 +50,8 @@ class MapStage:
 
     projection: Projection
     basis: Basis | UmapBasis
+    class_names: tuple[str, ...] = ()
+    """Of the classes that `cls` numbers from 0."""
 
     name = "map"
     version = 1
@@ -58,7 +60,7 @@ class MapStage:
 
     def parameters(self) -> dict[str, Any]:
         """See `Stage`."""
-        return {"projection": self.projection, "basis": self.basis.digest}
+        return {"projection": self.projection, "basis": self.basis.digest, "class_names": list(self.class_names)}
 
     def __call__(self, shard: EmbeddingTable, work: Work) -> tuple[OutputFiles, ShardReport]:
         """See `Stage`. Columns: key, x, y (float32), cls."""
@@ -81,7 +83,7 @@ class MapStage:
         ]
         file, picture = work.scratch / "data.parquet", work.scratch / "picture.png"
         pq.write_table(pa.table(columns, schema=pa.schema([*required, ("cls", pa.string())])), file, compression="zstd")
-        picture.write_bytes(draw_scatter(xy, labels, shard.table.commit.name))
+        picture.write_bytes(draw_scatter(xy, [self._named(label) for label in labels], shard.table.commit.name))
         content = file.read_bytes()
         ratios = self.basis.explained_variance_ratio if isinstance(self.basis, Basis) else ()
         report = ShardReport(
@@ -96,15 +98,25 @@ class MapStage:
         )
         return OutputFiles(file, IndexWriter(), picture), report
 
+    def _named(self, label: str | None) -> str | None:
+        known = label is not None and label.isdecimal() and int(label) < len(self.class_names)
+        return self.class_names[int(label)] if known and label is not None else label
 
-def map_of(table: ShardSet, others: Sequence[ShardSet], projection: Projection, home: str) -> LazyShardSet:
+
+def map_of(
+    table: ShardSet,
+    others: Sequence[ShardSet],
+    projection: Projection,
+    home: str,
+    class_names: Sequence[str] = (),
+) -> LazyShardSet:
     """The map of an embedding table on the basis of its dataset, whose folder is `home`.
 
     The basis is fitted once for each embedder, on the tables that are there at that time (`table` and `others`), and
     kept in `<home>/embedding_map/_basis/`.
     """
     if not table.commit.total_samples:
-        return LazyShardSet(MapStage(projection, _no_basis()), [])
+        return LazyShardSet(MapStage(projection, _no_basis(), tuple(class_names)), [])
     storage, commit = table.storage, table.commit
     embedder = fingerprint(stage=commit.stage, version=commit.stage_version, parameters=commit.parameters)
     suffix = "json" if projection == "pca" else "npz"
@@ -122,7 +134,7 @@ def map_of(table: ShardSet, others: Sequence[ShardSet], projection: Projection, 
         except ConflictError:  # another partition's run was first: its basis is the dataset's
             basis = _read_basis(storage, uri, projection)
             assert basis is not None
-    return LazyShardSet(MapStage(projection, basis), [EmbeddingTable(table)])
+    return LazyShardSet(MapStage(projection, basis, tuple(class_names)), [EmbeddingTable(table)])
 
 
 def _read_basis(storage: Storage, uri: str, projection: Projection) -> Basis | UmapBasis | None:

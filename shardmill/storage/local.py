@@ -102,18 +102,13 @@ class LocalStore:
     @contextmanager
     def scratch(self, folder: str) -> Iterator[Path]:
         """See `Storage.scratch`. It lies on the same file system, so that publishing is a rename."""
-        parent = _path(folder) / SCRATCH
-        try:
-            directory, lock = _held_directory(parent)
-        except OSError as error:
-            raise StorageError(f"cannot write below {folder}: {error.strerror}") from error
+        with _named(f"cannot write below {folder}"):
+            directory, lock = _held_directory(_path(folder) / SCRATCH)
         try:
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
             os.close(lock)
-            with contextlib.suppress(OSError):  # others may still be at work in it
-                parent.rmdir()
 
     @contextmanager
     def exclusive(self, folder: str) -> Iterator[None]:
@@ -182,21 +177,17 @@ def _locked(path: Path, flags: int = os.O_RDONLY) -> Iterator[None]:
 
 
 def _held_directory(parent: Path) -> tuple[Path, int]:
-    """A new directory below `parent`, and the descriptor whose lock says that it is in use."""
-    while True:
-        parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with _locked(parent):  # nobody sweeps between the making of ours and its lock
-                _sweep(parent)
-                directory = Path(tempfile.mkdtemp(dir=parent))
-                lock = os.open(directory, os.O_RDONLY)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if directory.exists():
-                return directory, lock
-            os.close(lock)
-        except FileNotFoundError:
-            pass
-        # The last user before us removed `parent` under our hands; who made it anew may have swept ours.
+    """A new directory below `parent`, and the descriptor whose lock says that it is in use.
+
+    `parent` itself stays for ever: the lock on it is only worth something while its name means one directory.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with _locked(parent):  # nobody sweeps between the making of ours and its lock
+        _sweep(parent)
+        directory = Path(tempfile.mkdtemp(dir=parent))
+        lock = os.open(directory, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return directory, lock
 
 
 def _sweep(parent: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from shardmill.errors import ConfigurationError
 from shardmill.images import MAX_PIXELS
 from shardmill.samples import IMAGE_FORMATS, EncodedSample, image_format
+from shardmill.torchvision_compat import import_torchvision
 from shardmill.transforms.operations import Step, build_step, close_matches
 from shardmill.transforms.sample import DecodedSample, seeded_generator
 from shardmill.transforms.spec import TransformSpec
@@ -92,6 +93,8 @@ class SampleTransform:
         _check_keys(sample.key, results)
 
         def encode(name: str, value: Any) -> bytes:
+            if isinstance(value, bytes):
+                return value
             as_given = untouched.get(id(value)) == (name, getattr(value, "_version", None))
             if as_given and not (self._rewritten is None or name in self._rewritten):
                 return sample.components[name]
@@ -103,9 +106,7 @@ class SampleTransform:
         ]
 
     def _is_mask(self, name: str, value: Any) -> bool:
-        from torchvision import tv_tensors
-
-        return name in self._masks or isinstance(value, tv_tensors.Mask)
+        return name in self._masks or isinstance(value, import_torchvision().tv_tensors.Mask)
 
 
 def _union(groups: list[list[str] | None]) -> frozenset[str] | None:

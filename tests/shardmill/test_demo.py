@@ -47,7 +47,8 @@ def test_every_class_is_in_every_partition(demo: DemoSummary) -> None:
         views = [
             file for file in (demo.root / partition).glob("*.cls") if file.stem not in {each.key for each in PLANTED}
         ]
-        assert Counter(file.read_text() for file in views) == dict.fromkeys(PHOTOGRAPHS, VIEWS)
+        assert Counter(int(file.read_text()) for file in views) == dict.fromkeys(range(len(PHOTOGRAPHS)), VIEWS)
+        assert all(list(PHOTOGRAPHS)[int(file.read_text())] == file.stem.rpartition("_")[0] for file in views)
 
 
 def test_every_sample_has_an_image_a_label_and_a_mask(demo: DemoSummary) -> None:

@@ -1,0 +1,105 @@
+from dataclasses import replace
+from itertools import groupby
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardmill.sources.manifest import Manifest, RawObject, manifest_schema
+
+TEXT = st.text(st.characters(codec="utf-8"))
+OBJECTS = st.builds(
+    RawObject,
+    key=st.sampled_from(["a", "b", "c/d", "%20"]),
+    component=st.sampled_from(["", "jpg", "cls"]),
+    uri=TEXT,
+    size=st.integers(0, 2**62),
+    version=TEXT,
+    modified=st.integers(0, 2**31).map(float),
+    metadata=st.none() | TEXT,
+)
+ONE = RawObject("a", "jpg", "file:///a.jpg", 3, "v1", 1.5, '{"label": 1}')
+
+
+def as_tuple(item: RawObject) -> tuple[object, ...]:
+    return (item.key, item.component, item.uri, item.size, item.version, item.modified, str(item.metadata))
+
+
+@given(st.lists(OBJECTS))
+def test_a_manifest_holds_every_object(objects: list[RawObject]) -> None:
+    manifest = Manifest.from_objects(objects)
+    assert sorted(manifest, key=as_tuple) == sorted(objects, key=as_tuple)
+    assert manifest.objects == len(objects)
+    assert manifest.bytes == sum(item.size for item in objects) or sum(item.size for item in objects) >= 2**63
+    assert manifest.samples == len({item.key for item in objects})
+    assert manifest.table.schema == manifest_schema()
+
+
+@given(st.lists(OBJECTS, min_size=2).flatmap(lambda objects: st.tuples(st.just(objects), st.permutations(objects))))
+def test_equal_sets_of_objects_are_equal_manifests_whatever_the_order(
+    lists: tuple[list[RawObject], list[RawObject]],
+) -> None:
+    one, two = map(Manifest.from_objects, lists)
+    assert one.digest == two.digest
+    columns = [name for name in manifest_schema().names if name != "modified"]
+    assert one.table.select(columns) == two.table.select(columns)
+
+
+def test_one_uri_with_different_metadata_is_in_one_order() -> None:
+    two = replace(ONE, metadata='{"label": 2}')
+    assert Manifest.from_objects([ONE, two]).digest == Manifest.from_objects([two, ONE]).digest
+
+
+@given(st.lists(OBJECTS))
+def test_by_key_gives_each_key_once_with_all_its_objects(objects: list[RawObject]) -> None:
+    groups = list(Manifest.from_objects(objects).by_key())
+    assert [key for key, _ in groups] == sorted({item.key for item in objects})
+    for key, group in groups:
+        expected = [item for item in objects if item.key == key]
+        assert sorted(group, key=as_tuple) == sorted(expected, key=as_tuple)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"key": "b"}, {"component": "png"}, {"uri": "x"}, {"size": 4}, {"version": "v2"}, {"metadata": None}],
+    ids=str,
+)
+def test_the_digest_changes_with_all_that_an_object_is(change: dict[str, object]) -> None:
+    assert Manifest.from_objects([replace(ONE, **change)]).digest != Manifest.from_objects([ONE]).digest
+
+
+def test_the_digest_does_not_change_with_the_time_alone() -> None:
+    assert Manifest.from_objects([replace(ONE, modified=2.0)]).digest == Manifest.from_objects([ONE]).digest
+
+
+@given(st.lists(OBJECTS, max_size=4), st.lists(OBJECTS, max_size=4))
+def test_different_sets_have_different_digests(one: list[RawObject], two: list[RawObject]) -> None:
+    def identity(objects: list[RawObject]) -> list[str]:
+        return sorted(repr(replace(item, modified=0.0)) for item in objects)
+
+    same = identity(one) == identity(two)
+    assert (Manifest.from_objects(one).digest == Manifest.from_objects(two).digest) == same
+
+
+def test_a_manifest_of_many_objects_is_sorted_across_its_batches() -> None:
+    objects = [replace(ONE, key=f"{number:05d}") for number in reversed(range(25_000))]
+    manifest = Manifest.from_objects(objects)
+    keys = [key for key, _ in groupby(manifest, key=lambda item: item.key)]
+    assert keys == sorted(keys)
+    assert manifest.samples == 25_000
+
+
+def test_an_empty_manifest_is_one_too() -> None:
+    manifest = Manifest.from_objects([])
+    assert (manifest.objects, manifest.samples, manifest.bytes, list(manifest), list(manifest.by_key())) == (
+        0,
+        0,
+        0,
+        [],
+        [],
+    )
+
+
+def test_times_are_kept_to_the_microsecond() -> None:
+    [item] = Manifest.from_objects([replace(ONE, modified=1_790_000_000.123456)])
+    assert item.modified == pytest.approx(1_790_000_000.123456, abs=1e-6)

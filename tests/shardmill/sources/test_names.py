@@ -1,0 +1,190 @@
+import re
+import string
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from shardmill.errors import ConfigurationError
+from shardmill.sources.names import (
+    MAX_COMPONENT,
+    MAX_KEY,
+    ComponentPatterns,
+    encode_component,
+    encode_key,
+    split_name,
+)
+
+WEBDATASET = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+SKIPPED_BY_WEBDATASET = re.compile(r"__[^/]*__($|/)")
+
+NAMES = st.text(min_size=1) | st.text("aB_./~%é ", min_size=1, max_size=12) | st.text("a/", min_size=60, max_size=90)
+KEYS = NAMES
+COMPONENTS = st.text(st.characters(exclude_characters="/", codec="utf-8"), min_size=1) | st.text(
+    "aB_.~%é", min_size=1, max_size=30
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "component"),
+    [
+        ("cat.jpg", "cat", "jpg"),
+        ("train/cat.trimap.png", "train/cat", "trimap.png"),
+        ("v1.0/cat.jpg", "v1.0/cat", "jpg"),
+        ("README", "README", ""),
+        (".hidden", ".hidden", ""),
+        (".hidden.jpg", ".hidden", "jpg"),
+        ("a/...jpg", "a/...jpg", ""),
+        ("...", "...", ""),
+        ("cat.", "cat", ""),
+        ("cat..jpg", "cat", ".jpg"),
+        ("folder/", "folder/", ""),
+    ],
+)
+def test_a_name_splits_at_the_first_dot_of_its_last_part(name: str, key: str, component: str) -> None:
+    assert split_name(name) == (key, component)
+
+
+@given(NAMES)
+def test_splitting_loses_nothing_but_one_dot(name: str) -> None:
+    key, component = split_name(name)
+    assert name in (f"{key}.{component}", key)
+
+
+@given(KEYS)
+@example("..")
+@example("/absolute")
+@example("../../escape")
+@example("__meta__/cat")
+@example("x" * 300)
+def test_encoded_keys_are_ascii_without_space_or_dot_and_short(key: str) -> None:
+    encoded = encode_key(key)
+    assert re.fullmatch(r"[!-~]+", encoded)
+    assert "." not in encoded
+    assert len(encoded) <= MAX_KEY
+    assert not encoded.startswith("/")
+
+
+@given(COMPONENTS)
+@example("X" * 100 + ".PNG")
+def test_encoded_components_are_ascii_without_space_lower_case_and_short(component: str) -> None:
+    encoded = encode_component(component)
+    assert re.fullmatch(r"[!-~]+", encoded)
+    assert encoded == encoded.lower()
+    assert "/" not in encoded
+    assert len(encoded) <= MAX_COMPONENT
+
+
+@given(KEYS, COMPONENTS)
+def test_a_key_and_a_component_are_at_most_100_bytes_together(key: str, component: str) -> None:
+    assert len(f"{encode_key(key)}.{encode_component(component)}".encode()) <= 100
+
+
+@given(KEYS, COMPONENTS)
+@example("a/..", ".jpg")
+@example("__a__", "b__")
+@example("a/__b", "__key__")
+def test_webdataset_splits_an_encoded_name_where_we_do(key: str, component: str) -> None:
+    key, component = encode_key(key), encode_component(component)
+    match = WEBDATASET.match(f"{key}.{component}")
+    assert match
+    assert match.groups() == (key, component)
+
+
+@given(KEYS, COMPONENTS)
+@example("__meta__/cat", "jpg")
+@example("__", "x__")
+@example("a/__cat", "jpg")
+@example("cat", "__key__")
+@example("cat", "__bad__")
+def test_no_reader_takes_an_encoded_name_for_its_own_metadata(key: str, component: str) -> None:
+    name = f"{encode_key(key)}.{encode_component(component)}"
+    assert not SKIPPED_BY_WEBDATASET.match(name)
+    assert not name.rpartition("/")[2].startswith(("__", "."))  # datasets skips these
+    assert not encode_component(component).startswith("__")
+
+
+@given(st.lists(KEYS, min_size=2, unique=True))
+@example(["/a", "%2Fa"])
+@example(["a b", "a%20b"])
+@example(["a.b", "a%2Eb"])
+@example(["__a", "%5F_a", "_a"])
+@example(["é", "e\u0301"])
+def test_different_keys_stay_different(keys: list[str]) -> None:
+    assert len({encode_key(key) for key in keys}) == len(keys)
+
+
+@given(st.text(min_size=40))
+@example("x" * 100)
+@example("x" * MAX_KEY)
+def test_a_key_that_looks_like_a_shortened_one_is_not_taken_for_it(key: str) -> None:
+    shortened = encode_key(key)
+    assert shortened == key or encode_key(shortened) != shortened
+
+
+def test_shortened_keys_keep_their_beginning_and_stay_different() -> None:
+    keys = [f"{'train/' * 20}{number}" for number in range(1000)]
+    encoded = {encode_key(key) for key in keys}
+    assert len(encoded) == len(keys)
+    assert all(key.startswith("train/train/") and len(key) == MAX_KEY for key in encoded)
+
+
+@given(st.text(string.ascii_letters + string.digits + "_-/=+@,", max_size=MAX_KEY, min_size=1))
+def test_ordinary_keys_stay_as_they_are(key: str) -> None:
+    if not key.startswith("/") and "__" not in key:
+        assert encode_key(key) == key
+
+
+@given(COMPONENTS)
+def test_components_that_differ_in_case_alone_are_one(component: str) -> None:
+    assert encode_component(component.lower()) == encode_component(component)
+
+
+@given(st.lists(COMPONENTS.map(str.lower), min_size=2, unique=True))
+@example(["__key__", "%5f_key__"])
+@example(["x" * 40 + ".png", encode_component("x" * 40 + ".png")])
+@example(["\u0130", "\u0131"])
+def test_different_components_stay_different(components: list[str]) -> None:
+    lowered = {component.lower() for component in components}
+    assert len({encode_component(component) for component in lowered}) == len(lowered)
+
+
+def test_a_shortened_component_keeps_its_suffix() -> None:
+    assert encode_component("segmentation.of.the.whole.scene.png").endswith(".png")
+
+
+# Patterns
+
+
+def test_the_first_pattern_that_fits_the_whole_name_decides() -> None:
+    patterns = ComponentPatterns(
+        {"image.jpg": "images/{key}.jpg", "trimap.png": "annotations/trimaps/{key}.png", "other": "{key}"}
+    )
+    assert patterns.components == ("image.jpg", "trimap.png", "other")
+    assert patterns.split("images/cats/a.jpg") == ("cats/a", "image.jpg")
+    assert patterns.split("annotations/trimaps/a.b.png") == ("a.b", "trimap.png")
+    assert patterns.split("images/a.png") == ("images/a.png", "other")
+
+
+def test_a_name_that_fits_no_pattern_is_none() -> None:
+    patterns = ComponentPatterns({"jpg": "images/{key}.jpg"})
+    assert patterns.split("images/.jpg") is None
+    assert patterns.split("xx/images/a.jpg") is None
+    assert patterns.split("images/a.jpg~") is None
+
+
+def test_everything_but_the_key_is_literal() -> None:
+    patterns = ComponentPatterns({"jpg": "[a-z]+(1)/{key}.*"})
+    assert patterns.split("[a-z]+(1)/x.*") == ("x", "jpg")
+    assert patterns.split("b1/x.jpg") is None
+
+
+@given(KEYS)
+def test_a_pattern_gives_back_any_key(key: str) -> None:
+    assert ComponentPatterns({"jpg": "a/{key}.jpg"}).split(f"a/{key}.jpg") == (key, "jpg")
+
+
+@pytest.mark.parametrize("pattern", ["images/a.jpg", "{key}/{key}.jpg", "{name}.jpg", "{partition}/{key}.jpg", ""])
+def test_a_pattern_without_one_key_is_a_configuration_error(pattern: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"'jpg'.*{re.escape(repr(pattern))}"):
+        ComponentPatterns({"jpg": pattern})
