@@ -36,7 +36,7 @@ def _verify_shard(shards: ShardSet, entry: ShardEntry, layout: Layout) -> Iterat
     uri = join_uri(shards.folder, layout.index(entry.id, entry.fingerprint))
     data = shards.storage.read(uri)
     if hashlib.sha256(data).hexdigest() != entry.index_sha256:
-        yield f"{uri} is not what index.json says: its SHA-256 differs"
+        yield f"{uri} is not what index.json says: its SHA-256 differs. Delete it and materialize again"
     if entry.samples_in != entry.kept + entry.filtered + entry.rejects:
         yield f"shard {entry.id}: of {entry.samples_in} samples some are unaccounted for"
     if entry.url is None:
@@ -73,7 +73,7 @@ def _verify_table(shards: ShardSet, entry: ShardEntry, layout: Layout) -> Iterat
     stream, _ = shards.storage.open(uri)
     with stream:
         if hashlib.sha256(stream.read()).hexdigest() != entry.sha256:
-            yield f"{uri} is not what index.json says: its SHA-256 differs"
+            yield f"{uri} is not what index.json says: its SHA-256 differs. Delete it and materialize again"
         stream.seek(0)
         try:
             table = pq.read_table(stream, columns=["key"])

@@ -81,6 +81,11 @@ class Commit(BaseModel):
         """Digest over the names and digests of all shards and their indexes: equal digests, equal data and lineage."""
         return fingerprint(shards=[(e.id, e.fingerprint, e.sha256, e.index_sha256) for e in self.shards])
 
+    def says_the_same_as(self, other: Commit) -> bool:
+        """Whether the two differ in nothing but times and versions of software."""
+        mine, theirs = ((c.digest, c.name, c.stage_version, c.parameters) for c in (self, other))
+        return mine == theirs
+
     def to_json(self) -> bytes:
         """The bytes of `index.json`."""
         return self.model_dump_json(by_alias=True, indent=1).encode()
@@ -105,9 +110,11 @@ def publish_commit(
     commit: Commit,
     rejects: Callable[[], Iterator[Reject]],
     expected: str | None,
+    previous: Commit | None = None,
 ) -> Sequence[str]:
-    """Make `commit` the state of the partition and remove what it supersedes.
+    """Make `commit` the state of the partition and remove every shard file that it does not name.
 
+    `previous` is the commit at version `expected`; if the new one says the same, the index is left untouched.
     Returns the names of shard files that are gone, removed by somebody in the meantime: then nothing was committed, and
     they have to be made again. Raises ConflictError if the index is no longer at version `expected`.
     """
@@ -125,8 +132,9 @@ def publish_commit(
         named = {name for entry in commit.shards for name in file_names(entry, layout)}
         if missing := sorted(named - standing):
             return missing
-        storage.publish(_write_rejects(scratch / "rejects.parquet", rejects()), join_uri(folder, layout.rejects))
-        storage.replace(join_uri(folder, layout.commit), commit.to_json(), expected)
+        if previous is None or not commit.says_the_same_as(previous):
+            storage.publish(_write_rejects(scratch / "rejects.parquet", rejects()), join_uri(folder, layout.rejects))
+            storage.replace(join_uri(folder, layout.commit), commit.to_json(), expected)
         for name in standing - named:
             if layout.is_shard_file(name):
                 storage.delete(join_uri(folder, name))

@@ -19,6 +19,8 @@ MAX_COMPONENT = 27
 # Not "~": it marks what was shortened, so that no name in full looks like a shortened one.
 _SAFE_KEY = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/=+@,")
 _SAFE_COMPONENT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.=+@,")
+_PART = r"(?!__)[A-Za-z0-9_\-=+@,~%]"
+_MEMBER_NAME = re.compile(rf"{_PART}+(/+{_PART}+)*\0(?!__)[a-z0-9_\-.=+@,~%]+")
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -40,8 +42,7 @@ def encode_key(key: str) -> str:
     A key that would be longer than `MAX_KEY` keeps its beginning and ends in a digest of the whole.
     """
     encoded = re.sub("(^|/)__", r"\1%5F_", _percent_encode(key, _SAFE_KEY))
-    if encoded.startswith("/"):
-        encoded = "%2F" + encoded[1:]
+    encoded = re.sub("^/|/$", "%2F", encoded)
     if len(encoded) <= MAX_KEY:
         return encoded
     return f"{encoded[: MAX_KEY - 17]}~{_digest(key)}"
@@ -49,9 +50,7 @@ def encode_key(key: str) -> str:
 
 def is_member_name(key: str, component: str) -> bool:
     """Whether a sample's component can stand in a shard under these names as they are."""
-    plain_key = _percent_encode(key, _SAFE_KEY | {ord("%")}) == key and key[:1] not in ("", "/")
-    plain_component = component != "" and _percent_encode(component, _SAFE_COMPONENT | set(b"%ABCDEF")) == component
-    return plain_key and plain_component and len(f"{key}.{component}") <= MAX_NAME
+    return bool(_MEMBER_NAME.fullmatch(f"{key}\0{component}")) and len(f"{key}.{component}") <= MAX_NAME
 
 
 def encode_component(component: str) -> str:

@@ -22,7 +22,7 @@ from shardmill.shards.commit import (
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.index import read_report
 from shardmill.shards.layout import Layout, Suffix
-from shardmill.shards.report import Reject, ShardReport
+from shardmill.shards.report import Reject
 from shardmill.shards.slicing import slice_by_hash, slice_by_key
 from shardmill.shards.spec import ShardSpec
 from shardmill.shards.ustar import stored_size
@@ -70,13 +70,7 @@ class ShardSet:
 
     def rejects(self) -> Iterator[Reject]:
         """Every reject of the partition, from the shards' own reports."""
-        for entry in self.commit.shards:
-            if entry.rejects:
-                yield from self._report(entry).rejects
-
-    def _report(self, entry: ShardEntry) -> ShardReport:
-        uri = join_uri(self.folder, Layout(self.commit.suffix).index(entry.id, entry.fingerprint))
-        return read_report(self.storage.read(uri), uri)
+        return _rejects(self.storage, self.folder, self.commit.suffix, self.commit.shards)
 
     def transform(self, spec: TransformSpec) -> LazyShardSet:
         """These shards after a transform, shard by shard."""
@@ -144,14 +138,11 @@ class LazyShardSet:
             for entry in engine.run(make, todo, storage, meter.advance):
                 entries[entry.fingerprint] = entry
                 made += 1
-            commit = self._commit(name, [entries[digest] for digest in self.fingerprints])
-            result = ShardSet(storage, folder, commit, made)
-            if commit.total_rejects:
-                commit.rejects_by_reason.update(count_reasons(result.rejects()))
-                _check_rejects(result, max_reject_ratio)
-            if committed is not None and _same(commit, committed):
-                return ShardSet(storage, folder, committed, made)
-            missing = publish_commit(storage, folder, commit, result.rejects, version)
+            ordered = [entries[digest] for digest in self.fingerprints]
+            reasons = count_reasons(_rejects(storage, folder, self.stage.suffix, ordered))
+            result = ShardSet(storage, folder, self._commit(name, ordered, reasons), made)
+            _check_rejects(result, max_reject_ratio)
+            missing = publish_commit(storage, folder, result.commit, result.rejects, version, committed)
             if not missing:
                 return result
             layout = Layout(self.stage.suffix)
@@ -174,7 +165,7 @@ class LazyShardSet:
                 standing[digest] = entry
         return standing
 
-    def _commit(self, name: str, entries: list[ShardEntry]) -> Commit:
+    def _commit(self, name: str, entries: list[ShardEntry], reasons: dict[str, int]) -> Commit:
         return Commit(
             name=name,
             shardlist=[entry for entry in entries if entry.url is not None],
@@ -189,6 +180,7 @@ class LazyShardSet:
             total_bytes=sum(entry.filesize for entry in entries),
             total_filtered=sum(entry.filtered for entry in entries),
             total_rejects=sum(entry.rejects for entry in entries),
+            rejects_by_reason=reasons,
         )
 
 
@@ -205,16 +197,17 @@ def _left_behind(storage: Storage, folder: str, shard: str, digest: str, layout:
     return entry_of(report, shard, digest, layout, hashlib.sha256(data).hexdigest())
 
 
-def _same(new: Commit, old: Commit) -> bool:
-    """Whether a commit would change nothing for any reader."""
-    return new.digest == old.digest and all(
-        getattr(new, name) == getattr(old, name) for name in ("name", "stage_version", "parameters")
-    )
+def _rejects(storage: Storage, folder: str, suffix: Suffix, entries: Sequence[ShardEntry]) -> Iterator[Reject]:
+    """The rejects in the reports of these shards."""
+    for entry in entries:
+        if entry.rejects:
+            uri = join_uri(folder, Layout(suffix).index(entry.id, entry.fingerprint))
+            yield from read_report(storage.read(uri), uri).rejects
 
 
 def _check_rejects(result: ShardSet, max_reject_ratio: float) -> None:
     commit = result.commit
-    ratio = commit.total_rejects / commit.total_samples_in
+    ratio = commit.total_rejects / max(commit.total_samples_in, 1)
     if ratio <= max_reject_ratio:
         return
     reasons = ", ".join(f"{count} × {reason}" for reason, count in commit.rejects_by_reason.items())

@@ -60,7 +60,9 @@ class StoredShard:
                 yield sample, components
             hashing.drain()
         if hashing.digest.hexdigest() != self.entry.sha256:
-            raise CorruptionError(f"{uri} is not what index.json says: its SHA-256 differs. Materialize it again")
+            raise CorruptionError(
+                f"{uri} is not what index.json says: its SHA-256 differs. Delete it and materialize again"
+            )
 
     def _index(self, storage: Storage) -> Iterator[IndexRow]:
         uri = join_uri(self.folder, Layout("tar").index(self.entry.id, self.entry.fingerprint))

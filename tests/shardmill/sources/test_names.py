@@ -12,6 +12,7 @@ from shardmill.sources.names import (
     ComponentPatterns,
     encode_component,
     encode_key,
+    is_member_name,
     split_name,
 )
 
@@ -54,6 +55,8 @@ def test_splitting_loses_nothing_but_one_dot(name: str) -> None:
 @given(KEYS)
 @example("..")
 @example("/absolute")
+@example("/")
+@example("folder/")
 @example("../../escape")
 @example("__meta__/cat")
 @example("x" * 300)
@@ -63,6 +66,7 @@ def test_encoded_keys_are_ascii_without_space_or_dot_and_short(key: str) -> None
     assert "." not in encoded
     assert len(encoded) <= MAX_KEY
     assert not encoded.startswith("/")
+    assert not encoded.endswith("/")
 
 
 @given(COMPONENTS)
@@ -131,7 +135,7 @@ def test_shortened_keys_keep_their_beginning_and_stay_different() -> None:
 
 @given(st.text(string.ascii_letters + string.digits + "_-/=+@,", max_size=MAX_KEY, min_size=1))
 def test_ordinary_keys_stay_as_they_are(key: str) -> None:
-    if not key.startswith("/") and "__" not in key:
+    if key == key.strip("/") and "__" not in key:
         assert encode_key(key) == key
 
 
@@ -151,6 +155,43 @@ def test_different_components_stay_different(components: list[str]) -> None:
 
 def test_a_shortened_component_keeps_its_suffix() -> None:
     assert encode_component("segmentation.of.the.whole.scene.png").endswith(".png")
+
+
+@given(KEYS, COMPONENTS)
+@example("x" * 300, "Y" * 300)
+@example("a/" * 300, "é" * 9)
+@example("a//b", "jpg")
+def test_every_encoded_name_can_stand_in_a_shard(key: str, component: str) -> None:
+    assert is_member_name(encode_key(key), encode_component(component))
+
+
+@pytest.mark.parametrize(
+    ("key", "component"),
+    [
+        ("", "jpg"),
+        ("a", ""),
+        ("/a", "jpg"),
+        ("a/", "jpg"),
+        ("a.b", "jpg"),
+        ("a b", "jpg"),
+        ("é", "jpg"),
+        ("a\n", "jpg"),
+        ("a", "jpg\n"),
+        ("a\0b", "jpg"),
+        ("a", "JPG"),
+        ("a", "b/c"),
+        ("__a", "jpg"),
+        ("a/__b", "jpg"),
+        ("a", "__key__"),
+        ("x" * 97, "jpg"),
+    ],
+)
+def test_what_readers_would_misread_cannot_stand_in_a_shard(key: str, component: str) -> None:
+    assert not is_member_name(key, component)
+
+
+def test_a_name_of_100_bytes_can_stand_in_a_shard() -> None:
+    assert is_member_name("x" * 96, "jpg")
 
 
 # Patterns
