@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from resources.shard_set_io_manager import MAX_REJECT_RATIO, ROOT, SUFFIX
+from resources.shard_set_io_manager import MASKS, MAX_REJECT_RATIO, ROOT, SUFFIX
 from shardmill.dataset import AssetName, DatasetSpec, suffix_of
 from shardmill.errors import ConfigurationError
 from shardmill.shards.fingerprint import fingerprint
@@ -46,7 +46,12 @@ def asset_options(spec: DatasetSpec, asset: AssetName, kinds: set[str], code: st
         "kinds": kinds,
         "code_version": code,
         "description": f"{description}\n\n{spec.description}".strip(),
-        "metadata": {ROOT: spec.root, SUFFIX: suffix_of(asset), MAX_REJECT_RATIO: spec.max_reject_ratio},
+        "metadata": {
+            ROOT: spec.root,
+            SUFFIX: suffix_of(asset),
+            MAX_REJECT_RATIO: spec.max_reject_ratio,
+            MASKS: spec.transform.masks,
+        },
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -19,11 +19,11 @@ from shardmill.storage import join_uri
 _THUMBNAILS = 24
 
 
-def describe_shard_set(shards: ShardSet, seconds: float) -> dict[str, Any]:
-    """Metadata of one partition that took `seconds` to write."""
+def describe_shard_set(shards: ShardSet, seconds: float, masks: Sequence[str] = ()) -> dict[str, Any]:
+    """Metadata of one partition that took `seconds` to write; `masks` are its components that are label maps."""
     commit = shards.commit
     metadata: dict[str, Any] = {}
-    if sheet := _contact_sheet(shards):
+    if sheet := _contact_sheet(shards, masks):
         metadata["contact sheet"] = sheet
     for entry in commit.shards:
         if entry.picture:
@@ -122,11 +122,10 @@ def _column_schema(shards: ShardSet) -> dg.TableSchema:
     )
 
 
-def _contact_sheet(shards: ShardSet) -> dg.MetadataValue[Any] | None:
+def _contact_sheet(shards: ShardSet, masks: Sequence[str]) -> dg.MetadataValue[Any] | None:
     """Thumbnails of the first samples: each image, and beside it its label maps in colour."""
     if shards.commit.suffix != "tar" or not shards.shards:
         return None
-    masks = set(shards.commit.parameters.get("masks", ()))
     tiles = []
     for sample, _ in islice(shards.shards[0].read(shards.storage), _THUMBNAILS):
         for component, data in sample.components.items():

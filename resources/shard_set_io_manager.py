@@ -17,6 +17,7 @@ from shardmill.storage import absolute_uri, join_uri
 ROOT = "shardmill/root"
 SUFFIX = "shardmill/suffix"
 MAX_REJECT_RATIO = "shardmill/max_reject_ratio"
+MASKS = "shardmill/masks"
 """Definition metadata of an asset that the IO manager reads."""
 
 
@@ -39,7 +40,7 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
             written[partition] = self._write(context, partition, lazy)
         seconds = time.monotonic() - started
         if len(written) == 1:
-            context.add_output_metadata(describe_shard_set(written[partitions[0]], seconds))
+            context.add_output_metadata(describe_shard_set(written[partitions[0]], seconds, context.definition_metadata[MASKS]))
         else:
             context.add_output_metadata(describe_shard_sets(written, seconds))
 
