@@ -40,7 +40,8 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
             written[partition] = self._write(context, partition, lazy)
         seconds = time.monotonic() - started
         if len(written) == 1:
-            context.add_output_metadata(describe_shard_set(written[partitions[0]], seconds, context.definition_metadata[MASKS]))
+            masks = context.definition_metadata[MASKS]
+            context.add_output_metadata(describe_shard_set(written[partitions[0]], seconds, masks))
         else:
             context.add_output_metadata(describe_shard_sets(written, seconds))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -77,6 +77,7 @@ def run(
                         f"{key} {asset}: {commit.total_samples:,} samples, {len(commit.shards)} shards "
                         f"({shards.made} made), {decimal(commit.total_bytes)}{rejects}",
                         highlight=False,
+                        soft_wrap=True,
                     )
             console.print(f"{key}: done in {time.monotonic() - started:.1f} s", highlight=False)
 
@@ -86,13 +87,26 @@ def partitions(file: DatasetFile) -> None:
     """List the partitions and the state of each asset against the source as it is now."""
     with _readable_errors():
         dataset = load_dataset(file)
-        table = Table("partition", "asset", "state", "samples", "shards", "bytes", "rejects")
+        header = ("partition", "asset", "state", "samples", "shards", "bytes", "rejects")
+        rows: list[Sequence[str]] = []
         for key in dataset.spec.partitions:
             for found in chain.states(dataset, key):
                 commit = found.commit
                 figures = _figures(commit) if commit else []
-                table.add_row(key, found.asset, found.state, *figures)
-        console.print(table)
+                rows.append((key, found.asset, found.state, *figures))
+        _print_table(header, rows)
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal; elsewhere a line a row, its cells apart by tabs, as `cut` and `grep` want them."""
+    if not console.is_terminal:
+        for row in (header, *rows):
+            typer.echo("\t".join(row))
+        return
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 def _figures(commit: Commit) -> list[str]:
@@ -147,17 +161,18 @@ def show(
             for sample, rows in shard.read(shards.storage):
                 if key not in (None, sample.key):
                     continue
-                table = Table("component", "bytes", "pixels", "sha256", "raw object", "version")
+                header = ("component", "bytes", "pixels", "sha256", "raw object", "version")
+                table: list[Sequence[str]] = []
                 for component, data in sample.components.items():
                     row = rows[component]
                     cells = (component, f"{len(data):,}", _pixels(component, data), row.sha256[:12])
-                    table.add_row(*cells, row.source_uri, row.source_version)
+                    table.append((*cells, row.source_uri, row.source_version))
                     if save is not None:
                         target = save / f"{sample.key.replace('/', '_')}.{component}"
                         save.mkdir(parents=True, exist_ok=True)
                         target.write_bytes(data)
-                console.print(f"[bold]{sample.key}[/] in {shard.file_name}", highlight=False)
-                console.print(table)
+                console.print(f"[bold]{escape(sample.key)}[/] in {shard.file_name}", highlight=False)
+                _print_table(header, table)
                 _show_vector(dataset, partition, sample.key)
                 return
         raise ConfigurationError(f"{asset.value} of {partition} has no sample {key!r}")

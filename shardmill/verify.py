@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from typing import BinaryIO
 
 from shardmill.errors import CorruptionError, ShardmillError
@@ -24,7 +25,10 @@ def verify(shards: ShardSet) -> Iterator[str]:
             yield from _verify_shard(shards, entry, layout)
         except (FileNotFoundError, ShardmillError) as error:
             yield f"shard {entry.id}: {error}"
-    yield from _verify_totals(shards)
+    try:
+        yield from _verify_totals(shards)
+    except (FileNotFoundError, ShardmillError) as error:
+        yield str(error)
     named = {name for entry in shards.commit.shards for name in file_names(entry, layout)}
     for info in shards.storage.list(shards.folder):
         name = relative_to(shards.folder, info.uri)
@@ -77,11 +81,14 @@ def _verify_table(shards: ShardSet, entry: ShardEntry, layout: Layout) -> Iterat
         stream.seek(0)
         try:
             table = pq.read_table(stream, columns=["key"])
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise CorruptionError(f"{uri} is not a table: {error}") from error
     samples = len(set(table["key"].to_pylist()))
     if samples != entry.nsamples:
         yield f"{uri} holds {samples} samples, index.json says {entry.nsamples}"
+    picture = join_uri(shards.folder, layout.picture(entry.id, entry.fingerprint))
+    if entry.picture is not None and shards.storage.stat(picture) is None:
+        yield f"{picture} does not exist, and index.json names it"
 
 
 def _verify_totals(shards: ShardSet) -> Iterator[str]:
@@ -93,6 +100,20 @@ def _verify_totals(shards: ShardSet) -> Iterator[str]:
     listed = sum(1 for _ in shards.rejects())
     if listed != commit.total_rejects:
         yield f"index.json says {commit.total_rejects} rejects, the shards' reports list {listed}"
+    uri = join_uri(shards.folder, Layout(commit.suffix).rejects)
+    tabled = _rows(shards.storage.read(uri), uri)
+    if tabled != commit.total_rejects:
+        yield f"index.json says {commit.total_rejects} rejects, {uri} lists {tabled}"
+
+
+def _rows(data: bytes, uri: str) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(BytesIO(data)).num_rows)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptionError(f"{uri} is not a table: {error}") from error
 
 
 def _range(stream: BinaryIO, row: IndexRow) -> bytes:

@@ -54,7 +54,7 @@ def _make(
     try:
         with storage.scratch(make.folder) as scratch:
             return make(shard, Work(storage, scratch, threads, advance))
-    except (ShardmillError, AssertionError) as error:
+    except (ShardmillError, AssertionError, OSError) as error:
         raise EngineError(f"{make.stage.name} failed on shard {shard.id} of {make.folder}: {error}") from error
 
 
@@ -69,7 +69,7 @@ def _run_in_processes(
     # Never forked from this process: storage clients and thread pools do not survive that.
     context = multiprocessing.get_context("forkserver")
     counts = context.SimpleQueue()
-    cancelled = context.Event()
+    cancelled = context.RawValue("b")  # without a lock, which a worker that dies could hold for ever
     pool = ProcessPoolExecutor(processes, context, _start_worker, (counts, cancelled))
     try:
         futures = {pool.submit(_make_in_worker, make, shard, storage, threads): shard for shard in shards}
@@ -82,7 +82,7 @@ def _run_in_processes(
                     "memory, give the engine fewer workers. Finished shards are kept: run again to go on"
                 ) from error
     finally:
-        cancelled.set()
+        cancelled.value = True
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -117,7 +117,7 @@ def _start_worker(counts: Any, cancelled: Any) -> None:
 
 
 def _count(counts: Any, cancelled: Any, samples: int) -> None:
-    if cancelled.is_set():
+    if cancelled.value:
         raise _Cancelled
     counts.put(samples)
 

@@ -19,8 +19,8 @@ MAX_COMPONENT = 27
 # Not "~": it marks what was shortened, so that no name in full looks like a shortened one.
 _SAFE_KEY = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/=+@,")
 _SAFE_COMPONENT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.=+@,")
-_PART = r"(?!__)[A-Za-z0-9_\-=+@,~%]"
-_MEMBER_NAME = re.compile(rf"{_PART}+(/+{_PART}+)*\0(?!__)[a-z0-9_\-.=+@,~%]+")
+_PART = r"(?!__)[A-Za-z0-9_\-=+@,~%]+"
+_MEMBER_NAME = re.compile(rf"{_PART}(/+{_PART})*\0(?!__)[a-z0-9_\-.=+@,~%]+")
 
 
 def split_name(name: str) -> tuple[str, str]:

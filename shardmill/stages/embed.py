@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from shardmill.concurrency import bounded_map
 from shardmill.embedders import Embedder, EmbedderSpec, Runtime, build_runtime, load_embedder
+from shardmill.embedders.protocol import weights_identity
 from shardmill.errors import Rejected
 from shardmill.images import MAX_PIXELS, decode_image
 from shardmill.samples import EncodedSample, image_format
@@ -55,7 +56,7 @@ class EmbedStage:
 
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
         """See `Stage`. Decodes in threads while the model runs. Raises CorruptionError, StorageError."""
-        embedder, runtime = _loaded(self.spec, work.threads)
+        embedder, runtime = _loaded(self.spec, weights_identity(self.spec), work.threads)
         rejects: list[Reject] = []
         waiting: deque[list[_Row]] = deque()
         bytes_in = 0
@@ -139,8 +140,8 @@ class EmbedStage:
 
 
 @lru_cache(maxsize=1)
-def _loaded(spec: EmbedderSpec, threads: int) -> tuple[Embedder, Runtime]:
-    """The model, once a process: loading and compiling it takes seconds."""
+def _loaded(spec: EmbedderSpec, weights: str, threads: int) -> tuple[Embedder, Runtime]:  # noqa: ARG001
+    """The model, once a process, and anew when its weights' file is: loading and compiling it takes seconds."""
     embedder = load_embedder(spec)
     return embedder, build_runtime(embedder, spec, threads)
 

@@ -40,18 +40,18 @@ class StoredShard:
         return Layout("tar").data(self.entry.id, self.entry.fingerprint)
 
     def identity(self) -> Any:
-        """Digests of the bytes and of their lineage."""
-        return [self.entry.sha256, self.entry.index_sha256]
+        """The name, which tables of embeddings record, and the digests of the bytes and of their lineage."""
+        return [self.file_name, self.entry.sha256, self.entry.index_sha256]
 
     def read(self, storage: Storage) -> Iterator[tuple[EncodedSample, dict[str, IndexRow]]]:
         """Each sample with its rows of the index by component, streaming.
 
-        Raises CorruptionError if the bytes are not those that were committed; the digest is known at the end.
+        Raises CorruptionError if the bytes are not those that were committed, or are gone; the tar's digest is known
+        at the end.
         """
         uri = join_uri(self.folder, self.file_name)
         rows = _by_key(self._index(storage))
-        stream, _ = storage.open(uri)
-        with stream:
+        with _open(uri, storage) as stream:
             hashing = _HashingStream(stream)
             for sample in read_samples(cast(BinaryIO, hashing), uri):
                 key, components = next(rows, ("", {}))
@@ -60,13 +60,28 @@ class StoredShard:
                 yield sample, components
             hashing.drain()
         if hashing.digest.hexdigest() != self.entry.sha256:
-            raise CorruptionError(
-                f"{uri} is not what index.json says: its SHA-256 differs. Delete it and materialize again"
-            )
+            raise _damaged(uri)
 
     def _index(self, storage: Storage) -> Iterator[IndexRow]:
         uri = join_uri(self.folder, Layout("tar").index(self.entry.id, self.entry.fingerprint))
-        return read_index(storage.read(uri), uri)
+        with _open(uri, storage) as stream:
+            data = stream.read()
+        if hashlib.sha256(data).hexdigest() != self.entry.index_sha256:
+            raise _damaged(uri)
+        return read_index(data, uri)
+
+
+def _open(uri: str, storage: Storage) -> BinaryIO:
+    try:
+        return storage.open(uri)[0]
+    except FileNotFoundError:
+        raise CorruptionError(f"{uri} is gone, and index.json names it. Materialize its partition again") from None
+
+
+def _damaged(uri: str) -> CorruptionError:
+    return CorruptionError(
+        f"{uri} is not what index.json says: its SHA-256 differs. Delete it and materialize its partition again"
+    )
 
 
 def _by_key(rows: Iterator[IndexRow]) -> Iterator[tuple[str, dict[str, IndexRow]]]:

@@ -1,0 +1,232 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shardmill.dataset import ASSETS, load_dataset, suffix_of
+from shardmill.errors import ConfigurationError
+
+MINIMAL = """
+name: pets
+root: /data/out
+source: {uri: "/data/raw/{partition}"}
+partitions: ["2026-01", "2026-02"]
+"""
+WriteYaml = Callable[[str], Path]
+SANDBOX = pytest.mark.xfail(
+    strict=True, reason="jinja's sandbox asks `env` for `unsafe_callable`, which it takes for a variable's name"
+)
+
+
+@pytest.fixture
+def yaml_file(tmp_path: Path) -> WriteYaml:
+    def make(content: str) -> Path:
+        file = tmp_path / "defs.yaml"
+        file.write_text(content)
+        return file
+
+    return make
+
+
+def with_lines(*lines: str, without: str = "") -> str:
+    """The minimal file with these top-level lines, each in place of the one of the same name."""
+    names = [line.partition(":")[0] for line in lines] + [without]
+    kept = [line for line in MINIMAL.strip().splitlines() if line.partition(":")[0] not in names]
+    return "\n".join([*kept, *lines])
+
+
+def test_bare_attributes_are_a_dataset(yaml_file: WriteYaml) -> None:
+    spec = load_dataset(yaml_file(MINIMAL)).spec
+    assert (spec.name, spec.root, spec.source.uri) == ("pets", "/data/out", "/data/raw/{partition}")
+    assert spec.partitions == ["2026-01", "2026-02"]
+
+
+def test_a_component_s_defs_yaml_is_the_same_dataset(yaml_file: WriteYaml) -> None:
+    bare = load_dataset(yaml_file(MINIMAL)).spec
+    indented = MINIMAL.replace("\n", "\n  ")
+    assert load_dataset(yaml_file(f"type: orchestration.component.ImageDataset\nattributes:{indented}")).spec == bare
+
+
+def test_the_demo_s_defs_yaml_is_a_dataset() -> None:
+    project = Path(__file__).parents[2]
+    spec = load_dataset(project / "orchestration" / "defs" / "demo" / "defs.yaml").spec
+    assert spec.root == f"{project}/data/assets"
+
+
+@SANDBOX
+def test_the_environment_s_default_is_filled_in(yaml_file: WriteYaml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PETS_MAX", "7")
+    monkeypatch.delenv("PETS_RAW", raising=False)
+    content = with_lines(
+        "source: {uri: \"{{ env('PETS_RAW', '/mnt/raw') }}/{partition}\"}",
+        "shards: {max_samples: \"{{ env('PETS_MAX') }}\"}",
+    )
+    spec = load_dataset(yaml_file(content)).spec
+    assert (spec.source.uri, spec.shards.max_samples) == ("/mnt/raw/{partition}", 7)
+
+
+def test_the_environment_is_filled_in(yaml_file: WriteYaml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PETS_ROOT", "/mnt/pets")
+    monkeypatch.setenv("PETS_MAX", "7")
+    content = with_lines('root: "{{ env.PETS_ROOT }}/out"', 'shards: {max_samples: "{{ env.PETS_MAX }}"}')
+    spec = load_dataset(yaml_file(content)).spec
+    assert (spec.root, spec.shards.max_samples) == ("/mnt/pets/out", 7)
+
+
+def test_templates_are_filled_in_within_lists(yaml_file: WriteYaml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAY", "2026-03")
+    assert load_dataset(yaml_file(with_lines('partitions: ["{{ env.DAY }}"]'))).spec.partitions == ["2026-03"]
+
+
+def test_the_project_root_is_the_nearest_folder_above_with_a_pyproject(tmp_path: Path) -> None:
+    folder = tmp_path / "project" / "defs" / "pets"
+    folder.mkdir(parents=True)
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "project" / "pyproject.toml").touch()
+    file = folder / "defs.yaml"
+    file.write_text(with_lines('root: "{{ context.project_root }}/data"'))
+    assert load_dataset(file).spec.root == f"{tmp_path}/project/data"
+
+
+def test_without_a_pyproject_the_project_root_is_the_file_s_folder(tmp_path: Path) -> None:
+    if any((folder / "pyproject.toml").exists() for folder in tmp_path.parents):
+        pytest.skip("there is a pyproject.toml above the temporary folder")
+    file = tmp_path / "pets.yaml"
+    file.write_text(with_lines('root: "{{ context.project_root }}"'))
+    assert load_dataset(file).spec.root == str(tmp_path)
+
+
+def test_folders_are_below_the_root_by_dataset_asset_and_partition(yaml_file: WriteYaml) -> None:
+    dataset = load_dataset(yaml_file(MINIMAL))
+    assert dataset.folder("embeddings", "2026-01") == "file:///data/out/pets/embeddings/2026-01"
+    assert dataset.home == "file:///data/out/pets"
+    assert dataset.name("raw_images", "2026-02") == "pets/raw_images/2026-02"
+    folders = {dataset.folder(asset, partition) for asset in ASSETS for partition in dataset.spec.partitions}
+    assert len(folders) == 2 * len(ASSETS)
+
+
+def test_a_partition_that_is_not_declared_is_a_configuration_error(yaml_file: WriteYaml) -> None:
+    with pytest.raises(ConfigurationError, match=r"pets has no partition '2026-09'; it has 2026-01, 2026-02"):
+        load_dataset(yaml_file(MINIMAL)).folder("embeddings", "2026-09")
+
+
+def test_shards_are_tars_and_all_else_tables() -> None:
+    tars = {asset for asset in ASSETS if suffix_of(asset) == "tar"}
+    assert tars == {"webdataset_shards", "transformed_shards"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (with_lines("shard: {max_samples: 3}"), "shard: Extra inputs"),
+        (with_lines("shards: {max_sample: 3}"), r"shards\.max_sample: Extra inputs"),
+        (with_lines("shards: {max_samples: many}"), r"shards\.max_samples: .*integer"),
+        (with_lines("shards: {max_samples: 0}"), r"shards\.max_samples: .*greater than 0"),
+        (with_lines("shards: {order: random}"), r"shards\.order: .*'hash' or 'key'"),
+        (with_lines(without="partitions"), "partitions: Field required"),
+        (with_lines("partitions: []"), "partitions: .*at least 1 item"),
+        (with_lines("partitions: [a, a]"), "partitions: .*different from each other"),
+        (with_lines("partitions: [2026-01-01]"), r"partitions\.0: .*string"),
+        (with_lines('partitions: ["a/b", "c"]'), "partitions: .*'a/b'"),
+        (with_lines('partitions: ["..", "c"]'), r"partitions: .*'\.\.'"),
+        (with_lines('partitions: ["a...b", "c"]'), r"partitions: .*'a\.\.\.b'"),
+        (with_lines('partitions: ["a,b", "c"]'), "partitions: .*'a,b'"),
+        (with_lines('partitions: ["a\\n", "c"]'), r"partitions: .*'a\\n'"),
+        (with_lines('name: "my pets"'), "name: "),
+        (with_lines('name: "pets\\n"'), "name: "),
+        (with_lines('name: ""'), "name: "),
+        (with_lines(without="root"), "root: Field required"),
+        (with_lines(without="source"), "source: Field required"),
+        (with_lines("source: {}"), "source: .*either `uri`"),
+        (with_lines("source: {uri: 'a/{partition}', table: b.csv}"), "source: .*either `uri`"),
+        (with_lines("source: {uri: /data/raw}"), r"/data/raw.*\{partition\}"),
+        (with_lines("source: {uri: 'a/{partition}', components: {jpg: a.jpg}}"), r"source\.components: .*'a\.jpg'"),
+        (with_lines("gpu: true", "embedder: {runtime: openvino}"), "gpu: true.*openvino"),
+        (with_lines("embedder: {batch_size: 0}"), r"embedder\.batch_size: "),
+        (with_lines("max_reject_ratio: 1.5"), "max_reject_ratio: "),
+        (with_lines("projection: tsne"), "projection: "),
+        (with_lines("transform: {operations: [{arguments: {size: 3}}]}"), r"operations\.0\.operation: Field required"),
+        ("type: x\nattributes: [1, 2]", "valid dictionary"),
+        ("type: x\nattributes:", "valid dictionary"),
+    ],
+    ids=lambda value: value.splitlines()[-1] if "\n" in value else "",
+)
+def test_a_mistake_is_a_configuration_error_that_names_the_file_and_the_field(
+    yaml_file: WriteYaml, content: str, message: str
+) -> None:
+    file = yaml_file(content)
+    with pytest.raises(ConfigurationError, match=f"(?s){re.escape(str(file))} declares no valid dataset.*{message}"):
+        load_dataset(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "declares no dataset"),
+        ("just text", "declares no dataset"),
+        ("- a\n- b", "declares no dataset"),
+        ("name: [unclosed", "is not YAML"),
+        ("name: a\n---\nname: b", "is not YAML"),
+        ("x: !!python/object:os.system {}", "is not YAML"),
+        (with_lines('root: "{{ nothing.here }}"'), r"cannot fill in .*nothing\.here"),
+        (with_lines('root: "{{ unclosed"'), "cannot fill in"),
+        (with_lines("root: \"{{ ''.__class__.__mro__ }}\""), "cannot fill in"),
+    ],
+)
+def test_what_is_no_dataset_file_is_a_configuration_error_that_names_it(
+    yaml_file: WriteYaml, content: str, message: str
+) -> None:
+    file = yaml_file(content)
+    with pytest.raises(ConfigurationError, match=f"(?s){re.escape(str(file))}.*{message}"):
+        load_dataset(file)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ env.PETS_MISSING }}", pytest.param("{{ env('PETS_MISSING') }}", marks=SANDBOX)]
+)
+def test_a_missing_environment_variable_is_a_configuration_error_that_names_it(
+    yaml_file: WriteYaml, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    monkeypatch.delenv("PETS_MISSING", raising=False)
+    with pytest.raises(ConfigurationError, match="PETS_MISSING, which is not set"):
+        load_dataset(yaml_file(with_lines(f'root: "{template}"')))
+
+
+def test_several_mistakes_are_all_named(yaml_file: WriteYaml) -> None:
+    with pytest.raises(ConfigurationError, match=r"(?s)max_reject_ratio.*colour"):
+        load_dataset(yaml_file(with_lines("max_reject_ratio: 2", "colour: red")))
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "folder"])
+def test_a_file_that_cannot_be_read_is_a_configuration_error_that_names_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigurationError, match=f"cannot read the dataset file {tmp_path / name}"):
+        load_dataset(tmp_path / name)
+
+
+@pytest.mark.xfail(strict=True, reason="UnicodeDecodeError is neither an OSError nor a YAMLError")
+def test_a_file_that_is_not_utf_8_is_a_configuration_error_that_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "defs.yaml"
+    file.write_bytes(b"name: \xff")
+    with pytest.raises(ConfigurationError, match=str(file)):
+        load_dataset(file)
+
+
+def test_a_value_that_is_refused_is_not_repeated(yaml_file: WriteYaml, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have come from the environment, and be a secret."""
+    monkeypatch.setenv("SECRET", "hunter2")
+    with pytest.raises(ConfigurationError) as caught:
+        load_dataset(yaml_file(with_lines('password: "{{ env.SECRET }}"', 'max_pixels: "{{ env.SECRET }}"')))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_gpu_goes_with_the_runtimes_that_use_one(yaml_file: WriteYaml) -> None:
+    for runtime in ("auto", "cuda"):
+        content = with_lines("gpu: true", f"embedder: {{runtime: {runtime}}}")
+        assert load_dataset(yaml_file(content)).spec.gpu
+
+
+def test_one_partition_needs_no_place_in_the_source(yaml_file: WriteYaml) -> None:
+    content = with_lines("partitions: [all]", "source: {uri: /data/raw}")
+    assert load_dataset(yaml_file(content)).spec.partitions == ["all"]
