@@ -2,6 +2,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,54 @@ def test_of_two_writers_one_wins_and_the_other_is_told(
         [winner] = [number for number, result in results.items() if result == "won"]
         assert read_commit(storage, folder, suffix)[0] == commits[winner]
         assert shard_files(commits[winner]) <= names(storage, folder)
+
+
+def test_a_second_writer_waits_until_the_first_is_done(
+    storage: Storage, folder: str, tmp_path: Path, make: Make
+) -> None:
+    first, second = make({"000000": "a"}, "tar"), make({"000000": "b"}, "tar")
+    results: list[str] = []
+
+    def late() -> None:
+        try:
+            publish_commit(storage, folder, second, lambda: iter([]), None)
+        except ConflictError:
+            results.append("lost")
+
+    writer = threading.Thread(target=late)
+
+    def slow_rejects() -> Iterator[Reject]:
+        writer.start()
+        writer.join(0.2)
+        results.append("waits" if writer.is_alive() else "does not wait")
+        return rejects()
+
+    publish_commit(storage, folder, first, slow_rejects, None)
+    writer.join()
+    assert results == ["waits", "lost"]
+    assert pq.read_table(tmp_path / "rejects.parquet").num_rows == len(REJECTS)
+
+
+class Unlocked(Storage):
+    """A store that cannot keep writers apart, as object stores cannot."""
+
+    def exclusive(self, _: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_where_a_store_cannot_exclude_the_index_still_has_one_winner(folder: str, make: Make, existing: bool) -> None:
+    storage = Unlocked()
+    version = publish(storage, folder, make({"000000": "old"}, "tar")) if existing else None
+    first, second = make({"000000": "a"}, "tar"), make({"000000": "b"}, "tar")
+
+    def overtaken() -> Iterator[Reject]:
+        publish_commit(storage, folder, first, rejects, version)
+        return rejects()
+
+    with pytest.raises(ConflictError):
+        publish_commit(storage, folder, second, overtaken, version)
+    assert read_commit(storage, folder, "tar")[0] == first
 
 
 def test_a_loser_leaves_the_winner_s_rejects_and_shards_alone(storage: Storage, folder: str, make: Make) -> None:

@@ -189,4 +189,5 @@ def test_shards_that_a_change_does_not_touch_keep_their_ids_in_key_order() -> No
 def test_key_shards_are_filled_to_a_quarter_on_average_and_rarely_cut_by_the_limit() -> None:
     lengths = [len(members) for _, members in cut(slice_by_key, many(60_000), 400, 10**9)]
     assert 80 <= sum(lengths) / len(lengths) <= 120
+    assert max(lengths) == 400
     assert sum(length == 400 for length in lengths) / len(lengths) < 0.05

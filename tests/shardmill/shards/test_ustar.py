@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import webdataset
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shardmill.errors import CorruptionError
@@ -69,11 +69,12 @@ def test_webdataset_reads_what_is_written(samples: Samples) -> None:
 
 
 @given(KEYS, COMPONENTS, DATA)
+@example("a/_b", "_c", b"data")
 def test_members_are_byte_for_byte_those_of_webdataset_s_writer(key: str, component: str, data: bytes) -> None:
     theirs = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        writer = webdataset.TarWriter(theirs, user="", group="", mtime=0, encoder=False)
+        writer = webdataset.TarWriter(theirs, user="", group="", mtime=0, encoder=False, keep_meta=True)
         writer.write({"__key__": key, component: data})
         writer.close()
     size = stored_size(len(data))
