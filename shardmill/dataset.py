@@ -92,9 +92,11 @@ def load_dataset(file: Path) -> Dataset:
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigurationError(f"cannot read the dataset file {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file} is not a text in UTF-8: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{file} is not YAML: {error}") from error
     if not isinstance(content, dict):
@@ -135,7 +137,11 @@ def suffix_of(asset: AssetName) -> Suffix:
     return "tar" if asset in ("webdataset_shards", "transformed_shards") else "parquet"
 
 
-class _Environment:
+class TemplateEnvironment:
+    """`env` in templates: `env.NAME`, or `env('NAME', 'default')`. Raises ConfigurationError for what is not set."""
+
+    unsafe_callable = alters_data = False  # jinja's sandbox asks
+
     def __call__(self, name: str, default: str | None = None) -> str:
         value = os.environ.get(name, default)
         if value is None:
@@ -143,7 +149,7 @@ class _Environment:
         return value
 
     def __getattr__(self, name: str) -> str:
-        if name.startswith("jinja"):
+        if name.startswith(("jinja", "__")):  # jinja looks for marks of its own on what it calls
             raise AttributeError(name)
         return self(name)
 
@@ -161,8 +167,8 @@ def _rendered(value: Any, file: Path) -> Any:
 
     try:
         template = SandboxedEnvironment(undefined=StrictUndefined).from_string(value)
-        return template.render(env=_Environment(), context={"project_root": str(_project_root(file))})
-    except TemplateError as error:
+        return template.render(env=TemplateEnvironment(), context={"project_root": str(_project_root(file))})
+    except (TemplateError, ArithmeticError, TypeError) as error:
         raise ConfigurationError(f"{file}: cannot fill in {value!r}: {error}") from error
 
 

@@ -42,6 +42,7 @@ def import_torchvision() -> ModuleType:
                 library.define(schema)  # type: ignore[no-untyped-call]
             _library = library
         import torchvision
+        import torchvision.tv_tensors  # which torchvision itself does not import
 
         module: ModuleType = torchvision
         return module

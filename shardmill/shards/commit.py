@@ -40,6 +40,8 @@ class ShardEntry(BaseModel):
     bytes_in: int
     seconds: float
     """Time that the stage took to make the shard."""
+    runtime: str = ""
+    """What computed the shard, where there is a choice and the run that committed it also made it."""
     picture: str | None = None
     """A picture of the shard, relative to `index.json`."""
     summary: dict[str, float | str] = {}
@@ -166,6 +168,7 @@ def entry_of(report: ShardReport, shard: str, digest: str, layout: Layout, index
         rejects=len(report.rejects),
         bytes_in=report.bytes_in,
         seconds=report.seconds,
+        runtime=report.runtime,
         picture=layout.picture(shard, digest).removeprefix(layout.side) if report.picture else None,
         summary=report.summary,
     )

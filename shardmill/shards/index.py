@@ -61,11 +61,11 @@ class IndexWriter:
             column.append(value)
 
     def write(self, file: Path, report: ShardReport) -> None:
-        """Write the Parquet file. Equal rows give equal bytes, but for the report's `seconds`, which is left out."""
+        """Write the Parquet file. Equal rows give equal bytes, but for the report's `seconds` and `runtime`, which are left out."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        stable = report.model_copy(update={"seconds": 0.0})
+        stable = report.model_copy(update={"seconds": 0.0, "runtime": ""})
         schema = _schema().with_metadata({_REPORT: stable.model_dump_json().encode()})
         pq.write_table(pa.table(self._columns, schema=schema), file, compression="zstd")
 

@@ -37,6 +37,8 @@ class ShardReport(BaseModel):
     """Of the data file, in hexadecimal; empty if there is none."""
     seconds: float = 0.0
     """Time that the stage took."""
+    runtime: str = ""
+    """What computed it, where there is a choice. Like `seconds` for the record: not part of the shard's identity."""
     rejects: list[Reject] = []
     picture: bool = False
     """Whether a picture was made of it."""

@@ -123,7 +123,8 @@ class EmbedStage:
             bytes=len(content) if count else 0,
             sha256=hashlib.sha256(content).hexdigest() if count else "",
             rejects=rejects,
-            summary={"runtime": runtime.name, "dimensions": embedder.dimension},
+            runtime=runtime.name,
+            summary={"dimensions": embedder.dimension},
         )
         return OutputFiles(file if count else None, index), report
 
