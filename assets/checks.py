@@ -52,9 +52,7 @@ def _check(
         dataset = Dataset(spec, storage.open())
         results: dict[str, tuple[bool, Metadata]] = {}
         for partition in context.op_execution_context.partition_keys:
-            shards = chain.stored(dataset, asset, partition)
-            missing = (False, {"reason": f"nothing is committed for {partition}"})
-            results[partition] = verdict(dataset, partition, shards) if shards else missing
+            results[partition] = _verdict(verdict, dataset, asset, partition)
         passed = all(good for good, _ in results.values())
         if len(results) == 1:
             ((_, metadata),) = results.values()
@@ -67,6 +65,17 @@ def _check(
         return dg.asset_check(
             asset=asset_key(spec, asset), name=name, description=description, partitions_def=partitions_of(spec)
         )(check)
+
+
+def _verdict(verdict: Verdict, dataset: Dataset, asset: AssetName, partition: str) -> tuple[bool, Metadata]:
+    """The verdict; stored bytes that cannot be read at all fail a check like any others."""
+    try:
+        shards = chain.stored(dataset, asset, partition)
+        if shards is None:
+            return False, {"reason": f"nothing is committed for {partition}: materialize it first"}
+        return verdict(dataset, partition, shards)
+    except Exception as error:  # whatever webdataset, tarfile or pyarrow make of them
+        return False, {"reason": f"{type(error).__name__}: {error}"}
 
 
 def _nothing_lost(dataset: Dataset, partition: str, shards: ShardSet) -> tuple[bool, Metadata]:

@@ -5,9 +5,10 @@ from typing import Any
 
 import dagster as dg
 
+from resources.failures import failure
 from resources.shard_set_io_manager import MASKS, MAX_REJECT_RATIO, ROOT, SUFFIX
 from shardmill.dataset import AssetName, DatasetSpec, suffix_of
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ShardmillError
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.stages.shard_set import LazyShardSet, ShardSet
 
@@ -62,8 +63,8 @@ def lazy_output(context: dg.AssetExecutionContext, make: Callable[[str], LazySha
     """
     try:
         lazy = {partition: make(partition) for partition in context.partition_keys}
-    except ConfigurationError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+    except ShardmillError as error:
+        raise failure(error) from error
     if len(lazy) == 1:
         (only,) = lazy.values()
         return dg.Output(only, data_version=dg.DataVersion(only.digest))

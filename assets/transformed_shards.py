@@ -12,7 +12,7 @@ from shardmill.stages.transform import TransformStage
 def build_transformed_shards(spec: DatasetSpec) -> dg.AssetsDefinition:
     """The asset of one dataset."""
     dataset = Dataset(spec)
-    code = code_version("transform", TransformStage.version, chain.transform_stage(spec).parameters())
+    code = code_version("transform", TransformStage.version, spec.transform.model_dump(mode="json"))
     steps = ", ".join(operation.operation for operation in spec.transform.operations) or "no operation"
     description = f"The shards after the dataset's transform: {steps}."
 

@@ -1,5 +1,7 @@
 """`ImageDataset`: the Dagster component that turns a dataset's YAML into its five assets, their checks and a job."""
 
+import os
+import re
 from pathlib import Path
 from textwrap import dedent
 from typing import Self
@@ -9,13 +11,13 @@ from dagster.components import Scaffolder, ScaffoldRequest
 from pydantic import BaseModel
 
 from assets.checks import build_checks
-from assets.common import partitions_of
 from assets.embedding_map import build_embedding_map
 from assets.embeddings import build_embeddings
 from assets.raw_images import build_raw_images
 from assets.transformed_shards import build_transformed_shards
 from assets.webdataset_shards import build_webdataset_shards
 from shardmill.dataset import DatasetSpec
+from shardmill.errors import ConfigurationError
 
 
 class ImageDatasetScaffolder(Scaffolder):
@@ -24,7 +26,7 @@ class ImageDatasetScaffolder(Scaffolder):
     def scaffold(self, request: ScaffoldRequest) -> None:
         """Make the folder and its `defs.yaml`."""
         request.target_path.mkdir(parents=True, exist_ok=True)
-        name = "".join(letter if letter.isalnum() else "_" for letter in request.target_path.name)
+        name = re.sub(r"[^A-Za-z0-9_]", "_", request.target_path.name)
         template = f"""\
             type: {request.type_name}
 
@@ -61,13 +63,28 @@ class ImageDataset(dg.Component):
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         """The component, with the templates in its attributes filled in."""
         assert attributes is not None  # the schema has required fields
-        scope = {"context": {"project_root": str(context.project_root.resolve())}}
-        resolution = context.resolution_context.with_scope(**scope)
+        project = {"project_root": str(context.project_root.resolve())}
+        resolution = context.resolution_context.with_scope(context=project, env=_Environment())
         return cls(DatasetSpec.model_validate(resolution.resolve_value(attributes.model_dump(exclude_unset=True))))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002
         """The dataset's definitions; resources come from `orchestration.definitions`."""
         return dataset_definitions(self.spec)
+
+
+class _Environment:
+    """`env` in templates. Dagster's own fills in `None` for `{{ env.NAME }}` if the variable is not set."""
+
+    def __call__(self, name: str, default: str | None = None) -> str:
+        value = os.environ.get(name, default)
+        if value is None:
+            raise ConfigurationError(f"the dataset needs the environment variable {name}, which is not set")
+        return value
+
+    def __getattr__(self, name: str) -> str:
+        if name.startswith("jinja"):  # jinja looks for marks of its own on what it calls
+            raise AttributeError(name)
+        return self(name)
 
 
 def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
@@ -82,7 +99,6 @@ def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
     job = dg.define_asset_job(
         name=f"{spec.name}_job",
         selection=dg.AssetSelection.groups(spec.name),
-        partitions_def=partitions_of(spec),
         description=f"Everything of {spec.name}, one partition a run.",
     )
     return dg.Definitions(assets=assets, asset_checks=build_checks(spec), jobs=[job])

@@ -7,11 +7,14 @@ Ends with a table of what is stored.
 import sys
 import time
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from orchestration.component import dataset_definitions
@@ -28,53 +31,84 @@ def main(file: Path) -> int:
     """Materialize, then show. Returns the exit status: 1 if a partition failed."""
     try:
         dataset = load_dataset(file)
-        seconds = {
-            partition: _materialize(dataset, partition)
-            for partition in dataset.spec.partitions
-            if not _is_up_to_date(dataset, partition)
-        }
-        console.print(_table(dataset, seconds))
-    except ShardmillError as error:
-        console.print(f"[red]error:[/] {error}")
+        with dg.DagsterInstance.get() as instance:
+            runs = {
+                partition: _materialize(dataset, partition, instance)
+                for partition in dataset.spec.partitions
+                if not _is_up_to_date(dataset, partition)
+            }
+        console.print(_table(dataset, runs))
+    except (ShardmillError, dg.DagsterError) as error:
+        console.print(f"[red]error:[/] {escape(str(error))}")
         return 1
-    failed = [partition for partition, taken in seconds.items() if taken is None]
-    for partition in failed:
-        console.print(f"[red]{partition} failed:[/] its run, in the UI, says why")
-    if not seconds:
+    for partition, run in runs.items():
+        for reason in run.failures:
+            console.print(f"[red]{partition} failed:[/] {escape(reason)}")
+        for check in run.failed_checks:
+            console.print(f"[yellow]{partition}:[/] the check {check} did not pass; the UI says why")
+    if not runs:
         console.print("Everything was up to date: no work was done.")
     console.print(f"Stored below {dataset.home}\nLook at it with: make ui")
-    return 1 if failed else 0
+    return 1 if any(run.failures for run in runs.values()) else 0
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What came of one partition's run."""
+
+    seconds: float
+    failures: list[str]
+    """Why it failed; empty if it succeeded."""
+    failed_checks: list[str]
 
 
 def _is_up_to_date(dataset: Dataset, partition: str) -> bool:
-    return all(found.state == "up to date" for found in chain.states(dataset, partition))
+    try:
+        return all(found.state == "up to date" for found in chain.states(dataset, partition))
+    except ShardmillError:
+        return False  # its run will say what is wrong, and the other partitions get theirs
 
 
-def _materialize(dataset: Dataset, partition: str) -> float | None:
-    """Run the dataset's job on one partition, on the instance of `DAGSTER_HOME`. Seconds, None if it failed."""
+def _materialize(dataset: Dataset, partition: str, instance: dg.DagsterInstance) -> _Run:
+    """Run the dataset's job on one partition."""
     console.print(f"{partition}: materializing …")
     job = build_defs(dataset_definitions(dataset.spec)).resolve_job_def(f"{dataset.spec.name}_job")
     logs = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
     started = time.monotonic()
-    with dg.DagsterInstance.get() as instance:
-        result = job.execute_in_process(
-            run_config=logs, partition_key=partition, instance=instance, raise_on_error=False
-        )
-    return time.monotonic() - started if result.success else None
+    result = job.execute_in_process(run_config=logs, partition_key=partition, instance=instance, raise_on_error=False)
+    checks = [each for each in result.get_asset_check_evaluations() if not each.passed]
+    return _Run(
+        time.monotonic() - started,
+        [] if result.success else _failures(result),
+        [f"{check.asset_key.to_user_string()}:{check.check_name}" for check in checks],
+    )
 
 
-def _table(dataset: Dataset, seconds: dict[str, float | None]) -> Table:
+def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
+    """In plain words where the step says it so; else the exception's message."""
+    reasons = []
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            said = data.user_failure_data.description if data.user_failure_data else None
+            reasons.append(said or (data.error.to_string() if data.error else event.message) or "no reason is known")
+    return reasons or ["its run, in the UI, says why"]
+
+
+def _table(dataset: Dataset, runs: Mapping[str, _Run]) -> Table:
     """A row a partition: what is stored, what was rejected at any stage, and how fast this run was."""
     table = Table("partition", "samples", "shards", "bytes", "embeddings", "rejects by reason", "images/s")
     for partition in dataset.spec.partitions:
-        commits = {found.asset: found.commit for found in chain.states(dataset, partition)}
+        sets = {asset: chain.stored(dataset, asset, partition) for asset in ASSETS}
+        commits = {asset: found.commit if found else None for asset, found in sets.items()}
         stored = [commit for asset in ASSETS if (commit := commits[asset])]
         raw, shards, vectors = commits["raw_images"], commits["transformed_shards"], commits["embeddings"]
         reasons: dict[str, int] = {}
         for commit in stored:
             for reason, count in commit.rejects_by_reason.items():
                 reasons[reason] = reasons.get(reason, 0) + count
-        taken = seconds.get(partition)
+        run = runs.get(partition)
+        taken = run.seconds if run and not run.failures else None
         table.add_row(
             partition,
             str(raw.total_samples) if raw else "",

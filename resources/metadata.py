@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from shardmill.errors import Rejected
 from shardmill.images import decode_image, decode_mask
 from shardmill.images.contact_sheet import colour_labels, data_uri, draw_contact_sheet
 from shardmill.samples import image_format
@@ -34,6 +35,7 @@ def describe_shard_set(shards: ShardSet, seconds: float, masks: Sequence[str] = 
         metadata["rejected samples"] = _rejects(shards)
     metadata |= {
         "dagster/uri": shards.folder,
+        "dagster/row_count": commit.total_samples,
         **_counts([commit], shards.made, seconds),
         **{name.replace("_", " "): value for entry in commit.shards for name, value in entry.summary.items()},
         "digest": commit.digest,
@@ -45,7 +47,10 @@ def describe_shard_set(shards: ShardSet, seconds: float, masks: Sequence[str] = 
 
 
 def describe_shard_sets(written: Mapping[str, ShardSet], seconds: float) -> dict[str, Any]:
-    """Metadata of a run over several partitions; Dagster shows it at each of them."""
+    """Metadata of a run over several partitions.
+
+    Dagster shows it at each of them, so it claims no `dagster/row_count`: the partition's own stands in the table.
+    """
     commits = [shards.commit for shards in written.values()]
     table = [
         dg.TableRecord(
@@ -61,6 +66,7 @@ def describe_shard_sets(written: Mapping[str, ShardSet], seconds: float) -> dict
         for partition, shards in written.items()
     ]
     return {
+        "samples": sum(commit.total_samples for commit in commits),
         **_counts(commits, sum(shards.made for shards in written.values()), seconds),
         "partitions": dg.MetadataValue.table(table),
     }
@@ -69,7 +75,6 @@ def describe_shard_sets(written: Mapping[str, ShardSet], seconds: float) -> dict
 def _counts(commits: list[Commit], made: int, seconds: float) -> dict[str, Any]:
     samples = sum(commit.total_samples for commit in commits)
     metadata: dict[str, Any] = {
-        "dagster/row_count": samples,
         "samples in": sum(commit.total_samples_in for commit in commits),
         "rejects": sum(commit.total_rejects for commit in commits),
         "filtered": sum(commit.total_filtered for commit in commits),
@@ -78,7 +83,7 @@ def _counts(commits: list[Commit], made: int, seconds: float) -> dict[str, Any]:
         "shards made": made,
         "seconds": round(seconds, 2),
     }
-    if made:
+    if made == metadata["shards"] > 0:  # else the rate would count samples that stood already
         metadata["samples per second"] = round(samples / max(seconds, 1e-9), 1)
     return metadata
 
@@ -131,10 +136,13 @@ def _contact_sheet(shards: ShardSet, masks: Sequence[str]) -> dg.MetadataValue[A
         for component, data in sample.components.items():
             if not image_format(component):
                 continue
-            if component in masks:
-                pixels = colour_labels(decode_mask(data, component))
-            else:
-                pixels = decode_image(data, component)
+            try:
+                if component in masks:
+                    pixels = colour_labels(decode_mask(data, component))
+                else:
+                    pixels = decode_image(data, component)
+            except Rejected:  # larger than the default limit, where the dataset allows more: no picture of it
+                continue
             tiles.append((f"{sample.key}.{component}", pixels))
     if not tiles:
         return None

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import dagster as dg
 
 from resources.engine import LocalEngineResource
+from resources.failures import failure
 from resources.metadata import describe_shard_set, describe_shard_sets
 from resources.storage import StorageResource
-from shardmill.errors import ConfigurationError, ConflictError, ShardmillError, TooManyRejectsError
+from shardmill.errors import ShardmillError
 from shardmill.progress import Progress
 from shardmill.shards.layout import Suffix
 from shardmill.stages.shard_set import LazyShardSet, ShardSet
@@ -55,7 +56,11 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
             try:
                 loaded[partition] = ShardSet.open(self.storage.open(), _folder(upstream, partition), suffix)
             except FileNotFoundError as error:
-                raise dg.Failure(str(error), allow_retries=False) from error
+                name = "/".join([*upstream.asset_key.path, partition])
+                text = f"{name} has to be materialized first: nothing is committed in {_folder(upstream, partition)}"
+                raise dg.Failure(text, allow_retries=False) from error
+            except ShardmillError as error:
+                raise failure(error) from error
         return next(iter(loaded.values())) if len(loaded) == 1 else loaded
 
     def _write(self, context: dg.OutputContext, partition: str, lazy: LazyShardSet) -> ShardSet:
@@ -68,10 +73,8 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
 
         try:
             result = lazy.write(self.storage.open(), folder, name, self.engine.open(), ratio, log)
-        except (ConfigurationError, TooManyRejectsError, ConflictError) as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
         except ShardmillError as error:
-            raise dg.Failure(str(error)) from error
+            raise failure(error) from error
         total = len(result.commit.shards)
         context.log.info(f"{name}: {result.made} of {total} shards made, {total - result.made} stood already")
         return result

@@ -10,13 +10,11 @@ from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec, suffix_of
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, read_commit
 from shardmill.sources import Manifest, list_source
-from shardmill.stages.embed import EmbedStage
-from shardmill.stages.embedding_map import map_of
+from shardmill.stages.embedding_map import has_basis, map_of
 from shardmill.stages.engine import Engine
 from shardmill.stages.list_objects import ListedObjects, ListStage
 from shardmill.stages.pack import PackStage
 from shardmill.stages.shard_set import LazyShardSet, ShardSet, pack
-from shardmill.stages.transform import TransformStage
 
 State = Literal["missing", "stale", "up to date"]
 
@@ -34,19 +32,26 @@ def webdataset_shards(dataset: Dataset, raw: ShardSet) -> LazyShardSet:
 
 def transformed_shards(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
     """The shards after the dataset's transform."""
-    return LazyShardSet(transform_stage(dataset.spec), shards.shards)
+    return shards.transform(dataset.spec.transform, dataset.spec.max_pixels)
 
 
 def embeddings(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
     """The embeddings of the transformed shards."""
-    return LazyShardSet(embed_stage(dataset.spec), shards.shards)
+    spec = dataset.spec
+    return shards.embed(spec.resolved_embedder, spec.transform.masks, spec.max_pixels)
 
 
 def embedding_map(dataset: Dataset, table: ShardSet) -> LazyShardSet:
     """The embeddings in two dimensions, on the dataset's common basis."""
     spec = dataset.spec
-    others = [stored(dataset, "embeddings", partition) for partition in spec.partitions]
-    return map_of(table, [other for other in others if other], spec.projection, dataset.home, spec.class_names)
+
+    def others() -> Iterator[ShardSet]:
+        for partition in spec.partitions:
+            other = stored(dataset, "embeddings", partition)
+            if other is not None:
+                yield other
+
+    return map_of(table, others, spec.projection, dataset.home, spec.class_names)
 
 
 def pack_stage(spec: DatasetSpec) -> PackStage:
@@ -54,23 +59,11 @@ def pack_stage(spec: DatasetSpec) -> PackStage:
     return PackStage(tuple(spec.source.components or ()), spec.max_pixels)
 
 
-def transform_stage(spec: DatasetSpec) -> TransformStage:
-    """How the dataset transforms."""
-    return TransformStage(spec.transform, spec.max_pixels)
-
-
-def embed_stage(spec: DatasetSpec) -> EmbedStage:
-    """How the dataset embeds: on a CUDA device and nowhere else if it says `gpu: true`."""
-    embedder = spec.embedder.model_copy(update={"runtime": "cuda"}) if spec.gpu else spec.embedder
-    return EmbedStage(embedder, tuple(spec.transform.masks), spec.max_pixels)
-
-
 def read_manifest(raw: ShardSet) -> Manifest:
-    """The manifest that a committed `raw_images` partition holds."""
+    """The manifest that a committed `raw_images` partition holds. Raises CorruptionError."""
     import pyarrow.parquet as pq
 
-    stream, _ = raw.storage.open(raw.urls[0])
-    with stream:
+    with raw.open_table(raw.commit.shardlist[0]) as stream:
         return Manifest(pq.read_table(stream))
 
 
@@ -120,6 +113,22 @@ def run(
         yield asset, upstream
 
 
+def _is_current(
+    dataset: Dataset, asset: AssetName, partition: str, present: ShardSet, upstream: ShardSet | None
+) -> bool:
+    """Whether what is committed is what would be made now, and stands whole."""
+    if (
+        asset == "embedding_map"
+        and upstream is not None
+        and not has_basis(upstream, dataset.spec.projection, dataset.home)
+    ):
+        return False
+    lazy = plan(dataset, asset, partition, upstream)
+    named = {entry.fingerprint for entry in present.commit.shards}
+    standing = lazy.standing(dataset.storage, present.folder, present.commit)
+    return set(lazy.fingerprints) == named == set(standing)
+
+
 @dataclass(frozen=True)
 class AssetState:
     """Where an asset's partition stands."""
@@ -135,10 +144,8 @@ def states(dataset: Dataset, partition: str) -> list[AssetState]:
     upstream: ShardSet | None = None
     for asset in ASSETS:
         present = stored(dataset, asset, partition)
-        current = present is not None and all(earlier.state == "up to date" for earlier in found)
-        if current and present is not None:
-            lazy = plan(dataset, asset, partition, upstream)
-            current = set(lazy.fingerprints) == {entry.fingerprint for entry in present.commit.shards}
+        fresh = present is not None and all(earlier.state == "up to date" for earlier in found)
+        current = fresh and present is not None and _is_current(dataset, asset, partition, present, upstream)
         state: State = "missing" if present is None else "up to date" if current else "stale"
         found.append(AssetState(asset, state, present.commit if present else None))
         upstream = present

@@ -1,9 +1,16 @@
-"""Threads over a stream, in order and with bounded memory."""
+"""Threads over a stream, in order and with bounded memory; and how many of them are worth while."""
 
+import contextlib
+import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
+
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""A container's limit on Linux: microseconds of CPU, or `max`, in a period of microseconds."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,3 +32,13 @@ def bounded_map(function: Callable[[T], R], items: Iterable[T], threads: int) ->
             yield pending.popleft().result()
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those it may run on, less where its container has a quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = _CPU_QUOTA.read_text().split()
+        if quota != "max":
+            return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    return cores

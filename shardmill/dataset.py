@@ -61,6 +61,11 @@ class DatasetSpec(BaseModel):
     gpu: bool = False
     """Whether the embeddings need a CUDA device: they run where there is one, and nowhere else."""
 
+    @property
+    def resolved_embedder(self) -> EmbedderSpec:
+        """The embedder, on a CUDA device and nowhere else if the dataset says `gpu: true`."""
+        return self.embedder.model_copy(update={"runtime": "cuda"}) if self.gpu else self.embedder
+
     @field_validator("partitions")
     @classmethod
     def _legal_partitions(cls, partitions: list[str]) -> list[str]:
@@ -143,6 +148,7 @@ class TemplateEnvironment:
     unsafe_callable = alters_data = False  # jinja's sandbox asks
 
     def __call__(self, name: str, default: str | None = None) -> str:
+        """The variable's value, or the default."""
         value = os.environ.get(name, default)
         if value is None:
             raise ConfigurationError(f"the dataset file needs the environment variable {name}, which is not set")

@@ -22,7 +22,14 @@ class CorruptionError(ShardmillError):
 
 
 class EngineError(ShardmillError):
-    """A stage failed on a shard, or a worker died; names the shard."""
+    """A stage failed on a shard, or a worker died; names the shard. `final`: a retry cannot help."""
+
+    def __init__(self, message: str, final: bool = False) -> None:
+        super().__init__(message, final)  # both in `args`, so that it pickles
+        self.final = final
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class TooManyRejectsError(ShardmillError):

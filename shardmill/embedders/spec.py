@@ -20,7 +20,7 @@ class EmbedderSpec(BaseModel):
     runtime: Literal["auto", "openvino", "cuda", "torch"] = "auto"
     """`auto`: CUDA where there is one, else OpenVINO where it is installed, else torch on the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the arithmetic. `auto`: bfloat16 on CUDA, float32 elsewhere."""
+    """Of the arithmetic. `auto`: bfloat16 where `runtime: cuda` is declared, else float32, whatever it runs on."""
     batch_size: PositiveInt = 64
     """Images handed to the runtime at once; on CUDA also the shape that every batch is padded to."""
     dtype: Literal["float32", "float16"] = "float32"
@@ -29,6 +29,16 @@ class EmbedderSpec(BaseModel):
     """The image component to embed (`jpg`). None: the sample's only image that is not a mask."""
     normalize: bool = False
     """Scale each vector to length 1 (L2)."""
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether the arithmetic is in bfloat16, `auto` resolved from what is declared and not from the machine."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and self.runtime == "cuda")
+
+    def declared(self) -> dict[str, Any]:
+        """What determines the vectors as far as the dataset file says it: all but the weights' bytes."""
+        parameters = self.model_dump(include={"model", "weights", "dtype", "component", "normalize"})
+        return parameters | {"precision": "bfloat16" if self.bfloat16 else "float32"}
 
     def fingerprint_parameters(self) -> dict[str, Any]:
         """What determines the vectors: not the batch size, nor the runtime, nor where the weights lie.
@@ -41,8 +51,7 @@ class EmbedderSpec(BaseModel):
         """
         from shardmill.embedders.protocol import weights_identity
 
-        parameters = self.model_dump(include={"model", "precision", "dtype", "component", "normalize"})
-        return parameters | {"weights": weights_identity(self)}
+        return self.declared() | {"weights": weights_identity(self)}
 
     def finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32 | np.float16]:
         """float32 [n, d] from a runtime → [n, d] as stored: normalised if asked, in `dtype`.

@@ -19,9 +19,10 @@ from functools import partial
 from multiprocessing.connection import wait
 from typing import Any
 
-from shardmill.errors import EngineError, ShardmillError
+from shardmill.concurrency import usable_cores
+from shardmill.errors import ConfigurationError, EngineError, ShardmillError
 from shardmill.shards.commit import ShardEntry
-from shardmill.stages.stage import InputShard, MakeShard, Work
+from shardmill.stages.stage import MakeShard, PlannedShard, Work
 from shardmill.storage import Storage
 
 THREADS = 4
@@ -35,10 +36,10 @@ class LocalEngine:
     workers: int | None = None
 
     def run(
-        self, make: MakeShard, shards: Sequence[InputShard], storage: Storage, advance: Callable[[int], None]
+        self, make: MakeShard, shards: Sequence[PlannedShard], storage: Storage, advance: Callable[[int], None]
     ) -> Iterator[ShardEntry]:
         """See `Engine`. Memory grows with `workers`, not with the number or size of the shards."""
-        workers = self.workers or len(os.sched_getaffinity(0))
+        workers = self.workers or usable_cores()
         processes = 1 if make.stage.exclusive else min(math.ceil(workers / THREADS), len(shards))
         if processes <= 1:
             for shard in shards:
@@ -48,19 +49,33 @@ class LocalEngine:
 
 
 def _make(
-    make: MakeShard, shard: InputShard, storage: Storage, threads: int, advance: Callable[[int], None]
+    make: MakeShard, shard: PlannedShard, storage: Storage, threads: int, advance: Callable[[int], None]
 ) -> ShardEntry:
-    """Make one shard; what fails says on which."""
+    """Make one shard; what fails says on which. What `advance` raises cancels, and passes as it is."""
+
+    def count(samples: int) -> None:
+        try:
+            advance(samples)
+        except Exception as error:
+            raise _Cancelled from error
+
     try:
         with storage.scratch(make.folder) as scratch:
-            return make(shard, Work(storage, scratch, threads, advance))
-    except (ShardmillError, AssertionError, OSError) as error:
-        raise EngineError(f"{make.stage.name} failed on shard {shard.id} of {make.folder}: {error}") from error
+            return make(shard, Work(storage, scratch, threads, count))
+    except _Cancelled as cancelled:
+        raise cancelled.__cause__ or cancelled from None
+    except Exception as error:
+        # Ours speak for themselves; what a library raised is better named.
+        said = error if isinstance(error, ShardmillError) else f"{type(error).__name__}: {error}"
+        raise EngineError(
+            f"{make.stage.name} failed on shard {shard.id} of {make.folder}: {said}",
+            final=isinstance(error, ConfigurationError),
+        ) from error
 
 
 def _run_in_processes(
     make: MakeShard,
-    shards: Sequence[InputShard],
+    shards: Sequence[PlannedShard],
     storage: Storage,
     advance: Callable[[int], None],
     processes: int,
@@ -129,5 +144,5 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _make_in_worker(make: MakeShard, shard: InputShard, storage: Storage, threads: int) -> ShardEntry:
+def _make_in_worker(make: MakeShard, shard: PlannedShard, storage: Storage, threads: int) -> ShardEntry:
     return _make(make, shard, storage, threads, _advance_in_worker)

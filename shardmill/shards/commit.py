@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shardmill.errors import ConflictError, CorruptionError
+from shardmill.errors import ConflictError, CorruptionError, StorageError
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.layout import Layout, Suffix
 from shardmill.shards.report import Reject, ShardReport
@@ -32,6 +32,7 @@ class ShardEntry(BaseModel):
     """Of the data file; empty if there is none."""
     index: str
     """The shard's index, relative to `index.json`."""
+    index_bytes: int
     index_sha256: str
     samples_in: int
     kept: int
@@ -103,7 +104,10 @@ def read_commit(storage: Storage, folder: str, suffix: Suffix) -> tuple[Commit |
     try:
         return Commit.model_validate_json(data), info.version
     except ValidationError as error:
-        raise CorruptionError(f"{uri} is not an index that this version of Shardmill reads: {error}") from error
+        raise CorruptionError(
+            f"{uri} is damaged, or of another version of Shardmill. Delete it and run again: shards that stand are "
+            f"found again. {error.errors()[0]['msg']}"
+        ) from error
 
 
 def publish_commit(
@@ -122,7 +126,9 @@ def publish_commit(
     """
     layout = Layout(commit.suffix)
     # One section over look, commit and clean-up: nobody can remove, between our look and our commit, what we name.
-    with storage.exclusive(folder), storage.scratch(folder) as scratch:
+    # Scratch space where the index stands: asking for it also sweeps what a killed run left there.
+    side = join_uri(folder, layout.side).rstrip("/")
+    with storage.exclusive(folder), storage.scratch(folder), storage.scratch(side) as scratch:
         # First of all, so that nobody makes shards again for a commit that is lost already.
         present = storage.stat(join_uri(folder, layout.commit))
         if (present.version if present else None) != expected:
@@ -134,7 +140,7 @@ def publish_commit(
         named = {name for entry in commit.shards for name in file_names(entry, layout)}
         if missing := sorted(named - standing):
             return missing
-        if previous is None or not commit.says_the_same_as(previous):
+        if layout.rejects not in standing or previous is None or not commit.says_the_same_as(previous):
             storage.publish(_write_rejects(scratch / "rejects.parquet", rejects()), join_uri(folder, layout.rejects))
             storage.replace(join_uri(folder, layout.commit), commit.to_json(), expected)
         for name in standing - named:
@@ -150,7 +156,15 @@ def file_names(entry: ShardEntry, layout: Layout) -> list[str]:
     return [*data, *picture, layout.index(entry.id, entry.fingerprint)]
 
 
-def entry_of(report: ShardReport, shard: str, digest: str, layout: Layout, index_sha256: str) -> ShardEntry:
+def file_sizes(entry: ShardEntry, layout: Layout) -> dict[str, int]:
+    """Bytes of a shard's data and index, by the files' names."""
+    sizes = {layout.index(entry.id, entry.fingerprint): entry.index_bytes}
+    return sizes if entry.url is None else {**sizes, layout.data(entry.id, entry.fingerprint): entry.filesize}
+
+
+def entry_of(
+    report: ShardReport, shard: str, digest: str, layout: Layout, index_sha256: str, index_bytes: int
+) -> ShardEntry:
     """The entry of a shard with fingerprint `digest`, from its report."""
     data = layout.data(shard, digest)
     return ShardEntry(
@@ -161,6 +175,7 @@ def entry_of(report: ShardReport, shard: str, digest: str, layout: Layout, index
         fingerprint=digest,
         sha256=report.sha256,
         index=layout.index(shard, digest).removeprefix(layout.side),
+        index_bytes=index_bytes,
         index_sha256=index_sha256,
         samples_in=report.samples_in,
         kept=report.kept,
@@ -186,5 +201,8 @@ def _write_rejects(file: Path, rejects: Iterator[Reject]) -> Path:
     names = list(Reject.model_fields)
     rows = list(rejects)
     columns = {name: [getattr(reject, name) for reject in rows] for name in names}
-    pq.write_table(pa.table(columns, schema=pa.schema([(name, pa.string()) for name in names])), file)
+    try:
+        pq.write_table(pa.table(columns, schema=pa.schema([(name, pa.string()) for name in names])), file)
+    except OSError as error:
+        raise StorageError(f"cannot write {file}: {error}") from error
     return file

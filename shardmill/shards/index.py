@@ -61,7 +61,7 @@ class IndexWriter:
             column.append(value)
 
     def write(self, file: Path, report: ShardReport) -> None:
-        """Write the Parquet file. Equal rows give equal bytes, but for the report's `seconds` and `runtime`, which are left out."""
+        """Write the Parquet file. Equal rows give equal bytes: the report's `seconds` and `runtime` are left out."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -82,7 +82,7 @@ def _table_objects(source: SourceSpec, uri: str, storage: Storage) -> Iterator[R
         location = str(row[source.uri_column])
         target = location if "://" in location or location.startswith("/") else join_uri(folder, location)
         target = absolute_uri(target)
-        key, component = split_name(target.rpartition("/")[2])
+        key, component = split_name(_name_of(target, folder))
         if source.key_column:
             key = str(row[source.key_column])
         metadata = json.dumps({column: _plain(row[column]) for column in other}, sort_keys=True, ensure_ascii=False)
@@ -96,6 +96,13 @@ def _table_objects(source: SourceSpec, uri: str, storage: Storage) -> Iterator[R
             info.modified if info else 0.0,
             metadata if other else None,
         )
+
+
+def _name_of(uri: str, folder: str) -> str:
+    """The path below the table's folder, or else the whole path: names must not collide because folders differ."""
+    if uri.startswith(f"{folder}/"):
+        return relative_to(folder, uri)
+    return uri.partition("://")[2].lstrip("/")
 
 
 def _read_table(uri: str, storage: Storage, text: Collection[str]) -> tuple[Sequence[str], Iterable[Mapping[str, Any]]]:

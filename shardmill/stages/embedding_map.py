@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from shardmill.errors import ConflictError
@@ -105,36 +106,47 @@ class MapStage:
 
 def map_of(
     table: ShardSet,
-    others: Sequence[ShardSet],
+    others: Callable[[], Iterator[ShardSet]],
     projection: Projection,
     home: str,
     class_names: Sequence[str] = (),
 ) -> LazyShardSet:
     """The map of an embedding table on the basis of its dataset, whose folder is `home`.
 
-    The basis is fitted once for each embedder, on the tables that are there at that time (`table` and `others`), and
+    The basis is fitted once for each embedder, on the tables that are there at that time (`table`, then `others`), and
     kept in `<home>/embedding_map/_basis/`.
     """
     if not table.commit.total_samples:
         return LazyShardSet(MapStage(projection, _no_basis(), tuple(class_names)), [])
-    storage, commit = table.storage, table.commit
+    basis = _read_basis(table.storage, _basis_uri(table, projection, home), projection)
+    if basis is None:
+        basis = _fit_basis(table, others(), projection, home)
+    return LazyShardSet(MapStage(projection, basis, tuple(class_names)), [EmbeddingTable(table)])
+
+
+def has_basis(table: ShardSet, projection: Projection, home: str) -> bool:
+    """Whether the basis that the table would be projected on has been fitted; an empty table needs none."""
+    return not table.commit.total_samples or table.storage.stat(_basis_uri(table, projection, home)) is not None
+
+
+def _basis_uri(table: ShardSet, projection: Projection, home: str) -> str:
+    commit = table.commit
     embedder = fingerprint(stage=commit.stage, version=commit.stage_version, parameters=commit.parameters)
     suffix = "json" if projection == "pca" else "npz"
-    uri = join_uri(home, f"embedding_map/_basis/{projection}-{embedder[:12]}.{suffix}")
-    basis = _read_basis(storage, uri, projection)
-    if basis is None:
-        same = [
-            other for other in others if other.commit.parameters == commit.parameters and other.folder != table.folder
-        ]
-        vectors = _first_vectors([table, *same])
-        fitted = fit_pca(vectors) if projection == "pca" else fit_umap(vectors)
-        try:
-            storage.replace(uri, fitted.to_bytes(), expected=None)
-            basis = fitted
-        except ConflictError:  # another partition's run was first: its basis is the dataset's
-            basis = _read_basis(storage, uri, projection)
-            assert basis is not None
-    return LazyShardSet(MapStage(projection, basis, tuple(class_names)), [EmbeddingTable(table)])
+    return join_uri(home, f"embedding_map/_basis/{projection}-{embedder[:12]}.{suffix}")
+
+
+def _fit_basis(table: ShardSet, others: Iterator[ShardSet], projection: Projection, home: str) -> Basis | UmapBasis:
+    parameters = table.commit.parameters
+    same = (other for other in others if other.commit.parameters == parameters and other.folder != table.folder)
+    vectors = _first_vectors(chain([table], same))
+    fitted = fit_pca(vectors) if projection == "pca" else fit_umap(vectors)
+    uri = _basis_uri(table, projection, home)
+    try:
+        table.storage.replace(uri, fitted.to_bytes(), expected=None)
+    except ConflictError:  # another partition's run was first: its basis is the dataset's
+        return _read_basis(table.storage, uri, projection) or fitted
+    return fitted
 
 
 def _read_basis(storage: Storage, uri: str, projection: Projection) -> Basis | UmapBasis | None:
@@ -151,7 +163,7 @@ def _no_basis() -> Basis:
     return Basis(np.zeros(0), np.zeros((2, 0)), (0.0, 0.0))
 
 
-def _first_vectors(tables: Sequence[ShardSet]) -> Iterator[np.ndarray[Any, Any]]:
+def _first_vectors(tables: Iterable[ShardSet]) -> Iterator[np.ndarray[Any, Any]]:
     rows = 0
     for table in tables:
         for batch in read_batches(table, ["embedding"]):
@@ -162,12 +174,11 @@ def _first_vectors(tables: Sequence[ShardSet]) -> Iterator[np.ndarray[Any, Any]]
 
 
 def read_batches(table: ShardSet, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of a committed table, in its order, some thousand at a time."""
+    """The rows of a committed table, in its order, some thousand at a time. Raises CorruptionError."""
     import pyarrow.parquet as pq
 
-    for url in table.urls:
-        stream, _ = table.storage.open(url)
-        with stream:
+    for entry in table.commit.shardlist:
+        with table.open_table(entry) as stream:
             yield from pq.ParquetFile(stream).iter_batches(batch_size=4096, columns=columns)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from shardmill.shards.commit import ShardEntry
-from shardmill.stages.stage import InputShard, MakeShard
+from shardmill.stages.stage import MakeShard, PlannedShard
 from shardmill.storage import Storage
 
 
@@ -12,7 +12,7 @@ class Engine(Protocol):
     """Maps a stage over shards."""
 
     def run(
-        self, make: MakeShard, shards: Sequence[InputShard], storage: Storage, advance: Callable[[int], None]
+        self, make: MakeShard, shards: Sequence[PlannedShard], storage: Storage, advance: Callable[[int], None]
     ) -> Iterator[ShardEntry]:
         """Make and publish every shard; entries come in any order, as they are done.
 

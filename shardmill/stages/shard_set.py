@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, BinaryIO
 
 from shardmill.embedders import EmbedderSpec
 from shardmill.errors import CorruptionError, TooManyRejectsError
+from shardmill.images import MAX_PIXELS
 from shardmill.progress import ProgressMeter, ProgressSink, silent
 from shardmill.shards.commit import (
     Commit,
     ShardEntry,
     count_reasons,
-    entry_of,
     file_names,
+    file_sizes,
     publish_commit,
     read_commit,
 )
@@ -30,7 +32,7 @@ from shardmill.sources.manifest import Manifest
 from shardmill.stages.embed import EmbedStage
 from shardmill.stages.engine import Engine
 from shardmill.stages.pack import PackStage, RawShard
-from shardmill.stages.stage import InputShard, MakeShard, Stage, shard_fingerprint
+from shardmill.stages.stage import InputShard, MakeShard, PlannedShard, Stage, left_behind, shard_fingerprint
 from shardmill.stages.stored import StoredShard
 from shardmill.stages.transform import TransformStage
 from shardmill.storage import Storage, join_uri, relative_to
@@ -72,13 +74,31 @@ class ShardSet:
         """Every reject of the partition, from the shards' own reports."""
         return _rejects(self.storage, self.folder, self.commit.suffix, self.commit.shards)
 
-    def transform(self, spec: TransformSpec) -> LazyShardSet:
+    def transform(self, spec: TransformSpec, max_pixels: int = MAX_PIXELS) -> LazyShardSet:
         """These shards after a transform, shard by shard."""
-        return LazyShardSet(TransformStage(spec), self.shards)
+        return LazyShardSet(TransformStage(spec, max_pixels), self.shards)
 
-    def embed(self, spec: EmbedderSpec, masks: Sequence[str] = ()) -> LazyShardSet:
-        """The embeddings of these shards, a part a shard."""
-        return LazyShardSet(EmbedStage(spec, tuple(masks)), self.shards)
+    def embed(self, spec: EmbedderSpec, masks: Sequence[str] = (), max_pixels: int = MAX_PIXELS) -> LazyShardSet:
+        """The embeddings of these shards, a part a shard. `masks` are components that are never embedded."""
+        return LazyShardSet(EmbedStage(spec, tuple(masks), max_pixels), self.shards)
+
+    def open_table(self, entry: ShardEntry) -> BinaryIO:
+        """A part of a table, its bytes verified. Raises CorruptionError if they are not what was committed."""
+        uri = join_uri(self.folder, Layout(self.commit.suffix).data(entry.id, entry.fingerprint))
+        try:
+            stream, _ = self.storage.open(uri)
+        except FileNotFoundError:
+            raise CorruptionError(f"{uri} is gone, and index.json names it: materialize again") from None
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+        if digest.hexdigest() != entry.sha256:
+            stream.close()
+            raise CorruptionError(
+                f"{uri} is not what index.json says: its SHA-256 differs. Delete it and materialize again"
+            )
+        stream.seek(0)
+        return stream
 
 
 def pack(manifest: Manifest, spec: ShardSpec, stage: PackStage) -> LazyShardSet:
@@ -130,10 +150,14 @@ class LazyShardSet:
         """
         committed, version = read_commit(storage, folder, self.stage.suffix)
         made = 0
-        entries = self._standing(storage, folder, committed)
+        entries = self.standing(storage, folder, committed)
         while True:
-            todo = [s for s, digest in zip(self.inputs, self.fingerprints, strict=True) if digest not in entries]
-            meter = ProgressMeter(f"{self.stage.name} {name}", sum(s.samples for s in todo), progress)
+            todo = [
+                PlannedShard(shard, digest)
+                for shard, digest in zip(self.inputs, self.fingerprints, strict=True)
+                if digest not in entries
+            ]
+            meter = ProgressMeter(f"{self.stage.name} {name}", sum(shard.input.samples for shard in todo), progress)
             make = MakeShard(self.stage, folder)
             for entry in engine.run(make, todo, storage, meter.advance):
                 entries[entry.fingerprint] = entry
@@ -150,18 +174,17 @@ class LazyShardSet:
             for digest in gone:
                 del entries[digest]
 
-    def _standing(self, storage: Storage, folder: str, committed: Commit | None) -> dict[str, ShardEntry]:
-        """Entries of the shards that stand in the folder whole, by fingerprint."""
+    def standing(self, storage: Storage, folder: str, committed: Commit | None) -> dict[str, ShardEntry]:
+        """Entries of the shards that stand in the folder, by fingerprint: their files are there, of the right size."""
         layout = Layout(self.stage.suffix)
         sizes = {relative_to(folder, info.uri): info.size for info in storage.list(folder)}
         known = {entry.fingerprint: entry for entry in committed.shards} if committed else {}
         standing: dict[str, ShardEntry] = {}
         for shard, digest in zip(self.inputs, self.fingerprints, strict=True):
-            index = layout.index(shard.id, digest)
-            if index not in sizes:
+            if layout.index(shard.id, digest) not in sizes:
                 continue
-            entry = known.get(digest) or _left_behind(storage, folder, shard.id, digest, layout)
-            if entry and (entry.url is None or sizes.get(layout.data(shard.id, digest)) == entry.filesize):
+            entry = known.get(digest) or left_behind(storage, folder, shard.id, digest, layout)
+            if entry and all(sizes.get(file) == size for file, size in file_sizes(entry, layout).items()):
                 standing[digest] = entry
         return standing
 
@@ -182,19 +205,6 @@ class LazyShardSet:
             total_rejects=sum(entry.rejects for entry in entries),
             rejects_by_reason=reasons,
         )
-
-
-def _left_behind(storage: Storage, folder: str, shard: str, digest: str, layout: Layout) -> ShardEntry | None:
-    """The entry of a shard that a run published and did not live to commit; None if its index is not readable."""
-    import hashlib
-
-    uri = join_uri(folder, layout.index(shard, digest))
-    try:
-        data = storage.read(uri)
-        report = read_report(data, uri)
-    except (FileNotFoundError, CorruptionError):
-        return None
-    return entry_of(report, shard, digest, layout, hashlib.sha256(data).hexdigest())
 
 
 def _rejects(storage: Storage, folder: str, suffix: Suffix, entries: Sequence[ShardEntry]) -> Iterator[Reject]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from shardmill.shards.commit import ShardEntry, entry_of
+from shardmill.errors import CorruptionError
+from shardmill.shards.commit import ShardEntry, entry_of, file_sizes
 from shardmill.shards.fingerprint import fingerprint
-from shardmill.shards.index import IndexWriter
+from shardmill.shards.index import IndexWriter, read_report
 from shardmill.shards.layout import Layout, Suffix
 from shardmill.shards.report import ShardReport
 from shardmill.storage import Storage, join_uri
@@ -91,25 +92,66 @@ def shard_fingerprint(stage: Stage[InputT], shard: InputT) -> str:
 
 
 @dataclass(frozen=True)
+class PlannedShard:
+    """An input and the fingerprint of what will be made of it: what an engine maps over."""
+
+    input: InputShard
+    fingerprint: str
+
+    @property
+    def id(self) -> str:
+        """Six hexadecimal digits."""
+        return self.input.id
+
+
+@dataclass(frozen=True)
 class MakeShard:
     """Runs a stage on one shard and publishes the result into `folder`; what an engine maps over shards."""
 
     stage: Stage[Any]
     folder: str
 
-    def __call__(self, shard: InputShard, work: Work) -> ShardEntry:
-        """The entry of the published shard. The index is published last: where it stands, the shard is whole."""
-        layout = Layout(self.stage.suffix)
-        digest = shard_fingerprint(self.stage, shard)
+    def __call__(self, shard: PlannedShard, work: Work) -> ShardEntry:
+        """The entry of the published shard. The index is published last: where it stands, the shard is whole.
+
+        If another run has published the same shard meanwhile, its files stand and its entry is returned.
+        """
+        layout, digest = Layout(self.stage.suffix), shard.fingerprint
         started = time.perf_counter()
-        files, report = self.stage(shard, work)
+        files, report = self.stage(shard.input, work)
         report = report.checked(shard.id).model_copy(update={"seconds": time.perf_counter() - started})
         index = work.scratch / "index.parquet"
         files.index.write(index, report)
         index_sha256 = hashlib.sha256(index.read_bytes()).hexdigest()
-        if files.data is not None:
-            work.storage.publish(files.data, join_uri(self.folder, layout.data(shard.id, digest)))
-        if files.picture is not None:
-            work.storage.publish(files.picture, join_uri(self.folder, layout.picture(shard.id, digest)))
-        work.storage.publish(index, join_uri(self.folder, layout.index(shard.id, digest)))
-        return entry_of(report, shard.id, digest, layout, index_sha256)
+        entry = entry_of(report, shard.id, digest, layout, index_sha256, index.stat().st_size)
+        with work.storage.exclusive(self.folder):
+            theirs = left_behind(work.storage, self.folder, shard.id, digest, layout)
+            if theirs and _stands(work.storage, self.folder, theirs, layout):
+                return theirs
+            for file, name in (
+                (files.data, layout.data(shard.id, digest)),
+                (files.picture, layout.picture(shard.id, digest)),
+                (index, layout.index(shard.id, digest)),
+            ):
+                if file is not None:
+                    work.storage.publish(file, join_uri(self.folder, name))
+        return entry
+
+
+def left_behind(storage: Storage, folder: str, shard: str, digest: str, layout: Layout) -> ShardEntry | None:
+    """The entry of a shard that some run published, from its own index; None if there is none that can be read."""
+    uri = join_uri(folder, layout.index(shard, digest))
+    try:
+        data = storage.read(uri)
+        report = read_report(data, uri)
+    except (FileNotFoundError, CorruptionError):
+        return None
+    return entry_of(report, shard, digest, layout, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def _stands(storage: Storage, folder: str, entry: ShardEntry, layout: Layout) -> bool:
+    for name, size in file_sizes(entry, layout).items():
+        info = storage.stat(join_uri(folder, name))
+        if info is None or info.size != size:
+            return False
+    return True

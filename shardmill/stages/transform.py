@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -55,7 +56,7 @@ class TransformStage:
             try:
                 return transform(sample), rows, size
             except Rejected as rejected:
-                source = _lineage(rows)("").uri
+                source = _Lineage(rows, self.spec.masks)("").uri
                 return (
                     Reject(key=sample.key, reason=rejected.reason, detail=rejected.detail, source_uri=source),
                     rows,
@@ -78,7 +79,7 @@ class TransformStage:
                     for child in children:
                         _check_name(child, keys)
                         keys.add(child.key)
-                        _append(tar, index, child, rows)
+                        _append(tar, index, child, _Lineage(rows, self.spec.masks))
                 else:
                     filtered += 1
                 work.advance(1)
@@ -108,20 +109,27 @@ def _check_name(sample: EncodedSample, taken: set[str]) -> None:
             )
 
 
-def _append(tar: TarWriter, index: IndexWriter, sample: EncodedSample, rows: dict[str, IndexRow]) -> None:
-    source = _lineage(rows)
+def _append(tar: TarWriter, index: IndexWriter, sample: EncodedSample, source: _Lineage) -> None:
     for component in sorted(sample.components):
         data = sample.components[component]
         offset = tar.write(sample.key, component, data)
         index.add(sample.key, component, offset, len(data), hashlib.sha256(data).hexdigest(), source(component))
 
 
-class _lineage:
-    """The raw object behind each component of a sample."""
+class _Lineage:
+    """The raw object behind each component of an output sample.
 
-    def __init__(self, rows: dict[str, IndexRow]) -> None:
+    A component of the input's name comes from that; another one from the input's image of the same format, else from
+    its first image. Label maps are taken for an image's origin only where there is nothing else.
+    """
+
+    def __init__(self, rows: dict[str, IndexRow], masks: Collection[str]) -> None:
         self._rows = rows
-        self._image = next((name for name in sorted(rows) if image_format(name)), min(rows))
+        images = sorted(name for name in rows if image_format(name))
+        self._candidates = [name for name in images if name not in masks] or images or [min(rows)]
 
     def __call__(self, component: str) -> Source:
-        return self._rows.get(component, self._rows[self._image]).source
+        if component in self._rows:
+            return self._rows[component].source
+        alike = [name for name in self._candidates if image_format(name) == image_format(component)]
+        return self._rows[(alike or self._candidates)[0]].source

@@ -34,7 +34,7 @@ class DecodedSample:
         return dataclasses.replace(self, components=components)
 
     def child(self, name: str, components: Mapping[str, Any]) -> "DecodedSample":
-        """A sample made from this one, keyed `<key>_<name>`.
+        """A sample made from this one, keyed `<key>~<name>`: no raw object has a key with `~`.
 
         Its generator depends on the parent's seed and its own key, not on its siblings.
 
@@ -43,7 +43,7 @@ class DecodedSample:
         """
         if not name or "." in name or "/" in name:
             raise ValueError(f"a child's name is part of its key: no dot, no slash, not empty; got {name!r}")
-        key = f"{self.key}_{name}"
+        key = f"{self.key}~{name}"
         return DecodedSample(key, components, seeded_generator(self.generator.initial_seed(), key))
 
 

@@ -63,7 +63,9 @@ def make_dataset() -> MakeDataset:
     """`make_dataset(source, root, …)`: the dataset over the folder `source`, stored in `root`."""
 
     def make(source: Path, root: Path, **fields: Any) -> Dataset:
-        return Dataset(DatasetSpec.model_validate({**SMALL, "root": str(root), "source": {"uri": str(source)}, **fields}))
+        return Dataset(
+            DatasetSpec.model_validate({**SMALL, "root": str(root), "source": {"uri": str(source)}, **fields})
+        )
 
     return make
 

@@ -44,12 +44,11 @@ def build_runtime(embedder: Embedder, spec: EmbedderSpec, threads: int | None = 
     if name == "cuda":
         from shardmill.embedders.runtimes.torch_cuda import CudaRuntime
 
-        return CudaRuntime(embedder, bfloat16=spec.precision != "float32", batch_size=spec.batch_size)
-    bfloat16 = spec.precision == "bfloat16"
+        return CudaRuntime(embedder, bfloat16=spec.bfloat16, batch_size=spec.batch_size)
     if name == "openvino":
         from shardmill.embedders.runtimes.openvino_cpu import OpenVinoRuntime
 
-        return OpenVinoRuntime(embedder, bfloat16=bfloat16, threads=threads)
+        return OpenVinoRuntime(embedder, bfloat16=spec.bfloat16, threads=threads)
     from shardmill.embedders.runtimes.torch_cpu import TorchRuntime
 
-    return TorchRuntime(embedder, bfloat16=bfloat16, threads=threads)
+    return TorchRuntime(embedder, bfloat16=spec.bfloat16, threads=threads)

@@ -4,7 +4,6 @@ Faster than batches on a CPU, whose caches hold one image's activations but not 
 can touch another's result.
 """
 
-import os
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -50,8 +49,3 @@ class ImageRuntime(Runtime):
         for row, future in zip(vectors, futures, strict=True):
             row[:] = future.result()[0]
         return vectors
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

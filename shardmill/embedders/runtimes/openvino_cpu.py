@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shardmill.concurrency import usable_cores
 from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.runtimes.base import trace
-from shardmill.embedders.runtimes.images import ImageRuntime, usable_cores
+from shardmill.embedders.runtimes.images import ImageRuntime
 from shardmill.errors import ConfigurationError
 
 _import_lock = threading.Lock()

@@ -3,9 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from shardmill.concurrency import usable_cores
 from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.runtimes.base import trace
-from shardmill.embedders.runtimes.images import ImageRuntime, usable_cores
+from shardmill.embedders.runtimes.images import ImageRuntime
 
 
 class TorchRuntime(ImageRuntime):

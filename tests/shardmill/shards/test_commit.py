@@ -66,9 +66,9 @@ def make(storage: Storage, folder: str, tmp_path: Path) -> Make:
                 file.write_bytes(b"PNG")
                 storage.publish(file, join_uri(folder, layout.picture(shard, digest)))
             IndexWriter().write(file, report)
-            index_sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+            index_sha256, index_bytes = hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_size
             storage.publish(file, join_uri(folder, layout.index(shard, digest)))
-            entries.append(entry_of(report, shard, digest, layout, index_sha256))
+            entries.append(entry_of(report, shard, digest, layout, index_sha256, index_bytes))
         return Commit(
             name="pets/shards/all",
             shardlist=[entry for entry in entries if entry.url],

@@ -158,16 +158,16 @@ Table = Callable[[dict[str, list[Any]]], str]
 def test_a_table_s_rows_are_objects_and_its_other_columns_metadata(
     storage: Storage, folder: str, write: Write, table: Table
 ) -> None:
-    uris = [write(f"raw/{name}.jpg", name.encode()) for name in ("a", "bb")]
+    uris = [write(f"tables/raw/{name}.jpg", name.encode()) for name in ("a", "bb")]
     uri = table({"uri": uris, "label": ["cat", "dog"], "age": [3, None], "score": [0.5, 2.25]})
     manifest = list_source(SourceSpec(table=uri), "all", storage)
     assert [(item.key, item.component, item.uri, item.size) for item in manifest] == [
-        ("a", "jpg", uris[0], 1),
-        ("bb", "jpg", uris[1], 2),
+        ("raw/a", "jpg", uris[0], 1),
+        ("raw/bb", "jpg", uris[1], 2),
     ]
     assert metadata(manifest) == {
-        "a": {"label": "cat", "age": 3, "score": 0.5},
-        "bb": {"label": "dog", "age": None, "score": 2.25},
+        "raw/a": {"label": "cat", "age": 3, "score": 0.5},
+        "raw/bb": {"label": "dog", "age": None, "score": 2.25},
     }
     assert [item.version for item in manifest] == [info.version for info in map(storage.stat, uris) if info]
 

@@ -42,9 +42,11 @@ def change(dataset: Dataset, snapshot, run_chain):
         new = {name for name in after if name not in before[stage]}
         gone = {name for name in before[stage] if name not in after}
         for names in (new, gone):
-            assert 1 <= len([name for name in names if name.endswith((".index.parquet"))]) <= 2, stage
+            assert 1 <= len([name for name in names if name.endswith(".index.parquet")]) <= 2, stage
         assert 1 <= made[stage].made <= 2
-        rewritten = {name.rpartition("/")[2] for name in before[stage].keys() & after if before[stage][name] != after[name]}
+        rewritten = {
+            name.rpartition("/")[2] for name in before[stage].keys() & after if before[stage][name] != after[name]
+        }
         assert rewritten <= {"index.json", "rejects.parquet"}, stage
     return made, pd.read_parquet(home / "embeddings/p")
 

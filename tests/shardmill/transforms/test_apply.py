@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
+from shardmill.dataset import load_dataset
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import decode_image, decode_mask, encode_image
 from shardmill.samples import EncodedSample
@@ -232,7 +232,7 @@ def test_one_to_one_one_to_many_and_filter(custom: Callable[..., dict[str, Any]]
 
     run = transform(custom(tiles), {"operation": "RandomCrop", "arguments": {"size": 8}})
     first, second = run(SAMPLE)
-    assert (first.key, second.key) == ("a.b/key_0", "a.b/key_1")
+    assert (first.key, second.key) == ("a.b/key~0", "a.b/key~1")
     assert decode_image(second.components["png"], "png").shape == (8, 8, 3)
     assert run(SAMPLE) == [first, second]
 
@@ -363,9 +363,7 @@ def test_component_names_are_checked_against_the_samples() -> None:
 
 
 def load(name: str) -> SampleTransform:
-    return build_transform(
-        TransformSpec.model_validate(yaml.safe_load((EXAMPLES / name / "transform.yaml").read_text()))
-    )
+    return build_transform(load_dataset(EXAMPLES / name / "defs.yaml").spec.transform)
 
 
 def test_the_pets_example_crops_image_and_trimap() -> None:

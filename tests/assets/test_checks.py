@@ -1,0 +1,146 @@
+"""Checks fail when they should, and say why."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TARS = ["webdataset_shards", "transformed_shards"]
+
+
+@pytest.fixture(scope="module")
+def made(new_tiny: Callable[[], Any]) -> Any:
+    tiny = new_tiny()
+    assert tiny.materialize("a").success
+    return tiny
+
+
+@pytest.fixture
+def stored(made: Any) -> Iterator[Any]:
+    """The materialized dataset; what a test tampers with is mended after it."""
+    files = {file: file.read_bytes() for file in made.stored("", "").rglob("*") if file.is_file()}
+    yield made
+    for file, data in files.items():
+        if not file.exists() or file.read_bytes() != data:
+            file.unlink(missing_ok=True)
+            file.write_bytes(data)
+
+
+def data_file(tiny: Any, asset: str) -> Path:
+    [file] = (file for file in tiny.stored(asset, "a").glob("0*") if "index" not in file.name)
+    return file
+
+
+def tamper(tiny: Any, asset: str, **changes: int) -> None:
+    """Change fields of the partition's commit."""
+    [file] = tiny.stored(asset, "a").rglob("index.json")
+    commit = json.loads(file.read_text())
+    file.write_text(json.dumps(commit | changes))
+
+
+def reason(evaluation: Any) -> str:
+    return str(evaluation.metadata["reason"].value)
+
+
+@pytest.mark.parametrize("asset", TARS)
+def test_a_missing_shard_is_not_readable(stored: Any, asset: str) -> None:
+    file = data_file(stored, asset)
+    file.unlink()
+    evaluation = stored.check(asset, "readable", "a")
+    assert not evaluation.passed
+    assert file.name in reason(evaluation)
+
+
+def test_a_shard_cut_short_is_not_readable(stored: Any) -> None:
+    file = data_file(stored, "webdataset_shards")
+    data = file.read_bytes()
+    file.unlink()  # it is read-only, and perhaps linked
+    file.write_bytes(data[: len(data) // 2])
+    evaluation = stored.check("webdataset_shards", "readable", "a")
+    assert not evaluation.passed
+    assert evaluation.metadata
+
+
+def test_a_shard_with_fewer_samples_than_committed_is_not_readable(stored: Any) -> None:
+    tamper(stored, "webdataset_shards", total_samples=5)
+    evaluation = stored.check("webdataset_shards", "readable", "a")
+    assert not evaluation.passed
+    assert evaluation.metadata["samples read"].value == 4
+
+
+def test_a_missing_part_of_the_table_is_not_sound(stored: Any) -> None:
+    file = data_file(stored, "embeddings")
+    file.unlink()
+    evaluation = stored.check("embeddings", "sound", "a")
+    assert not evaluation.passed
+    assert file.name in reason(evaluation)
+
+
+def test_a_table_with_fewer_rows_than_committed_is_not_sound(stored: Any) -> None:
+    tamper(stored, "embeddings", total_samples=5)
+    evaluation = stored.check("embeddings", "sound", "a")
+    assert not evaluation.passed
+    assert evaluation.metadata["rows"].value == 4
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_vector_that_is_zero_or_not_a_number_is_not_sound(stored: Any, value: float) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = data_file(stored, "embeddings")
+    table = pq.read_table(file)
+    column = table["embedding"].combine_chunks()
+    vectors = np.array(column.flatten()).reshape(len(column), -1)
+    vectors[1] = value
+    bad = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=column.type)
+    file.unlink()
+    pq.write_table(table.set_column(table.schema.get_field_index("embedding"), "embedding", bad), file)
+    assert not stored.check("embeddings", "sound", "a").passed
+
+
+def test_vectors_that_were_to_be_normalized_and_are_not_are_not_sound(stored: Any) -> None:
+    evaluation = stored.check("embeddings", "sound", "a", embedder={"normalize": True})
+    assert not evaluation.passed
+    assert abs(evaluation.metadata["largest norm"].value - 1) > 0.1
+
+
+@pytest.mark.parametrize("asset", [*TARS, "embeddings", "embedding_map"])
+def test_a_count_that_does_not_add_up_is_a_loss(stored: Any, asset: str) -> None:
+    tamper(stored, asset, total_samples_in=9)
+    evaluation = stored.check(asset, "nothing_lost", "a")
+    assert not evaluation.passed
+    assert evaluation.metadata["samples in"].value == 9
+    assert evaluation.metadata["samples of the asset before"].value == 4
+
+
+def test_a_commit_that_cannot_be_read_fails_the_check(stored: Any) -> None:
+    [file] = stored.stored("transformed_shards", "a").rglob("index.json")
+    file.write_text("{}")
+    evaluation = stored.check("transformed_shards", "nothing_lost", "a")
+    assert not evaluation.passed
+    assert "index.json" in reason(evaluation)
+
+
+def test_a_partition_that_was_never_made_fails_the_check(stored: Any) -> None:
+    evaluation = stored.check("transformed_shards", "nothing_lost", "c")
+    assert not evaluation.passed
+    assert reason(evaluation) == "nothing is committed for c: materialize it first"
+
+
+def test_too_few_neighbours_of_the_same_class_fail_the_check(stored: Any) -> None:
+    for number in range(4):
+        (stored.folder / f"raw/a/a{number}.cls").write_text(str(number))  # each a class of its own
+    assert stored.materialize("a", checks=False, min_same_class_rate=1.0).success
+    evaluation = stored.check("embeddings", "same_class_neighbours", "a", min_same_class_rate=1.0)
+    assert not evaluation.passed
+    assert evaluation.metadata["share with a neighbour of the same class"].value < 1
+    assert evaluation.metadata["at least"].value == 1.0
+
+
+def test_without_a_threshold_neighbours_are_not_checked(tiny: Any) -> None:
+    names = {key.name for checks in tiny.defs(min_same_class_rate=None).asset_checks or [] for key in checks.check_keys}
+    assert names == {"nothing_lost", "readable", "sound"}

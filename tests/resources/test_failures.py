@@ -1,0 +1,34 @@
+"""Failures: plain words, and a retry only where it can help."""
+
+import pytest
+
+from resources.failures import failure
+from shardmill.errors import (
+    ConfigurationError,
+    ConflictError,
+    CorruptionError,
+    EngineError,
+    ShardmillError,
+    StorageError,
+    TooManyRejectsError,
+)
+
+
+@pytest.mark.parametrize("kind", [ConfigurationError, ConflictError, CorruptionError, TooManyRejectsError])
+def test_what_comes_again_is_not_retried(kind: type[ShardmillError]) -> None:
+    assert failure(kind("why")).allow_retries is False
+
+
+@pytest.mark.parametrize("kind", [StorageError, EngineError])
+def test_what_may_pass_is_retried(kind: type[ShardmillError]) -> None:
+    assert failure(kind("why")).allow_retries is True
+
+
+def test_the_cause_decides_where_the_engine_only_says_which_shard() -> None:
+    error = EngineError("embed failed on shard 000000: no GPU")
+    error.__cause__ = ConfigurationError("no GPU")
+    assert failure(error).allow_retries is False
+
+
+def test_the_description_is_the_errors_own_words() -> None:
+    assert failure(StorageError("file:///x cannot be read")).description == "file:///x cannot be read"

@@ -1,0 +1,199 @@
+"""The local engine: threads, processes, what fails in them, and what cancels them."""
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shardmill import chain
+from shardmill.concurrency import bounded_map
+from shardmill.engines import LocalEngine
+from shardmill.errors import ConfigurationError, CorruptionError, EngineError, Rejected, ShardmillError
+from shardmill.progress import Progress
+
+DIES = """
+    import os, pathlib, time
+
+    def transform(sample):
+        if sample.key == "image_00007" and pathlib.Path({flag!r}).exists():
+            time.sleep(1)  # others are done by then
+            os._exit(3)
+        return sample
+"""
+SLOW = """
+    import time
+
+    def transform(sample):
+        time.sleep(0.05)
+        return sample
+"""
+WRONG = """
+    def transform(sample):
+        if sample.key == "image_00033":
+            return "no sample"
+        return sample
+"""
+
+
+@pytest.fixture
+def packed(tmp_path: Path, images, make_dataset, run_chain, write_module):
+    """`packed(source)`: 64 images, packed, and the dataset with a custom transform of this source code."""
+    images(tmp_path / "raw", 64)
+
+    def make(source: str):
+        operation = {"operation": f"{write_module(source)}:transform"}
+        dataset = make_dataset(tmp_path / "raw", tmp_path / "root", transform={"operations": [operation]})
+        return dataset, run_chain(dataset, last="webdataset_shards")["webdataset_shards"]
+
+    return make
+
+
+def transform(dataset, shards, workers: int, progress=lambda _: None):
+    lazy = chain.transformed_shards(dataset, shards)
+    return chain.write(dataset, "transformed_shards", "p", lazy, LocalEngine(workers), progress)
+
+
+def workers_of_this_process() -> list[psutil.Process]:
+    """Workers, and what the fork server started, but not the fork server and the resource tracker themselves."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if child.ppid() != os.getpid() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_worker_that_dies_is_an_engine_error_that_names_the_stage_and_finished_shards_stay(
+    packed, tmp_path: Path, snapshot
+) -> None:
+    flag = tmp_path / "flag"
+    flag.touch()
+    dataset, shards = packed(DIES.format(flag=str(flag)))
+    folder = Path(dataset.folder("transformed_shards", "p").removeprefix("file://"))
+    with pytest.raises(EngineError, match=r"a worker process died while transform ran on .*/transformed_shards/p"):
+        transform(dataset, shards, workers=8)
+    assert workers_of_this_process() == []
+    assert chain.stored(dataset, "transformed_shards", "p") is None
+    assert not list(folder.glob("index.json"))
+    kept = {name: found for name, found in snapshot(folder).items() if name.endswith(".index.parquet")}
+    assert kept
+    flag.unlink()
+    made = transform(dataset, shards, workers=8)
+    assert made.commit.total_samples == 64
+    assert 0 < made.made < len(made.commit.shards)
+    after = snapshot(folder)
+    assert {name: after[name] for name in kept} == kept
+    assert not list(folder.glob(".shardmill-scratch/*"))
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_an_error_of_the_stage_names_the_shard(packed, workers: int) -> None:
+    dataset, shards = packed(WRONG)
+    [faulty] = [
+        shard.id for shard in shards.shards for sample, _ in shard.read(shards.storage) if sample.key == "image_00033"
+    ]
+    with pytest.raises(EngineError, match=f"transform failed on shard {faulty} of .*return a DecodedSample") as caught:
+        transform(dataset, shards, workers)
+    assert isinstance(caught.value.__cause__, ConfigurationError) or workers > 1
+    assert workers_of_this_process() == []
+
+
+def test_a_full_disk_names_the_shard(packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shardmill.shards.ustar import TarWriter
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    dataset, shards = packed("def transform(sample): return sample")
+    monkeypatch.setattr(TarWriter, "write", full)
+    with pytest.raises(EngineError, match=r"transform failed on shard [0-9a-f]{6} .*No space left"):
+        transform(dataset, shards, workers=1)
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_what_the_progress_sink_raises_cancels_the_run_at_once(packed, workers: int) -> None:
+    class Enough(Exception):
+        pass
+
+    def sink(_: Progress) -> None:
+        raise Enough
+
+    dataset, shards = packed(SLOW)
+    from shardmill.progress import ProgressMeter
+
+    original = ProgressMeter.__init__.__defaults__
+    ProgressMeter.__init__.__defaults__ = (0.0,)
+    try:
+        started = time.monotonic()
+        with pytest.raises(Enough):
+            transform(dataset, shards, workers, sink)
+        assert time.monotonic() - started < 15
+    finally:
+        ProgressMeter.__init__.__defaults__ = original
+    assert workers_of_this_process() == []
+    home = Path(dataset.folder("transformed_shards", "p").removeprefix("file://"))
+    assert not list(home.glob(".shardmill-scratch/*"))
+
+
+@pytest.mark.parametrize("workers", [2, 8])
+def test_progress_counts_every_sample_once(packed, workers: int) -> None:
+    seen: list[Progress] = []
+    dataset, shards = packed("def transform(sample): return sample")
+    transform(dataset, shards, workers, seen.append)
+    assert seen[-1].done == seen[-1].total == 64
+    assert seen[-1].task == "transform d/transformed_shards/p"
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove", "flip index"])
+def test_a_damaged_shard_is_never_transformed(packed, damage: str) -> None:
+    dataset, shards = packed("def transform(sample): return sample")
+    tar = Path(shards.urls[1].removeprefix("file://"))
+    file = tar.with_suffix(".index.parquet") if damage == "flip index" else tar
+    if damage == "remove":
+        file.unlink()
+    else:
+        data = bytearray(file.read_bytes())
+        place = data.index(b"\xff\xd8\xff") + 700 if damage == "flip" else data.index(b"file://") + 9
+        data[place] ^= 1
+        file.write_bytes(data)
+    with pytest.raises(EngineError, match=file.name) as caught:
+        transform(dataset, shards, workers=1)
+    assert isinstance(caught.value.__cause__, CorruptionError)
+    assert shards.commit.shardlist[1].id in str(caught.value)
+    assert chain.stored(dataset, "transformed_shards", "p") is None
+
+
+def test_errors_pass_from_process_to_process_whole() -> None:
+    import pickle
+
+    for error in (Rejected("reason", "detail"), EngineError("what"), ShardmillError("what")):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again)) == (type(error), str(error))
+
+
+def test_bounded_map_keeps_order_and_reads_no_further_ahead_than_it_says() -> None:
+    read: list[int] = []
+
+    def numbers():
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    results = bounded_map(lambda number: number * 2, numbers(), threads=3)
+    for expected in range(100):
+        assert next(results) == 2 * expected
+        assert len(read) <= expected + 2 * 3
+    assert next(results, None) is None
+
+
+def test_bounded_map_ends_at_the_first_exception_and_starts_nothing_more() -> None:
+    started: list[int] = []
+
+    def work(number: int) -> int:
+        started.append(number)
+        if number == 5:
+            raise ValueError("five")
+        return number
+
+    with pytest.raises(ValueError, match="five"):
+        list(bounded_map(work, range(1000), threads=2))
+    time.sleep(0.1)
+    assert len(started) <= 5 + 1 + 2 * 2

@@ -1,0 +1,96 @@
+"""Two runs of one partition at once leave one consistent partition."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from shardmill import chain
+from shardmill.engines import LocalEngine
+from shardmill.errors import ConflictError
+from shardmill.stages.shard_set import ShardSet
+from shardmill.verify import verify
+
+ROUNDS = 30
+
+
+def run_both(datasets, run_chain) -> list[ShardSet | ConflictError]:
+    """What two simultaneous runs of list and pack gave."""
+    barrier = threading.Barrier(2)
+
+    def run(dataset) -> ShardSet | ConflictError:
+        barrier.wait()
+        try:
+            return run_chain(dataset, last="webdataset_shards")["webdataset_shards"]
+        except ConflictError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, datasets))
+
+
+def assert_consistent(dataset, keys: set[str]) -> None:
+    for asset in ("raw_images", "webdataset_shards"):
+        shards = chain.stored(dataset, asset, "p")
+        assert shards is not None
+        assert list(verify(shards)) == []
+    found = [sample.key for shard in shards.shards for sample, _ in shard.read(dataset.storage)]
+    assert len(found) == len(set(found))
+    assert set(found) == keys
+
+
+def test_two_equal_runs_at_once_leave_one_partition_and_a_loser_says_so(
+    tmp_path: Path, images, make_dataset, run_chain
+) -> None:
+    keys = set(images(tmp_path / "raw", 24))
+    for number in range(ROUNDS):
+        dataset = make_dataset(tmp_path / "raw", tmp_path / f"root{number}", shards={"max_samples": 8})
+        results = run_both([dataset, dataset], run_chain)
+        losers = [result for result in results if isinstance(result, ConflictError)]
+        assert len(losers) <= 1
+        for loser in losers:
+            assert "another run" in str(loser) or "another writer" in str(loser)
+        if losers and chain.stored(dataset, "webdataset_shards", "p") is None:
+            run_chain(dataset, last="webdataset_shards")
+        assert_consistent(dataset, keys)
+
+
+def test_two_different_runs_at_once_leave_the_whole_of_one_and_the_next_run_mends_the_rest(
+    tmp_path: Path, images, make_dataset, run_chain
+) -> None:
+    """They pack differently, so each one's shards are rubbish to the other."""
+    keys = set(images(tmp_path / "raw", 24))
+    for number in range(ROUNDS):
+        root = tmp_path / f"root{number}"
+        datasets = [make_dataset(tmp_path / "raw", root, shards={"max_samples": limit}) for limit in (4, 9)]
+        run_chain(datasets[0], last="raw_images")
+        results = run_both(datasets, run_chain)
+        assert any(isinstance(result, ShardSet) for result in results)
+        committed = chain.stored(datasets[0], "webdataset_shards", "p")
+        assert committed is not None
+        found = [sample.key for shard in committed.shards for sample, _ in shard.read(datasets[0].storage)]
+        assert sorted(found) == sorted(keys)  # whole before anyone tidies up
+        run_chain(datasets[1], last="webdataset_shards")
+        assert_consistent(datasets[1], keys)
+
+
+def test_a_run_that_comes_second_changes_nothing(tmp_path: Path, images, make_dataset, snapshot, run_chain) -> None:
+    """It looked before the other committed, and commits after it."""
+    images(tmp_path / "raw", 24)
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "root")
+    raw = run_chain(dataset, last="raw_images")["raw_images"]
+    root = tmp_path / "root"
+
+    class SlowEngine(LocalEngine):
+        def run(self, *arguments):
+            yield from super().run(*arguments)
+            nonlocal between
+            run_chain(dataset, last="webdataset_shards")
+            between = snapshot(root)
+
+    between = None
+    lazy = chain.webdataset_shards(dataset, raw)
+    with pytest.raises(ConflictError, match="another run committed d/webdataset_shards/p"):
+        chain.write(dataset, "webdataset_shards", "p", lazy, SlowEngine(1))
+    assert snapshot(root) == between

@@ -1,0 +1,143 @@
+"""The embedding table: its rows, its columns, how its vectors are stored."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shardmill.dataset import Dataset
+from shardmill.embedders import EmbedderSpec, load_embedder
+from shardmill.images import decode_image
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, images) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    images(folder, 40)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory, source: Path, make_dataset, run_chain):
+    """dtype → (dataset, parts of its table)."""
+    found = {}
+    for dtype in ("float32", "float16"):
+        dataset: Dataset = make_dataset(source, tmp_path_factory.mktemp(dtype), embedder={"dtype": dtype})
+        made = run_chain(dataset)
+        found[dtype] = (dataset, [url.removeprefix("file://") for url in made["embeddings"].urls])
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_vectors_are_fixed_size_lists_without_nulls_dictionary_or_statistics(tables, dtype: str) -> None:
+    _, parts = tables[dtype]
+    assert len(parts) > 2
+    for part in parts:
+        file = pq.ParquetFile(part)
+        field = file.schema_arrow.field("embedding")
+        element = pa.field("element", pa.type_for_alias(dtype), nullable=False)
+        assert field.type == pa.list_(element, 1280)
+        assert not field.nullable
+        assert not field.type.value_field.nullable
+        names = {}
+        for group in range(file.num_row_groups):
+            for column in range(file.metadata.num_columns):
+                chunk = file.metadata.row_group(group).column(column)
+                names[chunk.path_in_schema] = chunk
+                if chunk.path_in_schema.startswith("embedding"):
+                    assert not {"PLAIN_DICTIONARY", "RLE_DICTIONARY"} & set(chunk.encodings)
+                    assert not chunk.has_dictionary_page
+                    assert chunk.statistics is None
+                    assert chunk.compression == "UNCOMPRESSED"
+        assert names["key"].statistics.has_min_max
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_pandas_reads_the_folder_as_one_row_a_sample(tables, dtype: str) -> None:
+    dataset, _ = tables[dtype]
+    table = pd.read_parquet(dataset.folder("embeddings", "p"))
+    assert sorted(table["key"]) == [f"image_{number:05d}" for number in range(40)]
+    vectors = np.stack(table["embedding"])
+    assert vectors.shape == (40, 1280)
+    assert vectors.dtype == dtype
+    assert np.isfinite(vectors).all()
+    assert list(table["cls"]) == [str(int(key[-5:]) % 3) for key in table["key"]]
+
+
+def test_a_vector_is_that_of_its_own_image(tables, source: Path, make_dataset) -> None:
+    """Against the model on the stored component, one image at a time."""
+    import torch
+
+    from shardmill import chain
+
+    dataset, _ = tables["float32"]
+    table = pd.read_parquet(dataset.folder("embeddings", "p")).set_index("key")["embedding"]
+    embedder = load_embedder(EmbedderSpec())
+    module = embedder.module()
+    shards = chain.stored(dataset, "transformed_shards", "p")
+    assert shards is not None
+    checked = 0
+    for shard in shards.shards[:2]:
+        for sample, _ in shard.read(dataset.storage):
+            image = embedder.preprocess(decode_image(sample.components["jpg"], "jpg"))
+            with torch.no_grad():
+                expected = module(torch.from_numpy(image[None]))[0].numpy()
+            np.testing.assert_allclose(table[sample.key], expected, atol=1e-3)
+            checked += 1
+    assert checked > 8
+
+
+def test_half_precision_holds_the_same_vectors_rounded(tables) -> None:
+    full, half = (
+        np.stack(pd.read_parquet(tables[dtype][0].folder("embeddings", "p")).sort_values("key")["embedding"])
+        for dtype in ("float32", "float16")
+    )
+    assert np.array_equal(full.astype(np.float16), half)
+
+
+def test_a_sample_with_two_images_is_rejected_until_one_is_named(
+    tmp_path: Path, images, make_dataset, run_chain
+) -> None:
+    keys = images(tmp_path / "raw", 4)
+    for key in keys:
+        (tmp_path / f"raw/{key}.second.jpg").write_bytes((tmp_path / f"raw/{key}.jpg").read_bytes())
+    made = run_chain(make_dataset(tmp_path / "raw", tmp_path / "root", max_reject_ratio=1))
+    assert made["embeddings"].commit.rejects_by_reason == {"no single image": 4}
+    named = make_dataset(tmp_path / "raw", tmp_path / "root", embedder={"component": "second.jpg"})
+    assert run_chain(named)["embeddings"].commit.total_samples == 4
+    assert set(pd.read_parquet(named.folder("embeddings", "p"))["component"]) == {"second.jpg"}
+
+
+def test_masks_are_never_embedded(tmp_path: Path, images, make_dataset, run_chain) -> None:
+    from PIL import Image
+
+    for key in images(tmp_path / "raw", 4):
+        Image.new("L", (64, 64)).save(tmp_path / f"raw/{key}.mask.png")
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "root", transform={"operations": [], "masks": ["mask.png"]})
+    run_chain(dataset)
+    assert set(pd.read_parquet(dataset.folder("embeddings", "p"))["component"]) == {"jpg"}
+
+
+def test_new_weights_under_the_old_name_give_new_vectors_in_the_same_process(
+    tmp_path: Path, source: Path, make_dataset, run_chain
+) -> None:
+    import torch
+
+    from shardmill.embedders.efficientnet_lite0 import _bundled
+
+    state = torch.load(_bundled(), weights_only=True)
+    weights = tmp_path / "weights.pth"
+    torch.save(state, weights)
+    dataset = make_dataset(source, tmp_path / "root", embedder={"weights": str(weights)})
+    run_chain(dataset)
+    before = np.stack(pd.read_parquet(dataset.folder("embeddings", "p"))["embedding"])
+    state["_conv_stem.weight"] = -state["_conv_stem.weight"]
+    torch.save(state, weights)
+    made = run_chain(dataset)
+    assert made["transformed_shards"].made == 0
+    assert made["embeddings"].made == len(made["embeddings"].commit.shards)
+    after = np.stack(pd.read_parquet(dataset.folder("embeddings", "p"))["embedding"])
+    assert np.abs(after - before).max() > 0.1

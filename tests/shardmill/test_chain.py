@@ -1,0 +1,96 @@
+"""The chain: the states of its assets, and what its import costs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shardmill import chain
+from shardmill.dataset import Dataset
+from shardmill.engines import LocalEngine
+from shardmill.errors import ConfigurationError
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, images, make_dataset) -> Dataset:
+    images(tmp_path / "raw", 20)
+    return make_dataset(tmp_path / "raw", tmp_path / "root")
+
+
+def states(dataset: Dataset) -> list[str]:
+    return [found.state for found in chain.states(dataset, "p")]
+
+
+@pytest.mark.parametrize(
+    "module", ["shardmill", "shardmill.chain", "shardmill.dataset", "shardmill.cli", "shardmill.engines"]
+)
+def test_importing_it_imports_neither_torch_nor_dagster_nor_pandas(module: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert module in loaded
+    assert not loaded & {"torch", "torchvision", "dagster", "pandas", "pyarrow", "openvino", "matplotlib"}
+
+
+def test_states_are_missing_before_the_first_run_and_up_to_date_after_it(dataset: Dataset, run_chain) -> None:
+    assert states(dataset) == ["missing"] * 5
+    run_chain(dataset)
+    assert states(dataset) == ["up to date"] * 5
+
+
+def test_a_run_cut_short_leaves_the_rest_missing(dataset: Dataset, run_chain) -> None:
+    run_chain(dataset, last="transformed_shards")
+    assert states(dataset) == ["up to date"] * 3 + ["missing"] * 2
+
+
+def test_a_touched_object_makes_everything_stale_until_the_next_run(
+    dataset: Dataset, tmp_path: Path, run_chain
+) -> None:
+    run_chain(dataset)
+    os.utime(tmp_path / "raw/image_00003.jpg")
+    assert states(dataset) == ["stale"] * 5
+    run_chain(dataset)
+    assert states(dataset) == ["up to date"] * 5
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"max_reject_ratio": 0.5}, ["up to date"] * 5),
+        ({"embedder": {"batch_size": 3}}, ["up to date"] * 5),
+        ({"shards": {"max_samples": 5}}, ["up to date"] + ["stale"] * 4),
+        ({"transform": {"operations": [], "seed": 1}}, ["up to date"] * 2 + ["stale"] * 3),
+        ({"embedder": {"dtype": "float16"}}, ["up to date"] * 3 + ["stale"] * 2),
+    ],
+)
+def test_a_changed_declaration_makes_stale_what_it_determines(
+    dataset: Dataset, tmp_path: Path, make_dataset, run_chain, changed, expected
+) -> None:
+    run_chain(dataset)
+    changed_dataset = make_dataset(tmp_path / "raw", tmp_path / "root", **changed)
+    assert states(changed_dataset) == expected
+    run_chain(changed_dataset)
+    assert states(changed_dataset) == ["up to date"] * 5
+
+
+def test_looking_at_states_changes_nothing(dataset: Dataset, tmp_path: Path, run_chain, snapshot) -> None:
+    run_chain(dataset)
+    before = snapshot(tmp_path / "root")
+    os.utime(tmp_path / "raw/image_00003.jpg")
+    states(dataset)
+    assert snapshot(tmp_path / "root") == before
+
+
+def test_a_partition_that_is_not_declared_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(ConfigurationError, match="has no partition 'q'; it has p"):
+        chain.stored(dataset, "embeddings", "q")
+
+
+def test_a_source_with_nothing_in_it_is_an_error_and_no_empty_partition(tmp_path: Path, make_dataset) -> None:
+    dataset = make_dataset(tmp_path / "nowhere", tmp_path / "root")
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        list(chain.run(dataset, "p", LocalEngine(1)))
+    assert not (tmp_path / "root").exists()
