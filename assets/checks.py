@@ -11,6 +11,7 @@ from resources.storage import StorageResource
 from shardmill import chain
 from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec
 from shardmill.projection import same_class_rate
+from shardmill.projection.neighbours import MAXIMUM_ROWS
 from shardmill.stages.embedding_map import read_batches, vectors_of
 from shardmill.stages.shard_set import ShardSet
 from shardmill.verify import read_with_webdataset
@@ -114,18 +115,26 @@ def _sound(dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[bool, M
     lengths = np.concatenate(norms)
     low, high = (float(lengths.min()), float(lengths.max())) if rows else (1.0, 1.0)
     expected = (0.99, 1.01) if dataset.spec.embedder.normalize else (1e-6, float("inf"))
+    size = {int(entry.summary["dimensions"]) for entry in shards.commit.shardlist}
     passed = finite and rows == shards.commit.total_samples and expected[0] <= low and high <= expected[1]
     figures = {"rows": rows, "all finite": finite, "smallest norm": low, "largest norm": high}
-    return passed and len(dimensions) <= 1, {**figures, "dimensions": ", ".join(map(str, sorted(dimensions)))}
+    return passed and dimensions == size and len(size) <= 1, {
+        **figures,
+        "dimensions": ", ".join(map(str, sorted(dimensions))),
+    }
 
 
 def _same_class(dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
     import numpy as np
 
-    vectors, labels = [], []
+    # Every so many rows, so that memory does not grow with the table.
+    step = -(-shards.commit.total_samples // MAXIMUM_ROWS) or 1
+    vectors, labels, row = [], [], 0
     for batch in read_batches(shards, ["embedding", "cls"]):
-        vectors.append(vectors_of(batch))
-        labels += batch["cls"].to_pylist()
+        taken = np.arange(-row % step, batch.num_rows, step)
+        vectors.append(vectors_of(batch)[taken])
+        labels += batch["cls"].take(taken).to_pylist()
+        row += batch.num_rows
     rate = same_class_rate(np.concatenate(vectors), labels) if vectors else float("nan")
     threshold = dataset.spec.min_same_class_rate or 0.0
     return rate >= threshold, {"share with a neighbour of the same class": rate, "at least": threshold}

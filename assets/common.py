@@ -63,12 +63,12 @@ def lazy_output(context: dg.AssetExecutionContext, make: Callable[[str], LazySha
     """
     try:
         lazy = {partition: make(partition) for partition in context.partition_keys}
+        digests = {partition: item.digest for partition, item in lazy.items()}  # reads the weights, for one
     except ShardmillError as error:
         raise failure(error) from error
     if len(lazy) == 1:
-        (only,) = lazy.values()
-        return dg.Output(only, data_version=dg.DataVersion(only.digest))
-    digests = {partition: item.digest for partition, item in lazy.items()}
+        ((partition, only),) = lazy.items()
+        return dg.Output(only, data_version=dg.DataVersion(digests[partition]))
     return dg.Output(lazy, data_version=dg.DataVersion(fingerprint(partitions=digests)))
 
 

@@ -14,7 +14,9 @@ from shardmill.stages.shard_set import LazyShardSet, ShardSet
 def build_embeddings(spec: DatasetSpec) -> dg.AssetsDefinition:
     """The asset of one dataset; on a GPU's pool and tags if the dataset needs one."""
     dataset = Dataset(spec)
-    code = code_version("embed", EmbedStage.version, spec.resolved_embedder.declared())
+    code = code_version(
+        "embed", EmbedStage.version, {**spec.resolved_embedder.declared(), "masks": spec.transform.masks}
+    )
     description = f"Vectors of `{spec.embedder.model}`, one row a sample, with the raw object that each comes from."
 
     @dg.asset(

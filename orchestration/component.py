@@ -1,6 +1,5 @@
 """`ImageDataset`: the Dagster component that turns a dataset's YAML into its five assets, their checks and a job."""
 
-import os
 import re
 from pathlib import Path
 from textwrap import dedent
@@ -16,8 +15,7 @@ from assets.embeddings import build_embeddings
 from assets.raw_images import build_raw_images
 from assets.transformed_shards import build_transformed_shards
 from assets.webdataset_shards import build_webdataset_shards
-from shardmill.dataset import DatasetSpec
-from shardmill.errors import ConfigurationError
+from shardmill.dataset import DatasetSpec, TemplateEnvironment
 
 
 class ImageDatasetScaffolder(Scaffolder):
@@ -64,27 +62,12 @@ class ImageDataset(dg.Component):
         """The component, with the templates in its attributes filled in."""
         assert attributes is not None  # the schema has required fields
         project = {"project_root": str(context.project_root.resolve())}
-        resolution = context.resolution_context.with_scope(context=project, env=_Environment())
+        resolution = context.resolution_context.with_scope(context=project, env=TemplateEnvironment())
         return cls(DatasetSpec.model_validate(resolution.resolve_value(attributes.model_dump(exclude_unset=True))))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002
         """The dataset's definitions; resources come from `orchestration.definitions`."""
         return dataset_definitions(self.spec)
-
-
-class _Environment:
-    """`env` in templates. Dagster's own fills in `None` for `{{ env.NAME }}` if the variable is not set."""
-
-    def __call__(self, name: str, default: str | None = None) -> str:
-        value = os.environ.get(name, default)
-        if value is None:
-            raise ConfigurationError(f"the dataset needs the environment variable {name}, which is not set")
-        return value
-
-    def __getattr__(self, name: str) -> str:
-        if name.startswith("jinja"):  # jinja looks for marks of its own on what it calls
-            raise AttributeError(name)
-        return self(name)
 
 
 def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:

@@ -2,7 +2,14 @@
 
 import dagster as dg
 
-from shardmill.errors import ConfigurationError, ConflictError, CorruptionError, ShardmillError, TooManyRejectsError
+from shardmill.errors import (
+    ConfigurationError,
+    ConflictError,
+    CorruptionError,
+    EngineError,
+    ShardmillError,
+    TooManyRejectsError,
+)
 
 _FINAL = (ConfigurationError, ConflictError, CorruptionError, TooManyRejectsError)
 
@@ -12,6 +19,5 @@ def failure(error: ShardmillError) -> dg.Failure:
     return dg.Failure(str(error), allow_retries=not _is_final(error))
 
 
-def _is_final(error: BaseException | None) -> bool:
-    """Whether the error, or what caused it (an engine says which shard failed), is one that comes again."""
-    return error is not None and (isinstance(error, _FINAL) or _is_final(error.__cause__))
+def _is_final(error: ShardmillError) -> bool:
+    return isinstance(error, _FINAL) or (isinstance(error, EngineError) and error.final)

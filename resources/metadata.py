@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import dagster as dg
+import numpy as np
+from numpy.typing import NDArray
 
 from shardmill.errors import Rejected
 from shardmill.images import decode_image, decode_mask
@@ -17,7 +19,9 @@ from shardmill.shards.layout import Layout
 from shardmill.stages.shard_set import ShardSet
 from shardmill.storage import join_uri
 
-_THUMBNAILS = 24
+_TILES = 24
+_LARGEST_TILE = 448
+"""Pixels on the long side of what a tile is drawn from: four times its own, so that nothing of it is lost."""
 
 
 def describe_shard_set(shards: ShardSet, seconds: float, masks: Sequence[str] = ()) -> dict[str, Any]:
@@ -38,6 +42,7 @@ def describe_shard_set(shards: ShardSet, seconds: float, masks: Sequence[str] = 
         "dagster/row_count": commit.total_samples,
         **_counts([commit], shards.made, seconds),
         **{name.replace("_", " "): value for entry in commit.shards for name, value in entry.summary.items()},
+        **_runtimes(commit),
         "digest": commit.digest,
     }
     if commit.suffix == "parquet":
@@ -88,6 +93,12 @@ def _counts(commits: list[Commit], made: int, seconds: float) -> dict[str, Any]:
     return metadata
 
 
+def _runtimes(commit: Commit) -> dict[str, str]:
+    """What computed the shards, where there is a choice."""
+    names = sorted({entry.runtime for entry in commit.shards if entry.runtime})
+    return {"runtime": ", ".join(names)} if names else {}
+
+
 def _reasons(reasons: Mapping[str, int]) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.table(
         [dg.TableRecord({"reason": reason, "samples": count}) for reason, count in reasons.items()]
@@ -131,19 +142,21 @@ def _contact_sheet(shards: ShardSet, masks: Sequence[str]) -> dg.MetadataValue[A
     """Thumbnails of the first samples: each image, and beside it its label maps in colour."""
     if shards.commit.suffix != "tar" or not shards.shards:
         return None
-    tiles = []
-    for sample, _ in islice(shards.shards[0].read(shards.storage), _THUMBNAILS):
+    tiles = list(islice(_thumbnails(shards, masks), _TILES))
+    return dg.MetadataValue.md(f"![contact sheet]({data_uri(draw_contact_sheet(tiles))})") if tiles else None
+
+
+def _thumbnails(shards: ShardSet, masks: Sequence[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    for sample, _ in shards.shards[0].read(shards.storage):
         for component, data in sample.components.items():
             if not image_format(component):
                 continue
             try:
-                if component in masks:
-                    pixels = colour_labels(decode_mask(data, component))
-                else:
-                    pixels = decode_image(data, component)
+                pixels = (
+                    colour_labels(decode_mask(data, component)) if component in masks else decode_image(data, component)
+                )
             except Rejected:  # larger than the default limit, where the dataset allows more: no picture of it
                 continue
-            tiles.append((f"{sample.key}.{component}", pixels))
-    if not tiles:
-        return None
-    return dg.MetadataValue.md(f"![contact sheet]({data_uri(draw_contact_sheet(tiles[:_THUMBNAILS]))})")
+            # No larger than is drawn, so that a page of large photographs is never in memory at once.
+            step = max(1, max(pixels.shape[:2]) // _LARGEST_TILE)
+            yield f"{sample.key}.{component}", np.ascontiguousarray(pixels[::step, ::step])

@@ -40,11 +40,16 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
         for partition, lazy in by_partition.items():
             written[partition] = self._write(context, partition, lazy)
         seconds = time.monotonic() - started
-        if len(written) == 1:
-            masks = context.definition_metadata[MASKS]
-            context.add_output_metadata(describe_shard_set(written[partitions[0]], seconds, masks))
+        try:
+            if len(written) == 1:
+                masks = context.definition_metadata[MASKS]
+                metadata = describe_shard_set(written[partitions[0]], seconds, masks)
+            else:
+                metadata = describe_shard_sets(written, seconds)
+        except Exception as error:  # a picture that cannot be drawn is no reason to fail what is committed
+            context.log.warning(f"committed, and could not be described: {type(error).__name__}: {error}")
         else:
-            context.add_output_metadata(describe_shard_sets(written, seconds))
+            context.add_output_metadata(metadata)
 
     def load_input(self, context: dg.InputContext) -> ShardSet | dict[str, ShardSet]:
         """The committed set of each partition asked for. Raises `dg.Failure` if one is not there."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from shardmill.embedders.protocol import EMBEDDERS, unknown_model
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
 from shardmill.images import MAX_PIXELS
@@ -83,6 +84,9 @@ class DatasetSpec(BaseModel):
             raise ValueError(
                 f"the source {template!r} lacks {{partition}}: every partition would hold the same samples"
             )
+        family = self.embedder.model.partition("/")[0]
+        if family not in EMBEDDERS and "{{" not in family:
+            raise ValueError(str(unknown_model(self.embedder.model, list(EMBEDDERS))))
         if self.gpu and self.embedder.runtime not in ("auto", "cuda"):
             raise ValueError(f"gpu: true asks for a CUDA device, runtime: {self.embedder.runtime} for none")
         return self

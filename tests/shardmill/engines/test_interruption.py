@@ -59,7 +59,7 @@ class Watcher:
         self._look()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.002):
+        while not self._stop.wait(0.02):
             self._look()
 
     def _look(self) -> None:
