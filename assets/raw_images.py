@@ -7,6 +7,7 @@ from resources.storage import StorageResource
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.stages.list_objects import ListStage
+from shardmill.stages.shard_set import LazyShardSet
 
 
 def build_raw_images(spec: DatasetSpec) -> dg.AssetsDefinition:
@@ -17,6 +18,12 @@ def build_raw_images(spec: DatasetSpec) -> dg.AssetsDefinition:
     @dg.asset(**asset_options(spec, "raw_images", {"parquet"}, code, description))
     def raw_images(context: dg.AssetExecutionContext, storage: StorageResource) -> AnyOutput:
         dataset = Dataset(spec, storage.open())
-        return lazy_output(context, lambda partition: chain.raw_images(dataset, partition))
+
+        def make(partition: str) -> LazyShardSet:
+            # Here, because a run that fails after packing a bucket fails too late.
+            chain.check_transform_and_model(dataset)
+            return chain.raw_images(dataset, partition)
+
+        return lazy_output(context, make)
 
     return raw_images

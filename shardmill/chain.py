@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec, suffix_of
+from shardmill.embedders import choose_runtime
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, read_commit
 from shardmill.sources import Manifest, list_source
@@ -15,6 +16,7 @@ from shardmill.stages.engine import Engine
 from shardmill.stages.list_objects import ListedObjects, ListStage
 from shardmill.stages.pack import PackStage
 from shardmill.stages.shard_set import LazyShardSet, ShardSet, pack
+from shardmill.transforms import build_transform
 
 State = Literal["missing", "stale", "up to date"]
 
@@ -57,6 +59,12 @@ def embedding_map(dataset: Dataset, table: ShardSet) -> LazyShardSet:
 def pack_stage(spec: DatasetSpec) -> PackStage:
     """How the dataset packs: every component that its source has a pattern for is required."""
     return PackStage(tuple(spec.source.components or ()), spec.max_pixels)
+
+
+def check_transform_and_model(dataset: Dataset) -> None:
+    """Raises ConfigurationError for operations, arguments, a model or weights that cannot work, before any is used."""
+    build_transform(dataset.spec.transform)
+    dataset.spec.resolved_embedder.fingerprint_parameters()
 
 
 def read_manifest(raw: ShardSet) -> Manifest:
@@ -105,7 +113,10 @@ def write(
 def run(
     dataset: Dataset, partition: str, engine: Engine, progress: ProgressSink = silent
 ) -> Iterator[tuple[AssetName, ShardSet]]:
-    """Bring a partition up to date, asset by asset, without Dagster."""
+    """Bring a partition up to date, asset by asset, without Dagster. Mistakes in the file show first."""
+    dataset.folder("raw_images", partition)
+    check_transform_and_model(dataset)
+    choose_runtime(dataset.spec.resolved_embedder)
     upstream: ShardSet | None = None
     for asset in ASSETS:
         lazy = plan(dataset, asset, partition, upstream)

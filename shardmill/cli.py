@@ -24,6 +24,7 @@ from shardmill.errors import ConfigurationError, ShardmillError
 from shardmill.progress import Progress, ProgressSink
 from shardmill.samples import image_format
 from shardmill.shards.commit import Commit
+from shardmill.sources.names import encode_key
 from shardmill.verify import read_with_webdataset, verify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -159,14 +160,14 @@ def show(
             raise ConfigurationError(f"{asset.value} of {partition} is not there yet: run `shardmill run {file}` first")
         for shard in shards.shards:
             for sample, rows in shard.read(shards.storage):
-                if key not in (None, sample.key):
+                if key is not None and sample.key not in (key, encode_key(key)):
                     continue
-                header = ("component", "bytes", "pixels", "sha256", "raw object", "version")
+                header = ("component", "bytes", "pixels", "raw object", "its version", "its sha256")
                 table: list[Sequence[str]] = []
                 for component, data in sample.components.items():
                     row = rows[component]
-                    cells = (component, f"{len(data):,}", _pixels(component, data), row.sha256[:12])
-                    table.append((*cells, row.source_uri, row.source_version))
+                    cells = (component, f"{len(data):,}", _pixels(component, data))
+                    table.append((*cells, row.source_uri, row.source_version, row.source_sha256))
                     if save is not None:
                         target = save / f"{sample.key.replace('/', '_')}.{component}"
                         save.mkdir(parents=True, exist_ok=True)

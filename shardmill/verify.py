@@ -33,7 +33,7 @@ def verify(shards: ShardSet) -> Iterator[str]:
     for info in shards.storage.list(shards.folder):
         name = relative_to(shards.folder, info.uri)
         if layout.is_shard_file(name) and name not in named:
-            yield f"{info.uri} is named by no index: a run was killed after it published it; materialize again"
+            yield f"{info.uri} is named by no index: a run that failed or was killed left it; the next run removes it"
 
 
 def _verify_shard(shards: ShardSet, entry: ShardEntry, layout: Layout) -> Iterator[str]:

@@ -17,6 +17,9 @@ class Reject(BaseModel):
     source_uri: str = ""
     """The raw object at fault, or the first of the sample's."""
 
+    def __str__(self) -> str:
+        return f"{self.reason} ({self.detail})" if self.detail else self.reason
+
 
 class ShardReport(BaseModel):
     """Counts of one shard. `samples_in == kept + filtered + len(rejects)`, always."""

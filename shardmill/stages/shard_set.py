@@ -221,9 +221,10 @@ def _check_rejects(result: ShardSet, max_reject_ratio: float) -> None:
     if ratio <= max_reject_ratio:
         return
     reasons = ", ".join(f"{count} × {reason}" for reason, count in commit.rejects_by_reason.items())
-    examples = "; ".join(f"{r.source_uri}: {r.reason}" for r, _ in zip(result.rejects(), range(3), strict=False))
+    examples = "; ".join(f"{r.source_uri}: {r}" for r, _ in zip(result.rejects(), range(3), strict=False))
+    advice = "Mend or remove these objects" if commit.stage == "pack" else "Check what the dataset file says of it"
     raise TooManyRejectsError(
         f"{commit.name}: {commit.total_rejects} of {commit.total_samples_in} samples ({ratio:.1%}) were rejected, more "
         f"than max_reject_ratio = {max_reject_ratio:.1%}; nothing was committed. {reasons}. For example {examples}. "
-        "Mend or remove these objects, or raise max_reject_ratio"
+        f"{advice}, or raise max_reject_ratio"
     )

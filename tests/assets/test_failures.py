@@ -74,9 +74,11 @@ def test_a_gpu_that_is_not_there_is_named_and_not_tried_again(tiny: Any, retryin
 
 
 def test_a_model_that_does_not_exist_is_named_and_not_tried_again(tiny: Any, retrying: None) -> None:
-    result = tiny.materialize("a", checks=False, embedder={"model": "resnet1"})
-    assert re.search(r"'resnet1' is unknown.*efficientnet-lite0", said(result))
+    result = tiny.materialize("a", checks=False, embedder={"model": "torchvision/resnet1"})
+    assert re.search(r"'torchvision/resnet1' is unknown.*resnet18", said(result))
     assert retries(result) == 0
+    with pytest.raises(ValueError, match=r"'resnet1' is unknown.*efficientnet-lite0"):
+        tiny.materialize("a", checks=False, embedder={"model": "resnet1"})
 
 
 def test_a_shard_that_is_gone_is_named(tiny: Any) -> None:

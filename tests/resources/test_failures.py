@@ -1,5 +1,7 @@
 """Failures: plain words, and a retry only where it can help."""
 
+import pickle
+
 import pytest
 
 from resources.failures import failure
@@ -24,9 +26,9 @@ def test_what_may_pass_is_retried(kind: type[ShardmillError]) -> None:
     assert failure(kind("why")).allow_retries is True
 
 
-def test_the_cause_decides_where_the_engine_only_says_which_shard() -> None:
-    error = EngineError("embed failed on shard 000000: no GPU")
-    error.__cause__ = ConfigurationError("no GPU")
+def test_the_engine_says_whether_a_retry_can_help_also_across_processes() -> None:
+    error = pickle.loads(pickle.dumps(EngineError("embed failed on shard 000000: no GPU", final=True)))
+    assert str(error) == "embed failed on shard 000000: no GPU"
     assert failure(error).allow_retries is False
 
 

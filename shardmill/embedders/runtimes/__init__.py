@@ -7,7 +7,7 @@ from shardmill.embedders.runtimes.base import Runtime
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
 
-__all__ = ["Runtime", "available_runtimes", "build_runtime"]
+__all__ = ["Runtime", "available_runtimes", "build_runtime", "choose_runtime"]
 
 
 def available_runtimes() -> list[str]:
@@ -19,6 +19,19 @@ def available_runtimes() -> list[str]:
         *(["openvino"] if find_spec("openvino") else []),
         "torch",
     ]
+
+
+def choose_runtime(spec: EmbedderSpec) -> str:
+    """The name of the runtime that `spec` gets here. Raises ConfigurationError if what it asks for is not to be had."""
+    available = available_runtimes()
+    name = available[0] if spec.runtime == "auto" else spec.runtime
+    if name not in available:
+        remedy = {
+            "openvino": "pip install 'shardmill[openvino]'",
+            "cuda": "torch sees no GPU; check the driver, and that torch is a CUDA build",
+        }
+        raise ConfigurationError(f"the runtime {name} is not available here: {remedy[name]}")
+    return name
 
 
 def build_runtime(embedder: Embedder, spec: EmbedderSpec, threads: int | None = None) -> Runtime:
@@ -33,14 +46,7 @@ def build_runtime(embedder: Embedder, spec: EmbedderSpec, threads: int | None = 
     Raises:
         ConfigurationError: The runtime or the precision asked for is not to be had here.
     """
-    available = available_runtimes()
-    name = available[0] if spec.runtime == "auto" else spec.runtime
-    if name not in available:
-        remedy = {
-            "openvino": "pip install 'shardmill[openvino]'",
-            "cuda": "torch sees no GPU; check the driver, and that torch is a CUDA build",
-        }
-        raise ConfigurationError(f"the runtime {name} is not available here: {remedy[name]}")
+    name = choose_runtime(spec)
     if name == "cuda":
         from shardmill.embedders.runtimes.torch_cuda import CudaRuntime
 
