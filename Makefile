@@ -28,11 +28,11 @@ ui: $(INSTALLED) ## open the Dagster UI on what the demo made, at http://127.0.0
 	$(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1
 
 test: $(INSTALLED) lint ## lint, types, import contracts, then every test that is not slow
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 	@echo "Left out: the tests marked slow (make test-all), and what pytest lists as SKIPPED above."
 
 test-all: $(INSTALLED) lint ## the slow tests too
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## format, lint, types, import contracts: checks, changes nothing
 	$(BIN)/ruff format --check .

@@ -184,7 +184,9 @@ class LazyShardSet:
             if layout.index(shard.id, digest) not in sizes:
                 continue
             entry = known.get(digest) or left_behind(storage, folder, shard.id, digest, layout)
-            if entry and all(sizes.get(file) == size for file, size in file_sizes(entry, layout).items()):
+            if entry is None or not sizes.keys() >= set(file_names(entry, layout)):
+                continue
+            if all(sizes[file] == size for file, size in file_sizes(entry, layout).items()):
                 standing[digest] = entry
         return standing
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from shardmill.errors import CorruptionError
-from shardmill.shards.commit import ShardEntry, entry_of, file_sizes
+from shardmill.shards.commit import ShardEntry, entry_of, file_names, file_sizes
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.index import IndexWriter, read_report
 from shardmill.shards.layout import Layout, Suffix
@@ -150,8 +150,9 @@ def left_behind(storage: Storage, folder: str, shard: str, digest: str, layout: 
 
 
 def _stands(storage: Storage, folder: str, entry: ShardEntry, layout: Layout) -> bool:
-    for name, size in file_sizes(entry, layout).items():
+    sizes = file_sizes(entry, layout)
+    for name in file_names(entry, layout):
         info = storage.stat(join_uri(folder, name))
-        if info is None or info.size != size:
+        if info is None or info.size != sizes.get(name, info.size):
             return False
     return True

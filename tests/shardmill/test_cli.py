@@ -1,5 +1,6 @@
 """The command line, as a subprocess that writes into a pipe."""
 
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -113,8 +114,10 @@ def test_show_prints_a_sample_and_where_it_comes_from(base: Path, after_run: Run
     assert lines[0].startswith("image_00005 in ")
     cells = {row[0]: row for row in rows(done.stdout) if len(row) == 6}
     assert cells["jpg"][2] == "48 × 48"
-    assert cells["jpg"][4] == f"file://{base}/raw/a/image_00005.jpg"
-    assert cells["cls"][4] == f"file://{base}/raw/a/image_00005.cls"
+    for component in ("jpg", "cls"):
+        raw = base / f"raw/a/image_00005.{component}"
+        assert cells[component][3] == f"file://{raw}"
+        assert cells[component][5] == hashlib.sha256(raw.read_bytes()).hexdigest()
     assert any(line.startswith("embedding: 1280 dimensions, [") for line in lines)
     assert any(line.startswith("map: x = ") for line in lines)
     assert (tmp_path / "saved/image_00005.cls").read_text() == "2"

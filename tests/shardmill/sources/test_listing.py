@@ -180,9 +180,9 @@ def test_a_table_of_uris_alone_has_no_metadata(storage: Storage, write: Write, t
 def test_relative_uris_are_relative_to_the_table(
     storage: Storage, folder: str, tmp_path: Path, write: Write, table: Table
 ) -> None:
-    uris = [write("tables/images/a.jpg"), write("b.jpg"), write("c.jpg")]
+    uris = {write("tables/images/a.jpg"), write("b.jpg"), write("c.jpg")}
     uri = table({"uri": ["images/a.jpg", f"{tmp_path}/b.jpg", f"{folder}/c.jpg"]})
-    assert [item.uri for item in list_source(SourceSpec(table=uri), "all", storage)] == uris
+    assert {item.uri for item in list_source(SourceSpec(table=uri), "all", storage)} == uris
 
 
 def test_objects_that_are_missing_are_listed_as_missing(storage: Storage, write: Write, table: Table) -> None:

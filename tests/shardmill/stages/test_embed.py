@@ -121,6 +121,7 @@ def test_masks_are_never_embedded(tmp_path: Path, images, make_dataset, run_chai
     assert set(pd.read_parquet(dataset.folder("embeddings", "p"))["component"]) == {"jpg"}
 
 
+@pytest.mark.slow
 def test_new_weights_under_the_old_name_give_new_vectors_in_the_same_process(
     tmp_path: Path, source: Path, make_dataset, run_chain
 ) -> None:

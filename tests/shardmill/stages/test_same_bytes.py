@@ -43,7 +43,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, source: Path, make_datas
     return root
 
 
-@pytest.mark.parametrize("workers", [4, 8])  # 8 run in two processes
+@pytest.mark.parametrize("workers", [pytest.param(4, marks=pytest.mark.slow), 8])  # 8 run in two processes
 def test_any_number_of_workers_gives_the_same_files(
     tmp_path: Path, source: Path, reference: Path, workers: int, make_dataset, run_chain, snapshot
 ) -> None:

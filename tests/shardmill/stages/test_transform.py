@@ -72,7 +72,7 @@ def test_one_to_many_gives_children_of_their_parents(transformed) -> None:
     assert (commit.total_samples_in, commit.total_samples, commit.total_filtered) == (45, 90, 0)
     assert sum(entry.kept for entry in commit.shards) == 45
     assert len(table) == table["key"].nunique() == 90
-    assert_lineage(table, made["transformed_shards"], lambda key: key.rpartition("_")[0])
+    assert_lineage(table, made["transformed_shards"], lambda key: key.rpartition("~")[0])
 
 
 def test_a_filter_leaves_out_and_counts(transformed) -> None:
