@@ -10,7 +10,7 @@ from resources.failures import failure
 from resources.metadata import describe_shard_set, describe_shard_sets
 from resources.storage import StorageResource
 from shardmill.errors import ShardmillError
-from shardmill.progress import Progress
+from shardmill.progress import Progress, for_a_log
 from shardmill.shards.layout import Suffix
 from shardmill.stages.shard_set import LazyShardSet, ShardSet
 from shardmill.storage import absolute_uri, join_uri
@@ -77,7 +77,7 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
             context.log.info(str(progress))
 
         try:
-            result = lazy.write(self.storage.open(), folder, name, self.engine.open(), ratio, log)
+            result = lazy.write(self.storage.open(), folder, name, self.engine.open(), ratio, for_a_log(log))
         except ShardmillError as error:
             raise failure(error) from error
         total = len(result.commit.shards)

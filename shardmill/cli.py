@@ -21,7 +21,7 @@ from shardmill import chain
 from shardmill.dataset import ASSETS, AssetName, Dataset, load_dataset
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError, ShardmillError
-from shardmill.progress import Progress, ProgressSink
+from shardmill.progress import Progress, ProgressSink, for_a_log
 from shardmill.samples import image_format
 from shardmill.shards.commit import Commit
 from shardmill.sources.names import encode_key
@@ -223,7 +223,7 @@ def demo_photographs(folder: Annotated[Path, typer.Argument(help="where to", sho
 def _progress() -> Iterator[ProgressSink]:
     """A bar on a terminal, plain lines elsewhere."""
     if not console.is_terminal:
-        yield lambda state: console.print(str(state), highlight=False, soft_wrap=True)
+        yield for_a_log(lambda state: console.print(str(state), highlight=False, soft_wrap=True))
         return
     columns = (
         TextColumn("{task.description}"),

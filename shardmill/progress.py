@@ -32,7 +32,7 @@ ProgressSink = Callable[[Progress], None]
 class ProgressMeter:
     """Counts, and tells a sink every `interval` seconds and at the end."""
 
-    def __init__(self, task: str, total: int, sink: ProgressSink, interval: float = 10.0) -> None:
+    def __init__(self, task: str, total: int, sink: ProgressSink, interval: float = 0.5) -> None:
         self._task, self._total, self._sink, self._interval = task, total, sink, interval
         self._started = time.monotonic()
         self._told = self._started
@@ -46,6 +46,20 @@ class ProgressMeter:
             self._told = now
             elapsed = max(now - self._started, 1e-9)
             self._sink(Progress(self._task, self._done, self._total, self._done / elapsed))
+
+
+def for_a_log(sink: ProgressSink, interval: float = 10.0) -> ProgressSink:
+    """A sink that passes a state on at most every `interval` seconds, and the last of each task."""
+    told = time.monotonic()
+
+    def pass_on(state: Progress) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= interval or state.done == state.total:
+            told = now
+            sink(state)
+
+    return pass_on
 
 
 def silent(_: Progress) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 
@@ -9,3 +10,9 @@ def fingerprint(**parts: Any) -> str:
     """SHA-256, in hexadecimal, over named parts of plain JSON values; their order does not matter."""
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256, in hexadecimal, of a local file of any size."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

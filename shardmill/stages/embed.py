@@ -15,6 +15,7 @@ from shardmill.embedders.protocol import weights_identity
 from shardmill.errors import Rejected
 from shardmill.images import MAX_PIXELS, decode_image
 from shardmill.samples import EncodedSample, image_format
+from shardmill.shards.fingerprint import file_sha256
 from shardmill.shards.index import IndexRow, IndexWriter
 from shardmill.shards.layout import Suffix
 from shardmill.shards.report import Reject, ShardReport
@@ -114,14 +115,13 @@ class EmbedStage:
                 work.advance(len(rows))
         finally:
             table.close()
-        content = file.read_bytes()
         report = ShardReport(
             samples_in=shard.samples,
             kept=count,
             samples=count,
             bytes_in=bytes_in,
-            bytes=len(content) if count else 0,
-            sha256=hashlib.sha256(content).hexdigest() if count else "",
+            bytes=file.stat().st_size if count else 0,
+            sha256=file_sha256(file) if count else "",
             rejects=rejects,
             runtime=runtime.name,
             summary={"dimensions": embedder.dimension},

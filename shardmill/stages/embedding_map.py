@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from shardmill.errors import ConflictError
 from shardmill.projection import Basis, UmapBasis, draw_scatter, fit_pca, fit_umap
-from shardmill.shards.fingerprint import fingerprint
+from shardmill.shards.fingerprint import file_sha256, fingerprint
 from shardmill.shards.index import IndexWriter
 from shardmill.shards.layout import Suffix
 from shardmill.shards.report import ShardReport
@@ -85,15 +84,14 @@ class MapStage:
         file, picture = work.scratch / "data.parquet", work.scratch / "picture.png"
         pq.write_table(pa.table(columns, schema=pa.schema([*required, ("cls", pa.string())])), file, compression="zstd")
         picture.write_bytes(draw_scatter(xy, [self._named(label) for label in labels], shard.table.commit.name))
-        content = file.read_bytes()
         ratios = self.basis.explained_variance_ratio if isinstance(self.basis, Basis) else ()
         report = ShardReport(
             samples_in=shard.samples,
             kept=len(keys),
             samples=len(keys),
             bytes_in=shard.table.commit.total_bytes,
-            bytes=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
+            bytes=file.stat().st_size,
+            sha256=file_sha256(file),
             picture=True,
             summary={f"variance_of_axis_{axis}": round(ratio, 4) for axis, ratio in zip("xy", ratios, strict=False)},
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from shardmill.shards.fingerprint import file_sha256
 from shardmill.shards.index import IndexWriter
 from shardmill.shards.layout import Suffix
 from shardmill.shards.report import ShardReport
@@ -57,7 +57,7 @@ class ListStage:
             samples=manifest.samples,
             bytes_in=manifest.bytes,
             bytes=file.stat().st_size,
-            sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+            sha256=file_sha256(file),
             summary={"objects": manifest.objects},
         )
         return OutputFiles(file, IndexWriter()), report

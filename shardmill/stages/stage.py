@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from shardmill.errors import CorruptionError
 from shardmill.shards.commit import ShardEntry, entry_of, file_names, file_sizes
-from shardmill.shards.fingerprint import fingerprint
+from shardmill.shards.fingerprint import file_sha256, fingerprint
 from shardmill.shards.index import IndexWriter, read_report
 from shardmill.shards.layout import Layout, Suffix
 from shardmill.shards.report import ShardReport
@@ -122,7 +122,7 @@ class MakeShard:
         report = report.checked(shard.id).model_copy(update={"seconds": time.perf_counter() - started})
         index = work.scratch / "index.parquet"
         files.index.write(index, report)
-        index_sha256 = hashlib.sha256(index.read_bytes()).hexdigest()
+        index_sha256 = file_sha256(index)
         entry = entry_of(report, shard.id, digest, layout, index_sha256, index.stat().st_size)
         with work.storage.exclusive(self.folder):
             theirs = left_behind(work.storage, self.folder, shard.id, digest, layout)
