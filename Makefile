@@ -3,13 +3,13 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-EXTRAS := orchestration,openvino,umap,demo,test,lint
+EXTRAS := orchestration,gcs,s3,dagster-gcp,dagster-aws,openvino,umap,demo,test,lint
 INSTALLED := $(VENV)/.installed
 export DAGSTER_HOME := $(CURDIR)/.dagster
 DEMO := orchestration/defs/demo/defs.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-all lint format constraints clean
+.PHONY: help demo ui servers test test-all lint format constraints clean
 
 help: ## these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -26,6 +26,9 @@ demo: $(INSTALLED) ## install, then run the whole chain on real photographs
 
 ui: $(INSTALLED) ## open the Dagster UI on what the demo made, at http://127.0.0.1:3000
 	$(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1
+
+servers: $(INSTALLED) ## local GCS and S3 servers to play with
+	@$(BIN)/python -m tests.servers
 
 test: $(INSTALLED) lint ## lint, types, import contracts, then every test that is not slow
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from shardmill.errors import (
+    AccessDeniedError,
     ConfigurationError,
     ConflictError,
     CorruptionError,
@@ -11,7 +12,7 @@ from shardmill.errors import (
     TooManyRejectsError,
 )
 
-_FINAL = (ConfigurationError, ConflictError, CorruptionError, TooManyRejectsError)
+_FINAL = (AccessDeniedError, ConfigurationError, ConflictError, CorruptionError, TooManyRejectsError)
 
 
 def failure(error: ShardmillError) -> dg.Failure:

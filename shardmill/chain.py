@@ -64,7 +64,7 @@ def pack_stage(spec: DatasetSpec) -> PackStage:
 def check_transform_and_model(dataset: Dataset) -> None:
     """Raises ConfigurationError for operations, arguments, a model or weights that cannot work, before any is used."""
     build_transform(dataset.spec.transform)
-    dataset.spec.resolved_embedder.fingerprint_parameters()
+    dataset.spec.resolved_embedder.fingerprint_parameters(dataset.storage)
 
 
 def read_manifest(raw: ShardSet) -> Manifest:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,16 +21,28 @@ from shardmill import chain
 from shardmill.dataset import ASSETS, AssetName, Dataset, load_dataset
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError, ShardmillError
+from shardmill.orphans import orphans
 from shardmill.progress import Progress, ProgressSink, for_a_log
 from shardmill.samples import image_format
 from shardmill.shards.commit import Commit
 from shardmill.sources.names import encode_key
+from shardmill.storage import Storage, absolute_uri, load_credentials
+from shardmill.storage.check import check_storage
 from shardmill.verify import read_with_webdataset, verify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 
 DatasetFile = Annotated[Path, typer.Argument(help="the dataset's YAML file (a defs.yaml)", show_default=False)]
+CredentialsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--credentials",
+        envvar="SHARDMILL_CREDENTIALS",
+        help="a YAML file with credentials for buckets; default: the clouds' own",
+        show_default=False,
+    ),
+]
 Partitions = Annotated[
     list[str] | None, typer.Option("--partition", "-p", help="a partition; may be repeated; default: all")
 ]
@@ -59,15 +71,20 @@ def _readable_errors() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
+def _storage(credentials: Path | None) -> Storage:
+    return Storage(load_credentials(credentials) if credentials else ())
+
+
 @app.command()
 def run(
     file: DatasetFile,
     partition: Partitions = None,
+    credentials: CredentialsFile = None,
     workers: Annotated[int | None, typer.Option(min=1, help="threads in all; default: one a core")] = None,
 ) -> None:
     """Bring partitions up to date: list, pack, transform, embed, map. What stands already is not made again."""
     with _readable_errors():
-        dataset = load_dataset(file)
+        dataset = load_dataset(file, _storage(credentials))
         for key in partition or dataset.spec.partitions:
             started = time.monotonic()
             with _progress() as sink:
@@ -84,10 +101,10 @@ def run(
 
 
 @app.command()
-def partitions(file: DatasetFile) -> None:
+def partitions(file: DatasetFile, credentials: CredentialsFile = None) -> None:
     """List the partitions and the state of each asset against the source as it is now."""
     with _readable_errors():
-        dataset = load_dataset(file)
+        dataset = load_dataset(file, _storage(credentials))
         header = ("partition", "asset", "state", "samples", "shards", "bytes", "rejects")
         rows: list[Sequence[str]] = []
         for key in dataset.spec.partitions:
@@ -116,11 +133,11 @@ def _figures(commit: Commit) -> list[str]:
 
 
 @app.command("verify")
-def verify_command(file: DatasetFile, partition: Partitions = None) -> None:
+def verify_command(file: DatasetFile, partition: Partitions = None, credentials: CredentialsFile = None) -> None:
     """Read every byte of stored partitions and compare digests, counts and offsets; read tars with webdataset too."""
     problems = 0
     with _readable_errors():
-        dataset = load_dataset(file)
+        dataset = load_dataset(file, _storage(credentials))
         for key in partition or dataset.spec.partitions:
             for asset in ASSETS:
                 found = _problems(dataset, asset, key)
@@ -151,10 +168,11 @@ def show(
     key: Annotated[str | None, typer.Argument(help="the sample's key; default: the first")] = None,
     asset: Annotated[Tars, typer.Option(help="which shards")] = Tars.transformed_shards,
     save: Annotated[Path | None, typer.Option(help="a folder to write the components into")] = None,
+    credentials: CredentialsFile = None,
 ) -> None:
     """Show a stored sample: its components, where each comes from, its embedding and its place on the map."""
     with _readable_errors():
-        dataset = load_dataset(file)
+        dataset = load_dataset(file, _storage(credentials))
         shards = chain.stored(dataset, _TARS[asset], partition)
         if shards is None:
             raise ConfigurationError(f"{asset.value} of {partition} is not there yet: run `shardmill run {file}` first")
@@ -191,20 +209,63 @@ def _pixels(component: str, data: bytes) -> str:
 
 
 def _show_vector(dataset: Dataset, partition: str, key: str) -> None:
-    import pandas as pd
-
-    for asset in ("embeddings", "embedding_map"):
-        if chain.stored(dataset, "embeddings" if asset == "embeddings" else "embedding_map", partition) is None:
-            return
-    filters = [("key", "==", key)]
-    vectors = pd.read_parquet(dataset.folder("embeddings", partition).removeprefix("file://"), filters=filters)
-    points = pd.read_parquet(dataset.folder("embedding_map", partition).removeprefix("file://"), filters=filters)
-    for _, row in vectors.iterrows():
+    for row in _rows_of(dataset, "embeddings", partition, key):
         vector = row["embedding"]
         start = ", ".join(f"{value:.3f}" for value in vector[:6])
         console.print(f"embedding: {len(vector)} dimensions, [{start}, …]", highlight=False)
-    for _, row in points.iterrows():
+    for row in _rows_of(dataset, "embedding_map", partition, key):
         console.print(f"map: x = {row['x']:.3f}, y = {row['y']:.3f}", highlight=False)
+
+
+def _rows_of(dataset: Dataset, asset: AssetName, partition: str, key: str) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    table = chain.stored(dataset, asset, partition)
+    if table is None:
+        return
+    for entry in table.commit.shardlist:
+        with table.open_table(entry) as stream:
+            yield from pq.read_table(stream, filters=[("key", "==", key)]).to_pylist()
+
+
+@app.command("check-storage")
+def check_storage_command(
+    uris: Annotated[list[str], typer.Argument(help="folders on any store", show_default=False)],
+    credentials: CredentialsFile = None,
+    source: Annotated[bool, typer.Option("--source", help="only list and read, as a source needs")] = False,
+) -> None:
+    """List, read, write, replace and delete below each URI with the credentials for it; say what is missing."""
+    problems = 0
+    with _readable_errors():
+        storage = _storage(credentials)
+        for uri in map(absolute_uri, uris):
+            console.print(f"{escape(uri)} as {escape(storage.store(uri).identity)}", highlight=False, soft_wrap=True)
+            for finding in check_storage(storage, uri, source):
+                problems += finding.problem is not None
+                console.print(f"  {finding.verb}: {escape(finding.problem or 'ok')}", highlight=False, soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def gc(
+    file: DatasetFile,
+    credentials: CredentialsFile = None,
+    grace_hours: Annotated[float, typer.Option(min=0, help="spare files younger than this: a run may need them")] = 24,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list them, delete nothing")] = False,
+) -> None:
+    """Delete shard files that no index names, left by runs that failed or were killed."""
+    with _readable_errors():
+        dataset = load_dataset(file, _storage(credentials))
+        count = size = 0
+        for info in orphans(dataset, grace_hours * 3600):
+            count, size = count + 1, size + info.size
+            console.print(
+                f"{'would delete' if dry_run else 'deleted'} {escape(info.uri)}", highlight=False, soft_wrap=True
+            )
+            if not dry_run:
+                dataset.storage.delete(info.uri)
+        console.print(f"{count} files, {decimal(size)}", highlight=False)
 
 
 @app.command("demo-photographs")

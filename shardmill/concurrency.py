@@ -12,6 +12,9 @@ from typing import TypeVar
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """A container's limit on Linux: microseconds of CPU, or `max`, in a period of microseconds."""
 
+REQUESTS_AT_ONCE = 16
+"""Threads that wait for a store rather than compute: small requests take their time on the way."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 

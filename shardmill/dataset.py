@@ -92,7 +92,7 @@ class DatasetSpec(BaseModel):
         return self
 
 
-def load_dataset(file: Path) -> Dataset:
+def load_dataset(file: Path, storage: Storage | None = None) -> Dataset:
     """The dataset that a YAML file declares: a Dagster component's `defs.yaml`, or its `attributes` alone.
 
     `{{ env.NAME }}`, `{{ env('NAME', 'default') }}` and `{{ context.project_root }}` (the nearest folder above the file
@@ -111,7 +111,9 @@ def load_dataset(file: Path) -> Dataset:
     if not isinstance(content, dict):
         raise ConfigurationError(f"{file} declares no dataset: it has no fields")
     try:
-        return Dataset(DatasetSpec.model_validate(_rendered(content.get("attributes", content), file)))
+        return Dataset(
+            DatasetSpec.model_validate(_rendered(content.get("attributes", content), file)), storage or Storage()
+        )
     except ValidationError as error:
         problems = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'dataset'}: {e['msg']}" for e in error.errors())
         raise ConfigurationError(f"{file} declares no valid dataset:\n{problems}") from error

@@ -13,6 +13,10 @@ class StorageError(ShardmillError):
     """A store did not do what was asked; names the URI."""
 
 
+class AccessDeniedError(StorageError):
+    """A store refuses; names who asked and the permission that is missing. A retry cannot help."""
+
+
 class ConflictError(StorageError):
     """Another writer replaced the object first; nothing of ours was published in its place."""
 

@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, settings
 
 from shardmill.storage import Storage
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 # The same examples in every run: what fails here fails everywhere. No database in the working tree.
 settings.register_profile(
     "shardmill", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]

@@ -10,9 +10,10 @@ from shardmill.embedders.modules import on_pixels, resize, split_classifier
 from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.embedders.weights import digest_state_dict, file_identity, fit_state_dict, read_state_dict
+from shardmill.storage import Storage
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 SIZE = 224
 CROP = SIZE / (SIZE + 32)  # 0.875 of the shorter side, as in EfficientNet's own input pipeline
@@ -25,12 +26,11 @@ class EfficientNetLite0:
     input_size = (SIZE, SIZE)
     dimension = 1280
 
-    def __init__(self, weights: str) -> None:
+    def __init__(self, state: "dict[str, Tensor]", source: str) -> None:
         from efficientnet_lite_pytorch import EfficientNet
 
-        state = read_state_dict(weights)
         net = EfficientNet.from_name(self.name)
-        fit_state_dict(net, state, weights)
+        fit_state_dict(net, state, source)
         self._state = state
         _, self._head = split_classifier(net)
         self._module = on_pixels(net, mean=[127.0] * 3, std=[128.0] * 3)
@@ -56,14 +56,14 @@ class EfficientNetLite0:
         return self._head.eval()
 
 
-def load(spec: EmbedderSpec) -> Embedder:
+def load(spec: EmbedderSpec, storage: Storage) -> Embedder:
     """The embedder, with the package's weights or those at `spec.weights`."""
-    return EfficientNetLite0(spec.weights or _bundled())
+    return EfficientNetLite0(read_state_dict(spec.weights or _bundled(), storage), spec.weights or _bundled())
 
 
-def weights_identity(spec: EmbedderSpec) -> str:
+def weights_identity(spec: EmbedderSpec, storage: Storage) -> str:
     """The digest of the weights' file."""
-    return file_identity(spec.weights or _bundled())
+    return file_identity(spec.weights or _bundled(), storage)
 
 
 def _bundled() -> str:

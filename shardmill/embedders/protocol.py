@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
+from shardmill.storage import Storage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,29 +56,29 @@ class Embedder(Protocol):
 class EmbedderModule(Protocol):
     """What a module named in `EMBEDDERS` provides."""
 
-    def load(self, spec: EmbedderSpec) -> Embedder:
+    def load(self, spec: EmbedderSpec, storage: Storage) -> Embedder:
         """The embedder, its weights in memory."""
 
-    def weights_identity(self, spec: EmbedderSpec) -> str:
+    def weights_identity(self, spec: EmbedderSpec, storage: Storage) -> str:
         """Changes whenever the weights do; needs no model in memory."""
 
 
-def load_embedder(spec: EmbedderSpec) -> Embedder:
+def load_embedder(spec: EmbedderSpec, storage: Storage | None = None) -> Embedder:
     """The embedder that `spec` names, its weights in memory.
 
     Raises:
         ConfigurationError: The model is unknown, or its weights are missing or do not fit it.
     """
-    return _module(spec.model).load(spec)
+    return _module(spec.model).load(spec, storage or Storage())
 
 
-def weights_identity(spec: EmbedderSpec) -> str:
+def weights_identity(spec: EmbedderSpec, storage: Storage) -> str:
     """A short string that changes whenever the weights that `spec` names do.
 
     Raises:
         ConfigurationError: The model is unknown, or its weights cannot be read.
     """
-    return _module(spec.model).weights_identity(spec)
+    return _module(spec.model).weights_identity(spec, storage)
 
 
 def unknown_model(model: str, known: list[str]) -> ConfigurationError:

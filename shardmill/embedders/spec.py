@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
+from shardmill.storage import Storage
+
 
 class EmbedderSpec(BaseModel):
     """An embedder and how to run it."""
@@ -40,7 +42,7 @@ class EmbedderSpec(BaseModel):
         parameters = self.model_dump(include={"model", "weights", "dtype", "component", "normalize"})
         return parameters | {"precision": "bfloat16" if self.bfloat16 else "float32"}
 
-    def fingerprint_parameters(self) -> dict[str, Any]:
+    def fingerprint_parameters(self, storage: Storage | None = None) -> dict[str, Any]:
         """What determines the vectors: not the batch size, nor the runtime, nor where the weights lie.
 
         Reads the weights' file to digest it (once a process for a version of the file), so that new
@@ -51,7 +53,7 @@ class EmbedderSpec(BaseModel):
         """
         from shardmill.embedders.protocol import weights_identity
 
-        return self.declared() | {"weights": weights_identity(self)}
+        return self.declared() | {"weights": weights_identity(self, storage or Storage())}
 
     def finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32 | np.float16]:
         """float32 [n, d] from a runtime → [n, d] as stored: normalised if asked, in `dtype`.

@@ -16,6 +16,7 @@ from shardmill.embedders.protocol import Embedder, unknown_model
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.embedders.weights import digest_state_dict, file_identity, fit_state_dict, read_state_dict
 from shardmill.errors import ConfigurationError
+from shardmill.storage import Storage
 from shardmill.torchvision_compat import import_torchvision
 
 if TYPE_CHECKING:
@@ -92,21 +93,21 @@ class TorchvisionModel:
         return self._classifier if hasattr(self._classifier, "in_features") else None
 
 
-def load(spec: EmbedderSpec) -> Embedder:
+def load(spec: EmbedderSpec, storage: Storage) -> Embedder:
     """The model, with the weights that `spec` names."""
     name = _name(spec)
     weights = _published(name, spec.weights)
     if spec.weights is None or spec.weights == weights.name:
         return TorchvisionModel(name, _download(weights), str(weights), weights.transforms())
-    return TorchvisionModel(name, read_state_dict(spec.weights), spec.weights, weights.transforms())
+    return TorchvisionModel(name, read_state_dict(spec.weights, storage), spec.weights, weights.transforms())
 
 
-def weights_identity(spec: EmbedderSpec) -> str:
+def weights_identity(spec: EmbedderSpec, storage: Storage) -> str:
     """The digest of the weights' file, or the file name under which torchvision publishes them."""
     weights = _published(_name(spec), spec.weights)
     if spec.weights is None or spec.weights == weights.name:
         return f"{weights}:{weights.url.rpartition('/')[2]}"  # the name ends in the start of its sha256
-    return file_identity(spec.weights)
+    return file_identity(spec.weights, storage)
 
 
 def _name(spec: EmbedderSpec) -> str:

@@ -7,23 +7,22 @@ import pickle
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import fsspec
-
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ConfigurationError, StorageError
+from shardmill.storage import Storage, absolute_uri
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def read_state_dict(uri: str) -> "dict[str, Tensor]":
-    """The state dict at `uri` (any fsspec URI or path). Nothing but tensors is unpickled.
+def read_state_dict(uri: str, storage: Storage) -> "dict[str, Tensor]":
+    """The state dict at `uri` (or a local path). Nothing but tensors is unpickled.
 
     Raises:
         ConfigurationError: There is no such file, or it is not a state dict.
     """
     import torch
 
-    data = _read(uri)
+    data = _read(uri, storage)
     if uri.endswith(".safetensors"):
         try:
             safetensors = importlib.import_module("safetensors.torch")
@@ -65,33 +64,32 @@ def digest_state_dict(state: "dict[str, Tensor]") -> str:
     return digest.hexdigest()
 
 
-def file_identity(uri: str) -> str:
+def file_identity(uri: str, storage: Storage) -> str:
     """`sha256:<hex>` of the file's bytes; read again only when the store says that the file has changed.
 
     Raises:
         ConfigurationError: There is no such file.
     """
     try:
-        fs, path = fsspec.url_to_fs(uri)
-        version = str(fs.ukey(path))
-    except (OSError, ValueError, ImportError) as error:
-        raise _unreadable(uri, error) from error
-    return _file_digest(uri, version)
+        info = storage.stat(absolute_uri(uri))
+    except (StorageError, ConfigurationError) as error:
+        raise _unreadable(uri, str(error)) from error
+    if info is None:
+        raise _unreadable(uri, "it does not exist")
+    return _file_digest(uri, info.version, storage)
 
 
 @lru_cache(maxsize=64)
-def _file_digest(uri: str, version: str) -> str:  # noqa: ARG001, version is there for the cache
-    return "sha256:" + hashlib.sha256(_read(uri)).hexdigest()
+def _file_digest(uri: str, version: str, storage: Storage) -> str:  # noqa: ARG001, version is there for the cache
+    return "sha256:" + hashlib.sha256(_read(uri, storage)).hexdigest()
 
 
-def _read(uri: str) -> bytes:
+def _read(uri: str, storage: Storage) -> bytes:
     try:
-        with fsspec.open(uri, "rb") as file:
-            data: bytes = file.read()
-    except (OSError, ValueError, ImportError) as error:
-        raise _unreadable(uri, error) from error
-    return data
+        return storage.read(absolute_uri(uri))
+    except (StorageError, FileNotFoundError) as error:
+        raise _unreadable(uri, str(error)) from error
 
 
-def _unreadable(uri: str, error: Exception) -> ConfigurationError:
-    return ConfigurationError(f"the weights {uri} cannot be read ({type(error).__name__}); check the URI")
+def _unreadable(uri: str, why: str) -> ConfigurationError:
+    return ConfigurationError(f"the weights {uri} cannot be read: {why}")

@@ -20,7 +20,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from shardmill.concurrency import usable_cores
-from shardmill.errors import ConfigurationError, CorruptionError, EngineError, ShardmillError
+from shardmill.errors import AccessDeniedError, ConfigurationError, CorruptionError, EngineError, ShardmillError
 from shardmill.shards.commit import ShardEntry
 from shardmill.stages.stage import MakeShard, PlannedShard, Work
 from shardmill.storage import Storage
@@ -69,7 +69,7 @@ def _make(
         said = error if isinstance(error, ShardmillError) else f"{type(error).__name__}: {error}"
         raise EngineError(
             f"{make.stage.name} failed on shard {shard.id} of {make.folder}: {said}",
-            final=isinstance(error, ConfigurationError | CorruptionError),
+            final=isinstance(error, AccessDeniedError | ConfigurationError | CorruptionError),
         ) from error
 
 

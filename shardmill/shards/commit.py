@@ -9,11 +9,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shardmill.concurrency import bounded_map
 from shardmill.errors import ConflictError, CorruptionError, StorageError
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.layout import Layout, Suffix
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.storage import Storage, join_uri, relative_to
+
+DELETES_AT_ONCE = 8
 
 
 class ShardEntry(BaseModel):
@@ -125,6 +128,10 @@ def publish_commit(
     they have to be made again. Raises ConflictError if the index is no longer at version `expected`.
     """
     layout = Layout(commit.suffix)
+    lost = ConflictError(
+        f"another run committed {commit.name} while this one was at work; its result stands and nothing of this run is "
+        "in the index. Run again to bring the partition up to date"
+    )
     # One section over look, commit and clean-up: nobody can remove, between our look and our commit, what we name.
     # Scratch space where the index stands: asking for it also sweeps what a killed run left there.
     side = join_uri(folder, layout.side).rstrip("/")
@@ -132,20 +139,31 @@ def publish_commit(
         # First of all, so that nobody makes shards again for a commit that is lost already.
         present = storage.stat(join_uri(folder, layout.commit))
         if (present.version if present else None) != expected:
-            raise ConflictError(
-                f"another run committed {commit.name} while this one was at work; its result stands and nothing of "
-                "this run is in the index. Run again to bring the partition up to date"
-            )
-        standing = {relative_to(folder, info.uri) for info in storage.list(folder)}
+            raise lost
+        standing = {relative_to(folder, info.uri): info.size for info in storage.list(folder)}
         named = {name for entry in commit.shards for name in file_names(entry, layout)}
-        if missing := sorted(named - standing):
+        if missing := sorted(named - standing.keys()):
             return missing
-        if layout.rejects not in standing or previous is None or not commit.says_the_same_as(previous):
-            storage.publish(_write_rejects(scratch / "rejects.parquet", rejects()), join_uri(folder, layout.rejects))
-            storage.replace(join_uri(folder, layout.commit), commit.to_json(), expected)
-        for name in standing - named:
-            if layout.is_shard_file(name):
-                storage.delete(join_uri(folder, name))
+        table = _write_rejects(scratch / "rejects.parquet", rejects())
+        version = expected
+        if previous is None or not commit.says_the_same_as(previous):
+            try:
+                version = storage.replace(join_uri(folder, layout.commit), commit.to_json(), expected)
+            except ConflictError:
+                raise lost from None
+        if version != expected or standing.get(layout.rejects) != table.stat().st_size:
+            storage.publish(table, join_uri(folder, layout.rejects))
+        superseded = {name for name in standing.keys() - named if layout.is_shard_file(name)}
+        if not storage.excludes(folder):
+            # Another run may have published files for a commit of its own: only what the last commit named is ours to
+            # remove, and nothing once somebody has committed after us. `shardmill gc` finds the rest.
+            superseded &= (
+                {name for entry in previous.shards for name in file_names(entry, layout)} if previous else set()
+            )
+            now = storage.stat(join_uri(folder, layout.commit)) if superseded else None
+            superseded = superseded if now and now.version == version else set()
+        for _ in bounded_map(storage.delete, (join_uri(folder, name) for name in sorted(superseded)), DELETES_AT_ONCE):
+            pass
     return []
 
 

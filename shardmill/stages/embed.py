@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from shardmill.shards.layout import Suffix
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.stages.stage import OutputFiles, Work
 from shardmill.stages.stored import StoredShard
+from shardmill.storage import Storage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +46,8 @@ class EmbedStage:
     masks: tuple[str, ...] = ()
     """Image components that are label maps, and never embedded."""
     max_pixels: int = MAX_PIXELS
+    storage: Storage = field(default_factory=Storage)
+    """Where the weights are, if the spec names a URI."""
 
     name = "embed"
     version = 1
@@ -53,11 +56,15 @@ class EmbedStage:
 
     def parameters(self) -> dict[str, Any]:
         """See `Stage`."""
-        return {**self.spec.fingerprint_parameters(), "masks": list(self.masks), "max_pixels": self.max_pixels}
+        return {
+            **self.spec.fingerprint_parameters(self.storage),
+            "masks": list(self.masks),
+            "max_pixels": self.max_pixels,
+        }
 
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
         """See `Stage`. Decodes in threads while the model runs. Raises CorruptionError, StorageError."""
-        embedder, runtime = _loaded(self.spec, weights_identity(self.spec), work.threads)
+        embedder, runtime = _loaded(self.spec, weights_identity(self.spec, work.storage), work.storage, work.threads)
         rejects: list[Reject] = []
         waiting: deque[list[_Row]] = deque()
         bytes_in = 0
@@ -141,9 +148,9 @@ class EmbedStage:
 
 
 @lru_cache(maxsize=1)
-def _loaded(spec: EmbedderSpec, weights: str, threads: int) -> tuple[Embedder, Runtime]:  # noqa: ARG001
+def _loaded(spec: EmbedderSpec, weights: str, storage: Storage, threads: int) -> tuple[Embedder, Runtime]:  # noqa: ARG001
     """The model, once a process, and anew when its weights' file is: loading and compiling it takes seconds."""
-    embedder = load_embedder(spec)
+    embedder = load_embedder(spec, storage)
     return embedder, build_runtime(embedder, spec, threads)
 
 

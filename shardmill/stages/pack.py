@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from shardmill.concurrency import bounded_map
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.errors import Rejected
 from shardmill.images import MAX_PIXELS, verify_image
 from shardmill.samples import image_format
@@ -51,6 +51,9 @@ class _Component:
     source: Source
 
 
+_Fetched = list[tuple[RawObject, bytes]]
+
+
 @dataclass(frozen=True)
 class PackStage:
     """Packs raw objects. Rejects a sample if any of its components is missing, doubled, unreadable or broken."""
@@ -69,19 +72,22 @@ class PackStage:
         return {"required": list(self.required), "max_pixels": self.max_pixels}
 
     def __call__(self, shard: RawShard, work: Work) -> tuple[OutputFiles, ShardReport]:
-        """See `Stage`. Holds `2 * work.threads` samples at a time. Raises StorageError."""
+        """See `Stage`. Holds some samples for each thread at a time. Raises StorageError."""
         file = work.scratch / "data.tar"
         index = IndexWriter()
         rejects: list[Reject] = []
         kept = 0
         bytes_in = 0
 
-        def read(group: tuple[RawObject, ...]) -> list[_Component] | Reject:
-            return self._read(group, work.storage)
+        def fetch(group: tuple[RawObject, ...]) -> _Fetched | Reject:
+            return self._fetch(group, work.storage)
+
+        fetched = bounded_map(fetch, shard.groups, REQUESTS_AT_ONCE)
+        samples = bounded_map(self._check, fetched, work.threads)
 
         with file.open("wb") as stream:
             tar = TarWriter(stream)
-            for sample, group in zip(bounded_map(read, shard.groups, work.threads), shard.groups, strict=True):
+            for sample, group in zip(samples, shard.groups, strict=True):
                 if isinstance(sample, Reject):
                     rejects.append(sample)
                 else:
@@ -103,24 +109,38 @@ class PackStage:
         )
         return OutputFiles(file if kept else None, index), report
 
-    def _read(self, group: tuple[RawObject, ...], storage: Storage) -> list[_Component] | Reject:
+    def _fetch(self, group: tuple[RawObject, ...], storage: Storage) -> _Fetched | Reject:
+        """The bytes of each object of a sample."""
         item = group[0]
         try:
             self._check_names(group)
-            components = []
+            fetched = []
             for item in group:
-                data = _read_object(item, storage)
+                fetched.append((item, _read_object(item, storage)))
+        except Rejected as rejected:
+            return _reject(item, rejected)
+        return fetched
+
+    def _check(self, fetched: _Fetched | Reject) -> list[_Component] | Reject:
+        """The components of a sample, hashed, its images decoded once to see that they can be."""
+        if isinstance(fetched, Reject):
+            return fetched
+        item = fetched[0][0]
+        metadata = item.metadata
+        try:
+            components = []
+            for item, data in fetched:
                 if image_format(item.component):
                     verify_image(data, item.component, self.max_pixels)
                 digest = hashlib.sha256(data).hexdigest()
                 source = Source(item.uri, item.version, digest)
                 components.append(_Component(item.component, data, digest, source))
-            if group[0].metadata is not None:
-                row = group[0].metadata.encode()
+            if metadata is not None:
+                row = metadata.encode()
                 components.append(_Component("json", row, hashlib.sha256(row).hexdigest(), components[0].source))
             return sorted(components, key=lambda part: part.name)
         except Rejected as rejected:
-            return Reject(key=item.key, reason=rejected.reason, detail=rejected.detail, source_uri=item.uri)
+            return _reject(item, rejected)
 
     def _check_names(self, group: tuple[RawObject, ...]) -> None:
         names = [item.component for item in group]
@@ -137,6 +157,10 @@ class PackStage:
                 raise Rejected("missing component", f"there is no {name}")
         if not any(image_format(name) for name in names):
             raise Rejected("no image", f"none of the components is an image: {', '.join(names)}")
+
+
+def _reject(item: RawObject, why: Rejected) -> Reject:
+    return Reject(key=item.key, reason=why.reason, detail=why.detail, source_uri=item.uri)
 
 
 def _read_object(item: RawObject, storage: Storage) -> bytes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, BinaryIO
 
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.embedders import EmbedderSpec
 from shardmill.errors import CorruptionError, TooManyRejectsError
 from shardmill.images import MAX_PIXELS
@@ -80,7 +81,7 @@ class ShardSet:
 
     def embed(self, spec: EmbedderSpec, masks: Sequence[str] = (), max_pixels: int = MAX_PIXELS) -> LazyShardSet:
         """The embeddings of these shards, a part a shard. `masks` are components that are never embedded."""
-        return LazyShardSet(EmbedStage(spec, tuple(masks), max_pixels), self.shards)
+        return LazyShardSet(EmbedStage(spec, tuple(masks), max_pixels, self.storage), self.shards)
 
     def open_table(self, entry: ShardEntry) -> BinaryIO:
         """A part of a table, its bytes verified. Raises CorruptionError if they are not what was committed."""
@@ -159,6 +160,8 @@ class LazyShardSet:
             ]
             meter = ProgressMeter(f"{self.stage.name} {name}", sum(shard.input.samples for shard in todo), progress)
             make = MakeShard(self.stage, folder)
+            if todo:
+                storage.check_writable(folder)
             for entry in engine.run(make, todo, storage, meter.advance):
                 entries[entry.fingerprint] = entry
                 made += 1
@@ -179,11 +182,17 @@ class LazyShardSet:
         layout = Layout(self.stage.suffix)
         sizes = {relative_to(folder, info.uri): info.size for info in storage.list(folder)}
         known = {entry.fingerprint: entry for entry in committed.shards} if committed else {}
+        indexed = [
+            (shard.id, digest)
+            for shard, digest in zip(self.inputs, self.fingerprints, strict=True)
+            if layout.index(shard.id, digest) in sizes
+        ]
+
+        def find(shard: tuple[str, str]) -> ShardEntry | None:
+            return known.get(shard[1]) or left_behind(storage, folder, *shard, layout)
+
         standing: dict[str, ShardEntry] = {}
-        for shard, digest in zip(self.inputs, self.fingerprints, strict=True):
-            if layout.index(shard.id, digest) not in sizes:
-                continue
-            entry = known.get(digest) or left_behind(storage, folder, shard.id, digest, layout)
+        for (_, digest), entry in zip(indexed, bounded_map(find, indexed, REQUESTS_AT_ONCE), strict=True):
             if entry is None or not sizes.keys() >= set(file_names(entry, layout)):
                 continue
             if all(sizes[file] == size for file, size in file_sizes(entry, layout).items()):

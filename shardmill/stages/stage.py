@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from shardmill.errors import CorruptionError
+from shardmill.errors import ConflictError, CorruptionError
 from shardmill.shards.commit import ShardEntry, entry_of, file_names, file_sizes
 from shardmill.shards.fingerprint import file_sha256, fingerprint
 from shardmill.shards.index import IndexWriter, read_report
@@ -124,17 +124,22 @@ class MakeShard:
         files.index.write(index, report)
         index_sha256 = file_sha256(index)
         entry = entry_of(report, shard.id, digest, layout, index_sha256, index.stat().st_size)
+        uri = join_uri(self.folder, layout.index(shard.id, digest))
         with work.storage.exclusive(self.folder):
-            theirs = left_behind(work.storage, self.folder, shard.id, digest, layout)
+            present = work.storage.stat(uri)
+            theirs = left_behind(work.storage, self.folder, shard.id, digest, layout) if present else None
             if theirs and _stands(work.storage, self.folder, theirs, layout):
                 return theirs
             for file, name in (
                 (files.data, layout.data(shard.id, digest)),
                 (files.picture, layout.picture(shard.id, digest)),
-                (index, layout.index(shard.id, digest)),
             ):
                 if file is not None:
                     work.storage.publish(file, join_uri(self.folder, name))
+            try:
+                work.storage.replace(uri, index.read_bytes(), present.version if present else None)
+            except ConflictError:  # another run was first, with the same data
+                return left_behind(work.storage, self.folder, shard.id, digest, layout) or entry
         return entry
 
 

@@ -64,8 +64,10 @@ class StoredShard:
 
     def _index(self, storage: Storage) -> Iterator[IndexRow]:
         uri = join_uri(self.folder, Layout("tar").index(self.entry.id, self.entry.fingerprint))
-        with _open(uri, storage) as stream:
-            data = stream.read()
+        try:
+            data = storage.read(uri)
+        except FileNotFoundError:
+            raise _gone(uri) from None
         if hashlib.sha256(data).hexdigest() != self.entry.index_sha256:
             raise _damaged(uri)
         return read_index(data, uri)
@@ -75,7 +77,11 @@ def _open(uri: str, storage: Storage) -> BinaryIO:
     try:
         return storage.open(uri)[0]
     except FileNotFoundError:
-        raise CorruptionError(f"{uri} is gone, and index.json names it. Materialize its partition again") from None
+        raise _gone(uri) from None
+
+
+def _gone(uri: str) -> CorruptionError:
+    return CorruptionError(f"{uri} is gone, and index.json names it. Materialize its partition again")
 
 
 def _damaged(uri: str) -> CorruptionError:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from shardmill.errors import ConflictError, StorageError
 from shardmill.storage.storage import ObjectInfo
@@ -22,7 +22,10 @@ LOCK = ".shardmill-lock"
 class LocalStore:
     """A `Store` over `file://` URIs on a POSIX file system."""
 
-    def list(self, folder: str) -> Iterator[ObjectInfo]:
+    excludes = True
+    identity = "the user of this process"
+
+    def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]:
         """See `Storage.list`. Our scratch directories and locks are left out; symbolic links are followed.
 
         A link that leads nowhere is listed, so that it is missed when it is read and not lost silently. Raises
@@ -45,7 +48,9 @@ class LocalStore:
                     if status is not None and stat.S_ISDIR(status.st_mode):
                         pending.append(Path(entry.path))
                     elif status is not None and not _is_special(status.st_mode):
-                        yield _info(f"file://{entry.path}", status)
+                        info = _info(f"file://{entry.path}", status)
+                        if after is None or info.uri > after:
+                            yield info
 
     def stat(self, uri: str) -> ObjectInfo | None:
         """See `Storage.stat`. Only a regular file is an object."""
@@ -66,6 +71,25 @@ class LocalStore:
                 raise FileNotFoundError(f"{uri} does not exist") from None
             raise StorageError(f"cannot read {uri}: {error.strerror}") from error
         return stream, _info(uri, os.fstat(stream.fileno()))
+
+    def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]:
+        """See `Storage.read_version`."""
+        stream, info = self.open(uri)
+        try:
+            with stream:
+                data = stream.read()
+        except OSError as error:
+            raise StorageError(f"cannot read {uri}: {error}") from error
+        if len(data) != info.size:
+            raise StorageError(f"{uri} was written to while it was read: {info.size} bytes were {len(data)} at the end")
+        return data, info
+
+    def read_range(self, uri: str, offset: int, length: int) -> bytes:
+        """See `Storage.read_range`."""
+        stream, _ = self.open(uri)
+        with stream:
+            stream.seek(offset)
+            return stream.read(length)
 
     def publish(self, file: Path, uri: str) -> None:
         """See `Storage.publish`. The bytes are on the disk before the name is."""
@@ -98,6 +122,21 @@ class LocalStore:
         """See `Storage.delete`."""
         with _named(f"cannot delete {uri}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             _path(uri).unlink()
+
+    def check_writable(self, folder: str) -> None:
+        """See `Storage.check_writable`."""
+        with self.scratch(folder):
+            pass
+
+    def honours_preconditions(self, folder: str) -> bool:  # noqa: ARG002
+        """Yes: a lock decides."""
+        return True
+
+    def filesystem(self) -> Any:
+        """See `Storage.filesystem`."""
+        import fsspec
+
+        return fsspec.filesystem("file")
 
     @contextmanager
     def scratch(self, folder: str) -> Iterator[Path]:

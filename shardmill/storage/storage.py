@@ -1,12 +1,16 @@
 """`Storage` sends each URI to the store that its scheme names."""
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
-from shardmill.errors import ConfigurationError, StorageError
+from shardmill.errors import ConfigurationError
+from shardmill.storage.credentials import Credentials, GCSCredentials, S3Credentials
 
 
 @dataclass(frozen=True)
@@ -25,87 +29,144 @@ class ObjectInfo:
 class Store(Protocol):
     """What a kind of store implements; the guarantees are those of `Storage`."""
 
-    def list(self, folder: str) -> Iterator[ObjectInfo]: ...  # noqa: D102
+    @property
+    def excludes(self) -> bool:
+        """Whether `exclusive` keeps others out."""
+
+    def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]: ...  # noqa: D102
     def stat(self, uri: str) -> ObjectInfo | None: ...  # noqa: D102
     def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]: ...  # noqa: D102
+    def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]: ...  # noqa: D102
+    def read_range(self, uri: str, offset: int, length: int) -> bytes: ...  # noqa: D102
     def publish(self, file: Path, uri: str) -> None: ...  # noqa: D102
     def replace(self, uri: str, data: bytes, expected: str | None) -> str: ...  # noqa: D102
     def delete(self, uri: str) -> None: ...  # noqa: D102
+    def check_writable(self, folder: str) -> None: ...  # noqa: D102
+    def honours_preconditions(self, folder: str) -> bool: ...  # noqa: D102
     def scratch(self, folder: str) -> AbstractContextManager[Path]: ...  # noqa: D102
     def exclusive(self, folder: str) -> AbstractContextManager[None]: ...  # noqa: D102
+    def filesystem(self) -> Any: ...  # noqa: D102
 
-
-def _local() -> Store:
-    from shardmill.storage.local import LocalStore
-
-    return LocalStore()
-
-
-_STORES: dict[str, Callable[[], Store]] = {"file": _local}
+    @property
+    def identity(self) -> str:
+        """Who we are to the store; never a secret."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """The verbs over URIs. Picklable; opens nothing until it is used, in the process that uses it."""
+    """The verbs over URIs. Picklable; opens nothing until it is used, in the process that uses it.
 
-    def _store(self, uri: str) -> Store:
+    Raises, in every verb, StorageError for what a store cannot do, AccessDeniedError for what it refuses, and
+    ConfigurationError for credentials that are none. What can be tried again has been, up to a deadline.
+    """
+
+    credentials: tuple[Credentials, ...] = ()
+    """For the URIs with their prefixes; elsewhere the defaults of the clouds' own tools count."""
+
+    def store(self, uri: str) -> Store:
+        """The store that a URI leads to, with the credentials for it."""
         scheme = uri.partition("://")[0]
-        try:
-            return _STORES[scheme]()
-        except KeyError:
-            known = ", ".join(f"{name}://" for name in _STORES)
-            raise ConfigurationError(f"cannot store at {uri}: only {known} is supported") from None
+        if scheme == "file":
+            return _local_store()
+        if scheme not in _DEFAULTS:
+            known = ", ".join(f"{name}://" for name in ("file", *_DEFAULTS))
+            raise ConfigurationError(f"{uri} is on no store that is supported: {known}")
+        matching = [item for item in self.credentials if item.matches(uri)]
+        return _object_store(max(matching, key=lambda item: len(item.prefix), default=_DEFAULTS[scheme]))
 
-    def list(self, folder: str) -> Iterator[ObjectInfo]:
-        """Every object below `folder`, in no promised order; nothing if it does not exist. Raises StorageError."""
-        return self._store(folder).list(folder)
+    def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]:
+        """Every object below `folder`, in no promised order; nothing if it does not exist.
+
+        With `after`, a URI, only those whose names come after it; an object store looks at no others.
+        """
+        return self.store(folder).list(folder, after)
 
     def stat(self, uri: str) -> ObjectInfo | None:
-        """The object's size and version, None if there is none. Raises StorageError."""
-        return self._store(uri).stat(uri)
+        """The object's size and version, None if there is none."""
+        return self.store(uri).stat(uri)
 
     def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]:
-        """A stream over the object and the version that it reads. Raises FileNotFoundError, StorageError."""
-        return self._store(uri).open(uri)
+        """A seekable stream over the object, and the version that it reads. Raises FileNotFoundError."""
+        return self.store(uri).open(uri)
 
     def read(self, uri: str) -> bytes:
-        """The object's bytes. Raises FileNotFoundError, StorageError."""
+        """The object's bytes. Raises FileNotFoundError."""
         return self.read_version(uri)[0]
 
     def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]:
-        """The object's bytes and the version that they are. Raises FileNotFoundError, StorageError."""
-        stream, info = self.open(uri)
-        try:
-            with stream:
-                data = stream.read()
-        except OSError as error:
-            raise StorageError(f"cannot read {uri}: {error}") from error
-        if len(data) != info.size:
-            raise StorageError(f"{uri} was written to while it was read: {info.size} bytes were {len(data)} at the end")
-        return data, info
+        """The object's bytes and the version that they are. Raises FileNotFoundError."""
+        return self.store(uri).read_version(uri)
+
+    def read_range(self, uri: str, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`. Raises FileNotFoundError."""
+        return self.store(uri).read_range(uri, offset, length)
 
     def publish(self, file: Path, uri: str) -> None:
-        """Move a finished local file to `uri`, whole or not at all, over whatever stood there. Raises StorageError."""
-        self._store(uri).publish(file, uri)
+        """Move a finished local file to `uri`, whole or not at all, over whatever stood there."""
+        self.store(uri).publish(file, uri)
 
     def replace(self, uri: str, data: bytes, expected: str | None) -> str:
         """Replace a small object whole, if its version is still `expected` (None: it does not exist yet).
 
         Returns the new version. Raises ConflictError if another writer was first; nothing is changed then.
         """
-        return self._store(uri).replace(uri, data, expected)
+        return self.store(uri).replace(uri, data, expected)
 
     def delete(self, uri: str) -> None:
-        """Remove the object if it is there. Raises StorageError."""
-        self._store(uri).delete(uri)
+        """Remove the object if it is there."""
+        self.store(uri).delete(uri)
+
+    def check_writable(self, folder: str) -> None:
+        """Raises, before any work is done for nothing, what writing and deleting below `folder` would raise."""
+        self.store(folder).check_writable(folder)
 
     def scratch(self, folder: str) -> AbstractContextManager[Path]:
         """A private local directory for files on their way to `folder`, removed afterwards.
 
-        What a killed process left in one is removed the next time somebody asks for scratch space there.
+        What a killed process left in one is removed the next time somebody asks for scratch space there, or, for an
+        object store, by whoever cleans the system's temporary files.
         """
-        return self._store(folder).scratch(folder)
+        return self.store(folder).scratch(folder)
 
     def exclusive(self, folder: str) -> AbstractContextManager[None]:
         """Keeps other writers' exclusive sections over the same folder out, where the store can do that."""
-        return self._store(folder).exclusive(folder)
+        return self.store(folder).exclusive(folder)
+
+    def excludes(self, folder: str) -> bool:
+        """Whether `exclusive` keeps others out of the folder: a local disk does, an object store has no locks."""
+        return self.store(folder).excludes
+
+    def filesystem(self, uri: str) -> Any:
+        """The fsspec file system for a URI, with its credentials: for pandas, pyarrow, and code of one's own."""
+        return self.store(uri).filesystem()
+
+
+_DEFAULTS: dict[str, Credentials] = {"gs": GCSCredentials(), "s3": S3Credentials()}
+
+
+@lru_cache(maxsize=1)
+def _local_store() -> Store:
+    from shardmill.storage.local import LocalStore
+
+    return LocalStore()
+
+
+@lru_cache(maxsize=64)
+def _object_store(credentials: Credentials) -> Store:
+    """One a process for each credentials, so that connections and tokens are shared."""
+    try:
+        if isinstance(credentials, S3Credentials):
+            from shardmill.storage.s3 import S3Store
+
+            return S3Store(credentials)
+        assert isinstance(credentials, GCSCredentials)
+        if credentials.hmac_secret:
+            from shardmill.storage.s3 import through_s3_api
+
+            return through_s3_api(credentials)
+        from shardmill.storage.gcs import GCSStore
+
+        return GCSStore(credentials)
+    except ImportError as error:
+        extra = credentials.prefix.partition("://")[0].replace("gs", "gcs")
+        raise ConfigurationError(f"{error.name} is not installed: pip install 'shardmill[{extra}]'") from error

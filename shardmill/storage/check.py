@@ -1,0 +1,87 @@
+"""What a URI's credentials allow, found out by doing it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from shardmill.errors import ConflictError, ShardmillError, StorageError
+from shardmill.storage.object_store import PROBE
+from shardmill.storage.storage import Storage
+from shardmill.storage.uris import join_uri
+
+SOURCE_VERBS = ("list", "read")
+"""What a dataset's source needs; its root needs all."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether a verb works."""
+
+    verb: str
+    problem: str | None = None
+    """None if it works."""
+
+
+def check_storage(storage: Storage, folder: str, source_only: bool = False) -> Iterator[Finding]:
+    """List, read, write, replace and delete below `folder`, with a probe object that is gone afterwards."""
+    uri = join_uri(folder, f"{PROBE}-{uuid.uuid4().hex}")
+    listed: list[str] = []
+
+    def list_first() -> None:
+        listed.extend(info.uri for _, info in zip(range(1), storage.list(folder), strict=False))
+
+    def read_listed() -> None:
+        if listed:
+            storage.stat(listed[0])
+            storage.read_range(listed[0], 0, 1)
+
+    yield _tried("list", list_first)
+    if source_only:
+        yield _tried("read", read_listed)
+        return
+    written = _tried("write", lambda: _write(storage, folder, uri))
+    if written.problem:
+        yield _tried("read", read_listed)
+        yield written
+        return
+    yield _tried("read", lambda: _read_back(storage, uri))
+    yield written
+    yield _tried("replace", lambda: _replace(storage, uri))
+    yield _tried("delete", lambda: storage.delete(uri))
+
+
+def _tried(verb: str, act: Callable[[], object]) -> Finding:
+    try:
+        act()
+    except (ShardmillError, FileNotFoundError) as error:
+        return Finding(verb, str(error))
+    return Finding(verb)
+
+
+def _write(storage: Storage, folder: str, uri: str) -> None:
+    with storage.scratch(folder) as scratch:
+        file = scratch / "probe"
+        file.write_bytes(uri.encode())
+        storage.publish(file, uri)
+
+
+def _read_back(storage: Storage, uri: str) -> None:
+    if storage.read(uri) != uri.encode():
+        raise StorageError(f"{uri} is not what was written")
+
+
+def _replace(storage: Storage, uri: str) -> None:
+    version = storage.read_version(uri)[1].version
+    newer = storage.replace(uri, b"second", version)
+    for stale in (None, version):
+        try:
+            storage.replace(uri, b"third", stale)
+        except ConflictError:
+            continue
+        raise StorageError(
+            "the store ignores write preconditions: of two runs that commit one partition at the same moment, "
+            "the later would silently replace the earlier's index. Run one at a time"
+        )
+    storage.replace(uri, b"fourth", newer)

@@ -1,0 +1,177 @@
+"""Who we are to a store: credentials for Google Cloud Storage and S3, as settings; nothing is opened here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from shardmill.errors import ConfigurationError
+
+
+class FromEnvironment(BaseModel):
+    """`{env: NAME}`: a secret that stands in an environment variable, and is read by the process that uses it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    env: str
+
+
+def _named_if_possible(value: Any) -> Any:
+    """A secret as text becomes the name of the variable that holds it, where one does: names may travel."""
+    if isinstance(value, str) and len(value) >= 8:
+        for name, present in os.environ.items():
+            if present == value:
+                return FromEnvironment(env=name)
+    return value
+
+
+Secret = Annotated[FromEnvironment | SecretStr, BeforeValidator(_named_if_possible)]
+
+
+def reveal(secret: FromEnvironment | SecretStr) -> str:
+    """The secret itself. Raises ConfigurationError if its environment variable is not set."""
+    if isinstance(secret, SecretStr):
+        return secret.get_secret_value()
+    value = os.environ.get(secret.env)
+    if not value:
+        raise ConfigurationError(f"the credentials need the environment variable {secret.env}, which is not set")
+    return value
+
+
+class Credentials(BaseModel):
+    """What the credentials of all stores have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    prefix: str
+    """The URIs that these credentials are for; of several that fit, the longest prefix counts."""
+    endpoint: str | None = None
+    """URL of the service, for emulators, private endpoints and stores that speak the protocol."""
+    anonymous: bool = False
+    """Send no credentials: for public buckets."""
+    request_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """The longest that one request may take."""
+    deadline_seconds: Annotated[float, Field(gt=0)] = 180.0
+    """How long an operation that can be retried is tried again."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Credentials:
+        for names in self._pairs:
+            given = [name for name in names if getattr(self, name) is not None]
+            if given and len(given) < len(names):
+                raise ValueError(f"{' and '.join(names)} belong together; only {given[0]} is given")
+        ways = [" and ".join(names) for names in self._ways if getattr(self, names[0])]
+        if len(ways) > 1:
+            raise ValueError(f"{'; '.join(ways)}: give one of them")
+        return self
+
+    @property
+    def _pairs(self) -> tuple[tuple[str, ...], ...]:
+        return ()
+
+    @property
+    def _ways(self) -> tuple[tuple[str, ...], ...]:
+        return ()
+
+    def matches(self, uri: str) -> bool:
+        """Whether they are for this URI: `prefix` ends at a segment of its path."""
+        prefix = self.prefix
+        return uri == prefix or uri.startswith(prefix if prefix.endswith("/") else f"{prefix}/")
+
+
+class GCSCredentials(Credentials):
+    """Google Cloud Storage. With nothing given: application default credentials."""
+
+    prefix: Annotated[str, Field(pattern=r"^gs://")] = "gs://"
+    service_account_file: str | None = None
+    """Path of a service account's JSON key."""
+    service_account_json: Secret | None = None
+    """The JSON key itself."""
+    impersonate: str | None = None
+    """E-mail of a service account to act as; the other credentials only have to be allowed to do that."""
+    hmac_access_key_id: str | None = None
+    hmac_secret: Secret | None = None
+    """An HMAC key: the bucket is then spoken to through its S3 API."""
+    user_project: str | None = None
+    """The project that pays for requests to a bucket whose requesters pay."""
+    iam_endpoint: str = "https://iamcredentials.googleapis.com"
+    """URL of the service that impersonates."""
+
+    @property
+    def _pairs(self) -> tuple[tuple[str, ...], ...]:
+        return (("hmac_access_key_id", "hmac_secret"),)
+
+    @property
+    def _ways(self) -> tuple[tuple[str, ...], ...]:
+        return (
+            ("anonymous",),
+            ("service_account_file",),
+            ("service_account_json",),
+            ("hmac_access_key_id", "hmac_secret"),
+        )
+
+
+class S3Credentials(Credentials):
+    """S3 and what speaks its protocol. With nothing given: botocore's default chain (environment, profile, roles)."""
+
+    prefix: Annotated[str, Field(pattern=r"^s3://")] = "s3://"
+    access_key_id: str | None = None
+    secret_access_key: Secret | None = None
+    session_token: Secret | None = None
+    profile: str | None = None
+    """Of the AWS configuration files."""
+    role_arn: str | None = None
+    """A role to assume with the other credentials; its session is renewed before it ends."""
+    role_session_name: str = "shardmill"
+    external_id: Secret | None = None
+    sts_endpoint: str | None = None
+    region: str | None = None
+    addressing: Literal["path", "virtual"] | None = None
+    """By default `path` where an endpoint is given, else `virtual`."""
+
+    @property
+    def _pairs(self) -> tuple[tuple[str, ...], ...]:
+        return (("access_key_id", "secret_access_key"),)
+
+    @property
+    def _ways(self) -> tuple[tuple[str, ...], ...]:
+        return (("anonymous",), ("access_key_id", "secret_access_key"), ("profile",))
+
+    @property
+    def path_style(self) -> bool:
+        """Whether the bucket stands in the URL's path."""
+        return self.addressing == "path" or (self.addressing is None and self.endpoint is not None)
+
+
+def load_credentials(file: Path) -> tuple[Credentials, ...]:
+    """The credentials that a YAML file lists under `gcs` and `s3`. Raises ConfigurationError, which shows no values."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the credentials file {file}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError):
+        # The parser's own message quotes the line, which may hold a secret.
+        raise ConfigurationError(f"the credentials file {file} is not YAML") from None
+    if not isinstance(content, Mapping) or not content.keys() <= _KINDS.keys():
+        raise ConfigurationError(f"the credentials file {file} has to hold lists named {' or '.join(_KINDS)}")
+    try:
+        return tuple(_KINDS[kind].model_validate(item) for kind, items in content.items() for item in items or ())
+    except ValidationError as error:
+        raise ConfigurationError(f"{file}: {described(error)}") from None
+    except TypeError:
+        raise ConfigurationError(f"{file}: `gcs` and `s3` hold lists") from None
+
+
+_KINDS: dict[str, type[Credentials]] = {"gcs": GCSCredentials, "s3": S3Credentials}
+
+
+def described(error: ValidationError) -> str:
+    """The problems with their fields, without the values that were given."""
+    problems = error.errors(include_input=False, include_context=False, include_url=False)
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'credentials'}: {e['msg']}" for e in problems)

@@ -1,0 +1,265 @@
+"""Google Cloud Storage."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from datetime import UTC
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from shardmill.errors import AccessDeniedError, ConfigurationError
+from shardmill.storage.credentials import GCSCredentials, reveal
+from shardmill.storage.object_store import ObjectStore
+from shardmill.storage.retries import Unauthenticated
+from shardmill.storage.storage import ObjectInfo
+
+_PAGE = 1000
+_FIELDS = "items(name,size,generation,updated),nextPageToken"
+_READ_WRITE = "https://www.googleapis.com/auth/devstorage.read_write"
+_CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
+
+
+class GCSStore(ObjectStore):
+    """Buckets under `gs://`. An object's version is its generation."""
+
+    permissions: ClassVar = {
+        "list": "storage.objects.list",
+        "read": "storage.objects.get",
+        "write": "storage.objects.create (and storage.objects.delete, to replace)",
+        "delete": "storage.objects.delete",
+    }
+
+    def __init__(self, credentials: GCSCredentials) -> None:
+        super().__init__(credentials, "gs")
+        self._given = credentials
+        self._tokens = _Tokens(credentials)
+
+    @property
+    def identity(self) -> str:
+        """See `ObjectStore`."""
+        return self._tokens.identity
+
+    def connect(self, bucket: str) -> Any:
+        """See `ObjectStore`."""
+        from obstore.store import GCSStore as Client
+
+        options = self.client_options()
+        if self._given.user_project:
+            options["default_headers"] = {"x-goog-user-project": self._given.user_project}
+        config: Any = {}
+        if self._endpoint:
+            config["base_url"] = self._endpoint
+            options["allow_http"] = self._endpoint.startswith("http://")
+        arguments: Any = {"client_options": options, "retry_config": self.retry_config()}
+        if self._given.anonymous:
+            return Client(bucket, config=cast(Any, {**config, "skip_signature": True}), **arguments)
+        self._tokens()  # what is wrong with the credentials shows here, and not inside the client
+        return Client(bucket, config=config, credential_provider=self._tokens, **arguments)
+
+    def renew(self) -> None:
+        """See `ObjectStore`."""
+        self._tokens.renew()
+
+    def version_of(self, meta: Any) -> str:
+        """The generation."""
+        return str(meta["version"])
+
+    def update_mode(self, meta: Any) -> Any:
+        """See `ObjectStore`: x-goog-if-generation-match."""
+        return {"e_tag": meta["e_tag"], "version": meta["version"]}
+
+    def page(self, bucket: str, prefix: str, after: str) -> tuple[list[ObjectInfo], bool]:
+        """By Google's client: unlike obstore, it gives every name as it is, and the generation."""
+        listing = self._bucket(bucket).list_blobs(
+            # The server's start is inclusive: what comes after a name begins with the name and a character of zero.
+            prefix=prefix or None,
+            start_offset=f"{after}\0" if after else None,
+            max_results=_PAGE,
+            fields=_FIELDS,
+            retry=None,
+            timeout=self.credentials.request_seconds,
+        )
+        try:
+            blobs = list(listing)
+        except Exception as error:
+            raise self._translated(error) from error
+        infos = [
+            ObjectInfo(self._uri(bucket, blob.name), blob.size, str(blob.generation), blob.updated.timestamp())
+            for blob in blobs
+        ]
+        return infos, len(infos) < _PAGE
+
+    def read_odd(self, bucket: str, name: str) -> tuple[bytes, ObjectInfo]:
+        """By Google's client."""
+        blob = self._bucket(bucket).blob(name)
+        try:
+            blob.reload(retry=None)
+            data = blob.download_as_bytes(if_generation_match=blob.generation, retry=None)
+        except Exception as error:
+            raise self._translated(error) from error
+        info = ObjectInfo(self._uri(bucket, name), blob.size, str(blob.generation), blob.updated.timestamp())
+        return data, info
+
+    def filesystem(self) -> Any:
+        """Of gcsfs."""
+        # Without this it asks the endpoint over gRPC for a layout that few buckets have: a minute where nobody answers.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        import gcsfs
+
+        given = self._given
+        return gcsfs.GCSFileSystem(
+            token="anon" if given.anonymous else self._tokens.credentials,
+            endpoint_url=self._endpoint,
+            requester_pays=given.user_project or False,
+        )
+
+    @property
+    def _endpoint(self) -> str | None:
+        return self._given.endpoint or os.environ.get("STORAGE_EMULATOR_HOST")
+
+    def _bucket(self, name: str) -> Any:
+        return self._google_client.bucket(name, user_project=self._given.user_project)
+
+    @cached_property
+    def _google_client(self) -> Any:
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud import storage
+
+        credentials = AnonymousCredentials() if self._given.anonymous else self._tokens.credentials
+        options = {"api_endpoint": self._endpoint} if self._endpoint else {}
+        return storage.Client(project="unused", credentials=credentials, client_options=options)
+
+    def _translated(self, error: Exception) -> Exception:
+        """The error that obstore would raise, as far as it matters."""
+        from google.api_core import exceptions as failures
+        from google.auth.exceptions import GoogleAuthError, TransportError
+        from requests.exceptions import RequestException
+
+        if isinstance(error, failures.NotFound):
+            return FileNotFoundError("NoSuchBucket" if "/o?" in str(error) or "bucket" in str(error).lower() else "")
+        if isinstance(error, failures.Unauthorized) or (
+            isinstance(error, GoogleAuthError) and not isinstance(error, TransportError)
+        ):
+            return Unauthenticated(str(error.args[0]) if error.args else "")
+        if isinstance(error, failures.Forbidden):
+            from obstore.exceptions import PermissionDeniedError
+
+            return PermissionDeniedError(str(error))
+        if isinstance(error, failures.ServerError | failures.TooManyRequests | RequestException | TransportError):
+            return ConnectionError(str(error))
+        return error
+
+
+class _Tokens:
+    """Access tokens for obstore, which asks again before they expire; the credentials are Google's own."""
+
+    def __init__(self, given: GCSCredentials) -> None:
+        self._given = given
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Any:
+        """An obstore `GCSCredential`. Raises ConfigurationError, AccessDeniedError."""
+        from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
+        from google.auth.transport.requests import Request
+
+        credentials = self.credentials
+        with self._lock:
+            try:
+                if not credentials.valid:
+                    credentials.refresh(Request())
+            except TransportError as error:
+                raise ConnectionError(f"no token for {self.identity}: {error}") from error
+            except RefreshError as error:
+                raise AccessDeniedError(
+                    f"{self.identity} gets no token for Google Cloud Storage: the key is wrong or revoked, or the "
+                    f"identity lacks a permission (to impersonate: iam.serviceAccounts.getAccessToken). {_said(error)}"
+                ) from None
+            except GoogleAuthError as error:
+                raise ConfigurationError(f"the credentials of {self.identity} do not work: {_said(error)}") from None
+        expiry = credentials.expiry
+        return {"token": credentials.token, "expires_at": expiry.replace(tzinfo=UTC) if expiry else None}
+
+    def renew(self) -> None:
+        """Get a new token, whatever the old one says of itself."""
+        if self._given.anonymous:
+            return
+        self.credentials.token = None
+        self()
+
+    @property
+    def identity(self) -> str:
+        """The service account, or how we came by the credentials."""
+        given = self._given
+        if given.anonymous:
+            return "an anonymous caller"
+        if given.impersonate:
+            return given.impersonate
+        email = getattr(self.__dict__.get("credentials"), "service_account_email", None)
+        if given.service_account_file or given.service_account_json:
+            return str(email or "the service account")
+        return f"the application default credentials ({email})" if email else "the application default credentials"
+
+    @cached_property
+    def credentials(self) -> Any:
+        """google-auth's."""
+        given = self._given
+        scopes = [_CLOUD_PLATFORM if given.impersonate else _READ_WRITE]
+        if given.service_account_file or given.service_account_json:
+            source = _service_account(given, scopes)
+        else:
+            source = _application_default(scopes)
+        if not given.impersonate:
+            return source
+        from google.auth import impersonated_credentials
+
+        return impersonated_credentials.Credentials(
+            source,
+            given.impersonate,
+            [_READ_WRITE],
+            iam_endpoint_override=(
+                f"{given.iam_endpoint}/v1/projects/-/serviceAccounts/{given.impersonate}:generateAccessToken"
+            ),
+        )
+
+
+def _service_account(given: GCSCredentials, scopes: list[str]) -> Any:
+    from google.oauth2 import service_account
+
+    where = given.service_account_file or "service_account_json"
+    try:
+        text = reveal(given.service_account_json) if given.service_account_json else Path(where).read_text("utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the service account's key {where}: {error.strerror}") from error
+    try:
+        key = json.loads(text)
+        missing = {"client_email", "private_key", "token_uri"} - key.keys()
+    except (ValueError, AttributeError):
+        raise ConfigurationError(f"{where} is not a service account's JSON key") from None  # the parser quotes the text
+    if missing:
+        raise ConfigurationError(f"{where} is not a service account's JSON key: it lacks {', '.join(sorted(missing))}")
+    try:
+        return service_account.Credentials.from_service_account_info(key, scopes=scopes)
+    except Exception:
+        raise ConfigurationError(f"the private_key in {where} cannot be read; is it whole?") from None
+
+
+def _application_default(scopes: list[str]) -> Any:
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError
+
+    try:
+        return google.auth.default(scopes=scopes)[0]
+    except DefaultCredentialsError:
+        raise ConfigurationError(
+            "there are no application default credentials for Google Cloud Storage: set "
+            "GOOGLE_APPLICATION_CREDENTIALS, run `gcloud auth application-default login`, give a service account, or "
+            "`anonymous: true`"
+        ) from None
+
+
+def _said(error: Exception) -> str:
+    """What the server said, without its whole answer."""
+    return str(error.args[0]).splitlines()[0][:200] if error.args else ""

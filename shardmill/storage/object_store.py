@@ -1,0 +1,333 @@
+"""What object stores have in common, over obstore: a put publishes whole, preconditions exclude, reads are ranged."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import tempfile
+import threading
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, TypeVar, cast
+
+from shardmill.errors import ConfigurationError, ConflictError, StorageError
+from shardmill.storage.block_reader import BlockReader
+from shardmill.storage.credentials import Credentials
+from shardmill.storage.retries import Request, carry_out
+from shardmill.storage.storage import ObjectInfo
+
+PROBE = ".shardmill-probe"
+_UPLOAD_PART_BYTES = 8 << 20
+_PARTS_IN_FLIGHT = 4
+_BUFFER_BYTES = 1 << 20
+
+T = TypeVar("T")
+
+
+class ObjectStore(ABC):
+    """A `Store` over buckets. Thread-safe; one a process for each set of credentials, never used across a fork."""
+
+    permissions: ClassVar[Mapping[str, str]]
+    """What each verb needs, in the store's own words."""
+    excludes = False
+
+    def __init__(self, credentials: Credentials, scheme: str) -> None:
+        self.credentials = credentials
+        self._scheme = scheme
+        self._clients: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    # What a kind of store adds.
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Who we are to the store, for errors; never a secret."""
+
+    @abstractmethod
+    def connect(self, bucket: str) -> Any:
+        """A new obstore client. Raises ConfigurationError, AccessDeniedError."""
+
+    @abstractmethod
+    def renew(self) -> None:
+        """Get new credentials, where they can be had. Raises AccessDeniedError."""
+
+    @abstractmethod
+    def version_of(self, meta: Any) -> str:
+        """The version that obstore's metadata of an object gives, as `page` gives it too."""
+
+    @abstractmethod
+    def update_mode(self, meta: Any) -> Any:
+        """The mode of an obstore put that replaces just this version."""
+
+    @abstractmethod
+    def page(self, bucket: str, prefix: str, after: str) -> tuple[list[ObjectInfo], bool]:
+        """The next objects whose names begin with `prefix` and come after `after`, and whether they are the last."""
+
+    @abstractmethod
+    def read_odd(self, bucket: str, name: str) -> tuple[bytes, ObjectInfo]:
+        """An object whose name obstore cannot express. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def filesystem(self) -> Any:
+        """An fsspec file system with these credentials."""
+
+    # The verbs.
+
+    def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]:
+        """See `Storage.list`. In the order of the names; a listing that breaks off goes on where it was."""
+        bucket, name = split_uri(folder)
+        prefix = f"{name}/" if name else ""
+        last = split_uri(after)[1] if after else ""
+        ended = False
+        while not ended:
+            infos, ended = self._carry_out("list", folder, partial(self.page, bucket, prefix, last))
+            yield from (info for info in infos if not _is_probe(info.uri))
+            if infos:
+                last = split_uri(infos[-1].uri)[1]
+
+    def stat(self, uri: str) -> ObjectInfo | None:
+        """See `Storage.stat`."""
+        bucket, name = split_uri(uri)
+        try:
+            if is_odd(name):
+                return self._carry_out("read", uri, lambda: self.read_odd(bucket, name))[1]
+            return self._info(uri, self._head(uri))
+        except FileNotFoundError:
+            return None
+
+    def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]:
+        """See `Storage.open`. Reads ahead in parallel, and only the version that stood at the beginning."""
+        bucket, name = split_uri(uri)
+        if is_odd(name):
+            data, info = self.read_version(uri)
+            return io.BytesIO(data), info
+        meta = self._head(uri)
+        info = self._info(uri, meta)
+
+        def fetch(start: int, stop: int) -> Any:
+            return self._carry_out("read", uri, lambda: self._range(bucket, name, start, stop, meta["e_tag"]))
+
+        return cast(BinaryIO, io.BufferedReader(BlockReader(fetch, info.size), _BUFFER_BYTES)), info
+
+    def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]:
+        """See `Storage.read_version`. One request."""
+        import obstore
+
+        bucket, name = split_uri(uri)
+
+        def read() -> tuple[bytes, ObjectInfo]:
+            if is_odd(name):
+                return self.read_odd(bucket, name)
+            result = obstore.get(self._client(bucket), name)
+            data = result.bytes().to_bytes()
+            _check_length(data, result.meta["size"])
+            return data, self._info(uri, result.meta)
+
+        return self._carry_out("read", uri, read)
+
+    def read_range(self, uri: str, offset: int, length: int) -> bytes:
+        """See `Storage.read_range`."""
+        bucket, name = split_uri(uri)
+        data = self._carry_out("read", uri, lambda: self._range(bucket, name, offset, offset + length, None))
+        return bytes(data)
+
+    def publish(self, file: Path, uri: str) -> None:
+        """See `Storage.publish`. One put, or a multipart upload that is completed at the end."""
+        import obstore
+
+        bucket, name = split_uri(uri)
+        self._carry_out(
+            "write",
+            uri,
+            lambda: obstore.put(
+                self._client(bucket), name, file, chunk_size=_UPLOAD_PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT
+            ),
+        )
+        file.unlink()
+
+    def replace(self, uri: str, data: bytes, expected: str | None) -> str:
+        """See `Storage.replace`. The store's own precondition decides between writers."""
+        import obstore
+        import obstore.exceptions as failures
+
+        bucket, name = split_uri(uri)
+        mode: Any = "create"
+        if expected is not None:
+            try:
+                meta = self._head(uri)
+            except FileNotFoundError:
+                raise _lost(uri) from None
+            if self.version_of(meta) != expected:
+                raise _lost(uri)
+            mode = self.update_mode(meta)
+        tries = 0
+
+        def put() -> Any:
+            nonlocal tries
+            tries += 1
+            return obstore.put(self._client(bucket), name, data, mode=mode, use_multipart=False)
+
+        try:
+            result = self._carry_out("write", uri, put)
+        except (failures.PreconditionError, failures.AlreadyExistsError):
+            # A try whose answer was lost may have won. Then what stands is ours.
+            present, info = self.read_version(uri)
+            if present != data:
+                raise _lost(uri) from None
+            return info.version
+        except StorageError:
+            with contextlib.suppress(StorageError, FileNotFoundError):
+                present, info = self.read_version(uri)
+                if present == data:
+                    return info.version
+            raise
+        return self.version_of({**result, "size": len(data)})
+
+    def delete(self, uri: str) -> None:
+        """See `Storage.delete`."""
+        import obstore
+
+        bucket, name = split_uri(uri)
+        with contextlib.suppress(FileNotFoundError):
+            self._carry_out("delete", uri, lambda: obstore.delete(self._client(bucket), name))
+
+    def check_writable(self, folder: str) -> None:
+        """See `Storage.check_writable`."""
+        import obstore
+
+        uri = f"{folder}/{PROBE}"
+        bucket, name = split_uri(uri)
+        self._carry_out("write", uri, lambda: obstore.put(self._client(bucket), name, b"", use_multipart=False))
+        self.delete(uri)
+
+    def honours_preconditions(self, folder: str) -> bool:
+        """Whether of two writers that create one object the second is refused."""
+        import obstore
+        import obstore.exceptions as failures
+
+        uri = f"{folder}/{PROBE}-{uuid.uuid4().hex}"
+        bucket, name = split_uri(uri)
+
+        def create() -> Any:
+            return obstore.put(self._client(bucket), name, b"", mode="create", use_multipart=False)
+
+        try:
+            self._carry_out("write", uri, create)
+            self._carry_out("write", uri, create)
+        except (failures.PreconditionError, failures.AlreadyExistsError):
+            return True
+        finally:
+            self.delete(uri)
+        return False
+
+    def scratch(self, folder: str) -> AbstractContextManager[Path]:  # noqa: ARG002
+        """See `Storage.scratch`. A directory for temporary files; what a killed process left there is the system's."""
+        return _temporary_directory()
+
+    def exclusive(self, folder: str) -> AbstractContextManager[None]:  # noqa: ARG002
+        """See `Storage.exclusive`. An object store has no locks: nobody is kept out."""
+        return contextlib.nullcontext()
+
+    # How.
+
+    def client_options(self) -> dict[str, Any]:
+        """Of obstore, for every kind of store."""
+        seconds = timedelta(seconds=self.credentials.request_seconds)
+        connect = timedelta(seconds=min(10.0, self.credentials.request_seconds))
+        endpoint = self.credentials.endpoint or ""
+        return {"timeout": seconds, "connect_timeout": connect, "allow_http": endpoint.startswith("http://")}
+
+    def retry_config(self) -> dict[str, Any]:
+        """What obstore itself tries again: parts of an upload, and bodies that break off, at the offset."""
+        return {
+            "max_retries": 6,
+            "retry_timeout": timedelta(seconds=self.credentials.deadline_seconds),
+            "backoff": {
+                "init_backoff": timedelta(milliseconds=100),
+                "max_backoff": timedelta(seconds=4),
+                "base": 2,
+            },
+        }
+
+    def _client(self, bucket: str) -> Any:
+        with self._lock:
+            if bucket not in self._clients:
+                self._clients[bucket] = self.connect(bucket)
+            return self._clients[bucket]
+
+    def _renew(self) -> None:
+        self.renew()
+        with self._lock:
+            self._clients.clear()
+
+    def _head(self, uri: str) -> Any:
+        import obstore
+
+        bucket, name = split_uri(uri)
+        return self._carry_out("read", uri, lambda: obstore.head(self._client(bucket), name))
+
+    def _range(self, bucket: str, name: str, start: int, stop: int, e_tag: str | None) -> Any:
+        import obstore
+        import obstore.exceptions as failures
+
+        if stop <= start:
+            return b""
+        options: Any = {"range": (start, stop), **({"if_match": e_tag} if e_tag else {})}
+        try:
+            data = obstore.get(self._client(bucket), name, options=options).bytes()
+        except failures.PreconditionError:
+            raise StorageError(f"{self._uri(bucket, name)} was replaced while it was read") from None
+        _check_length(data, stop - start)
+        return data
+
+    def _info(self, uri: str, meta: Any) -> ObjectInfo:
+        return ObjectInfo(uri, meta["size"], self.version_of(meta), meta["last_modified"].timestamp())
+
+    def _uri(self, bucket: str, name: str) -> str:
+        return f"{self._scheme}://{bucket}/{name}"
+
+    def _carry_out(self, doing: str, uri: str, call: Callable[[], T]) -> T:
+        request = Request(doing, uri, self.identity, self.permissions[doing], self.credentials.deadline_seconds)
+        return carry_out(request, call, self._renew)
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Bucket and name of `scheme://bucket/name`. Raises ConfigurationError if there is no bucket."""
+    bucket, _, name = uri.partition("://")[2].partition("/")
+    if not bucket:
+        raise ConfigurationError(f"{uri!r} names no bucket")
+    return bucket, name
+
+
+_ODD = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f]")
+
+
+def is_odd(name: str) -> bool:
+    """Whether obstore refuses the name or changes it: empty, `.` or `..` between slashes, control characters."""
+    return _ODD.search(name) is not None
+
+
+def _is_probe(uri: str) -> bool:
+    return uri.rpartition("/")[2].startswith(PROBE)
+
+
+def _check_length(data: Any, expected: int) -> None:
+    if len(data) != expected:
+        raise ConnectionError(f"{len(data)} of {expected} bytes came")
+
+
+def _lost(uri: str) -> ConflictError:
+    return ConflictError(f"{uri} was replaced by another writer; nothing was changed")
+
+
+@contextmanager
+def _temporary_directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="shardmill-") as directory:
+        yield Path(directory)
