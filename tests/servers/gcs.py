@@ -66,7 +66,7 @@ class GCSServer:
 
     def make_bucket(self, name: str, *, requester_pays: bool = False, public: bool = False) -> str:
         """Create a bucket that nobody has a role on yet; a public one is readable by anyone."""
-        _post(f"{self._upstream}/storage/v1/b?project={PROJECT}", {"name": name})
+        _post(f"{self.upstream_url}/storage/v1/b?project={PROJECT}", {"name": name})
         self._lab("bucket", name=name, requester_pays=requester_pays, public=public)
         return name
 
@@ -138,13 +138,15 @@ class GCSServer:
         self._lab("reset")
 
     @property
-    def _upstream(self) -> str:
+    def upstream_url(self) -> str:
+        """fake-gcs-server itself, which checks no credentials."""
         return f"http://127.0.0.1:{self._upstream_port}"
 
     def _start(self) -> None:
         upstream = [str(binary()), "-scheme", "http", "-host", "127.0.0.1", "-port", str(self._upstream_port)]
-        upstream += ["-backend", "memory", "-log-level", "error", "-external-url", self._upstream]
-        gate = [sys.executable, "-m", "tests.servers.gcs_gate", str(self._port), self._upstream]
+        upstream += ["-backend", "memory", "-log-level", "error", "-external-url", self.upstream_url]
+        upstream += ["-public-host", f"127.0.0.1:{self._upstream_port}"]  # else it routes no XML request
+        gate = [sys.executable, "-m", "tests.servers.gcs_gate", str(self._port), self.upstream_url]
         gate.append(str(self._token_seconds))
         root = str(Path(__file__).parents[2])
         self._children = [
