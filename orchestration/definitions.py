@@ -1,6 +1,5 @@
 """What Dagster loads: every dataset below `defs/`, and the resources that they share."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,7 @@ def build_defs(
     if datasets is None:
         datasets = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
     overrides = dict(resource_overrides or {})
-    storage = overrides.pop("storage", None) or StorageResource(
-        credentials_file=os.environ.get("SHARDMILL_CREDENTIALS")
-    )
+    storage = overrides.pop("storage", None) or StorageResource.from_environment()
     engine = overrides.pop("engine", None) or LocalEngineResource()
     resources = {
         "storage": storage,

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from orchestration.component import dataset_definitions
 from orchestration.definitions import build_defs
+from resources.storage import StorageResource
 from shardmill import chain
 from shardmill.dataset import ASSETS, Dataset, load_dataset
 from shardmill.errors import ShardmillError
@@ -30,7 +31,7 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 def main(file: Path) -> int:
     """Materialize, then show. Returns the exit status: 1 if a partition failed."""
     try:
-        dataset = load_dataset(file)
+        dataset = load_dataset(file, StorageResource.from_environment().open())
         with dg.DagsterInstance.get() as instance:
             runs = {
                 partition: _materialize(dataset, partition, instance)

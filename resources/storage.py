@@ -1,7 +1,8 @@
 """Storage as a Dagster resource: whose credentials lead to which URIs."""
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 from pydantic import Field, ValidationError
@@ -64,6 +65,11 @@ class StorageResource(dg.ConfigurableResource[None]):
     """A `dagster_gcp.GCSResource`, where a deployment has one: for every `gs://` URI without an entry of its own."""
     s3_resource: dg.ResourceDependency[Any | None] = None  # type: ignore[assignment]
     """A `dagster_aws.s3.S3Resource`, likewise."""
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """With the credentials file that the variable SHARDMILL_CREDENTIALS names, if it does."""
+        return cls(credentials_file=os.environ.get("SHARDMILL_CREDENTIALS"))
 
     def open(self) -> Storage:
         """Storage for this process. Raises `dg.Failure` for credentials that are none; it shows no secret."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -50,7 +50,8 @@ class Credentials(BaseModel):
     prefix: str
     """The URIs that these credentials are for; of several that fit, the longest prefix counts."""
     endpoint: str | None = None
-    """URL of the service, for emulators, private endpoints and stores that speak the protocol."""
+    """URL of the service, for emulators, private endpoints and stores that speak the protocol. By default the clouds'
+    own variables count: STORAGE_EMULATOR_HOST; AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL."""
     anonymous: bool = False
     """Send no credentials: for public buckets."""
     request_seconds: Annotated[float, Field(gt=0)] = 60.0
@@ -77,6 +78,14 @@ class Credentials(BaseModel):
     def _ways(self) -> tuple[tuple[str, ...], ...]:
         return ()
 
+    _endpoint_variables: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def service_url(self) -> str | None:
+        """The endpoint as this process sees it; None: the cloud itself."""
+        found = (os.environ.get(name) for name in self._endpoint_variables)
+        return self.endpoint or next(filter(None, found), None)
+
     def matches(self, uri: str) -> bool:
         """Whether they are for this URI: `prefix` ends at a segment of its path."""
         prefix = self.prefix
@@ -100,6 +109,8 @@ class GCSCredentials(Credentials):
     """The project that pays for requests to a bucket whose requesters pay."""
     iam_endpoint: str = "https://iamcredentials.googleapis.com"
     """URL of the service that impersonates."""
+
+    _endpoint_variables = ("STORAGE_EMULATOR_HOST",)
 
     @property
     def _pairs(self) -> tuple[tuple[str, ...], ...]:
@@ -133,6 +144,8 @@ class S3Credentials(Credentials):
     addressing: Literal["path", "virtual"] | None = None
     """By default `path` where an endpoint is given, else `virtual`."""
 
+    _endpoint_variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
     @property
     def _pairs(self) -> tuple[tuple[str, ...], ...]:
         return (("access_key_id", "secret_access_key"),)
@@ -144,7 +157,7 @@ class S3Credentials(Credentials):
     @property
     def path_style(self) -> bool:
         """Whether the bucket stands in the URL's path."""
-        return self.addressing == "path" or (self.addressing is None and self.endpoint is not None)
+        return self.addressing == "path" or (self.addressing is None and self.service_url is not None)
 
 
 def load_credentials(file: Path) -> tuple[Credentials, ...]:

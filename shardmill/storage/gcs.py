@@ -50,9 +50,8 @@ class GCSStore(ObjectStore):
         if self._given.user_project:
             options["default_headers"] = {"x-goog-user-project": self._given.user_project}
         config: Any = {}
-        if self._endpoint:
-            config["base_url"] = self._endpoint
-            options["allow_http"] = self._endpoint.startswith("http://")
+        if self._given.service_url:
+            config["base_url"] = self._given.service_url
         arguments: Any = {"client_options": options, "retry_config": self.retry_config()}
         if self._given.anonymous:
             return Client(bucket, config=cast(Any, {**config, "skip_signature": True}), **arguments)
@@ -112,13 +111,9 @@ class GCSStore(ObjectStore):
         given = self._given
         return gcsfs.GCSFileSystem(
             token="anon" if given.anonymous else self._tokens.credentials,
-            endpoint_url=self._endpoint,
+            endpoint_url=self._given.service_url,
             requester_pays=given.user_project or False,
         )
-
-    @property
-    def _endpoint(self) -> str | None:
-        return self._given.endpoint or os.environ.get("STORAGE_EMULATOR_HOST")
 
     def _bucket(self, name: str) -> Any:
         return self._google_client.bucket(name, user_project=self._given.user_project)
@@ -129,7 +124,7 @@ class GCSStore(ObjectStore):
         from google.cloud import storage
 
         credentials = AnonymousCredentials() if self._given.anonymous else self._tokens.credentials
-        options = {"api_endpoint": self._endpoint} if self._endpoint else {}
+        options = {"api_endpoint": self._given.service_url} if self._given.service_url else {}
         return storage.Client(project="unused", credentials=credentials, client_options=options)
 
     def _translated(self, error: Exception) -> Exception:

@@ -241,7 +241,7 @@ class ObjectStore(ABC):
         """Of obstore, for every kind of store."""
         seconds = timedelta(seconds=self.credentials.request_seconds)
         connect = timedelta(seconds=min(10.0, self.credentials.request_seconds))
-        endpoint = self.credentials.endpoint or ""
+        endpoint = self.credentials.service_url or ""
         return {"timeout": seconds, "connect_timeout": connect, "allow_http": endpoint.startswith("http://")}
 
     def retry_config(self) -> dict[str, Any]:

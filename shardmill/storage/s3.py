@@ -46,8 +46,8 @@ class S3Store(ObjectStore):
 
         given = self._given
         config: dict[str, Any] = {"virtual_hosted_style_request": not given.path_style, "disable_bulk_delete": True}
-        if given.endpoint:
-            config["endpoint"] = given.endpoint
+        if given.service_url:
+            config["endpoint"] = given.service_url
         region = given.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         config["region"] = region or self._provider.region or "us-east-1"
         options: Any = {"client_options": self.client_options(), "retry_config": self.retry_config()}
@@ -121,7 +121,7 @@ class S3Store(ObjectStore):
             key=keys.get("access_key_id"),
             secret=keys.get("secret_access_key"),
             token=keys.get("token"),
-            endpoint_url=given.endpoint,
+            endpoint_url=given.service_url,
             client_kwargs={"region_name": given.region} if given.region else {},
         )
 
@@ -164,7 +164,7 @@ class S3Store(ObjectStore):
             read_timeout=given.request_seconds,
             retries={"mode": "standard", "max_attempts": 3},
         )
-        client = self._provider.client("s3", endpoint_url=given.endpoint, config=config)
+        client = self._provider.client("s3", endpoint_url=given.service_url, config=config)
         self._boto3_client = client, time.monotonic() + _CLIENT_SECONDS
         return client
 

@@ -12,7 +12,7 @@ from tests.servers.seaweedfs import S3Keys, S3Server
 
 BUCKET = "photos"
 STORAGE_YAML = """\
-# storage.yaml
+# credentials.yaml
 gcs:
   - prefix: gs://{bucket}
     endpoint: {gcs}
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def settings(gcs: GCSServer, s3: S3Server, key_file: Path, keys: S3Keys) -> str:
-    """A storage.yaml and the environment of one identity."""
+    """A credentials.yaml and the environment of one identity."""
     document = STORAGE_YAML.format(
         bucket=BUCKET,
         gcs=gcs.url,
