@@ -17,7 +17,7 @@ help: ## these commands
 $(INSTALLED): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(PIP) --constraint constraints.txt hatchling editables
-	$(PIP) --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS)]'
+	$(PIP) --no-compile --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(INSTALLED) ## install, then run the whole chain on real photographs

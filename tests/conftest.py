@@ -1,5 +1,6 @@
 """Fixtures that every test may use: a storage, a folder on it, and processes that run a piece of code side by side."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from shardmill.storage import Storage
+
+# Several test processes share the cores: torch's own threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["tests.servers.fixtures"]
 

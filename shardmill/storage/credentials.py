@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from shardmill.errors import ConfigurationError
+
+
+ANONYMOUS = "an anonymous caller"
+"""Who asks, where no credentials are sent."""
 
 
 class FromEnvironment(BaseModel):
@@ -51,7 +55,7 @@ class Credentials(BaseModel):
     """The URIs that these credentials are for; of several that fit, the longest prefix counts."""
     endpoint: str | None = None
     """URL of the service, for emulators, private endpoints and stores that speak the protocol. By default the clouds'
-    own variables count: STORAGE_EMULATOR_HOST; AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL."""
+    own variables count: STORAGE_EMULATOR_HOST, API_ENDPOINT_OVERRIDE; AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL."""
     anonymous: bool = False
     """Send no credentials: for public buckets."""
     request_seconds: Annotated[float, Field(gt=0)] = 60.0
@@ -110,7 +114,14 @@ class GCSCredentials(Credentials):
     iam_endpoint: str = "https://iamcredentials.googleapis.com"
     """URL of the service that impersonates."""
 
-    _endpoint_variables = ("STORAGE_EMULATOR_HOST",)
+    _endpoint_variables = ("STORAGE_EMULATOR_HOST", "API_ENDPOINT_OVERRIDE")
+
+    @field_validator("service_account_file")
+    @classmethod
+    def _is_path(cls, value: str | None) -> str | None:
+        if value is not None and "{" in value:
+            raise ValueError("a path is expected; the key itself goes into service_account_json")
+        return value
 
     @property
     def _pairs(self) -> tuple[tuple[str, ...], ...]:

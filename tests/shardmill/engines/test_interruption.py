@@ -145,7 +145,8 @@ def seconds_of_a_run(tmp_path_factory: pytest.TempPathFactory, source: Path, wri
     return time.monotonic() - started
 
 
-@pytest.mark.parametrize("number", [pytest.param(n, marks=[] if n == 6 else pytest.mark.slow) for n in range(8)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(8))
 def test_a_run_killed_at_a_random_moment_is_completed_by_the_next(
     tmp_path: Path, source: Path, seconds_of_a_run: float, write_dataset, command, run_chain, number: int
 ) -> None:
