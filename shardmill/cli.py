@@ -20,8 +20,8 @@ from rich.table import Table
 from shardmill import chain
 from shardmill.dataset import ASSETS, AssetName, Dataset, load_dataset
 from shardmill.engines import LocalEngine
-from shardmill.errors import ConfigurationError, ShardmillError
-from shardmill.orphans import orphans
+from shardmill.errors import ConfigurationError, CorruptionError, ShardmillError
+from shardmill.orphans import remove_orphans
 from shardmill.progress import Progress, ProgressSink, for_a_log
 from shardmill.samples import image_format
 from shardmill.shards.commit import Commit
@@ -67,8 +67,12 @@ def _readable_errors() -> Iterator[None]:
     try:
         yield
     except ShardmillError as error:
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        _print_error(error)
         raise typer.Exit(1) from error
+
+
+def _print_error(error: ShardmillError) -> None:
+    Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
 def _storage(credentials: Path | None) -> Storage:
@@ -239,8 +243,10 @@ def check_storage_command(
     with _readable_errors():
         storage = _storage(credentials)
         for uri in map(absolute_uri, uris):
+            findings = list(check_storage(storage, uri, source))
+            # Only now: that a key is whose is known once it has been read.
             console.print(f"{escape(uri)} as {escape(storage.store(uri).identity)}", highlight=False, soft_wrap=True)
-            for finding in check_storage(storage, uri, source):
+            for finding in findings:
                 problems += finding.problem is not None
                 console.print(f"  {finding.verb}: {escape(finding.problem or 'ok')}", highlight=False, soft_wrap=True)
     if problems:
@@ -255,17 +261,20 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list them, delete nothing")] = False,
 ) -> None:
     """Delete shard files that no index names, left by runs that failed or were killed."""
+    done = "would delete" if dry_run else "deleted"
+    count = size = problems = 0
     with _readable_errors():
         dataset = load_dataset(file, _storage(credentials))
-        count = size = 0
-        for info in orphans(dataset, grace_hours * 3600):
-            count, size = count + 1, size + info.size
-            console.print(
-                f"{'would delete' if dry_run else 'deleted'} {escape(info.uri)}", highlight=False, soft_wrap=True
-            )
-            if not dry_run:
-                dataset.storage.delete(info.uri)
+        for found in remove_orphans(dataset, grace_hours * 3600, dry_run):
+            if isinstance(found, CorruptionError):
+                problems += 1
+                _print_error(found)
+                continue
+            count, size = count + 1, size + found.size
+            console.print(f"{done} {escape(found.uri)}", highlight=False, soft_wrap=True)
         console.print(f"{count} files, {decimal(size)}", highlight=False)
+    if problems:
+        raise typer.Exit(1)
 
 
 @app.command("demo-photographs")

@@ -20,7 +20,14 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from shardmill.concurrency import usable_cores
-from shardmill.errors import AccessDeniedError, ConfigurationError, CorruptionError, EngineError, ShardmillError
+from shardmill.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    ConflictError,
+    CorruptionError,
+    EngineError,
+    ShardmillError,
+)
 from shardmill.shards.commit import ShardEntry
 from shardmill.stages.stage import MakeShard, PlannedShard, Work
 from shardmill.storage import Storage
@@ -64,6 +71,8 @@ def _make(
             return make(shard, Work(storage, scratch, threads, count))
     except _Cancelled as cancelled:
         raise cancelled.__cause__ or cancelled from None
+    except ConflictError:  # no failure of the stage, and it names the shard
+        raise
     except Exception as error:
         # Ours speak for themselves; what a library raised is better named.
         said = error if isinstance(error, ShardmillError) else f"{type(error).__name__}: {error}"

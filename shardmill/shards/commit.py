@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shardmill.concurrency import bounded_map
-from shardmill.errors import ConflictError, CorruptionError, StorageError
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
+from shardmill.errors import ConflictError, CorruptionError
 from shardmill.shards.fingerprint import fingerprint
+from shardmill.shards.index import read_report
 from shardmill.shards.layout import Layout, Suffix
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.storage import Storage, join_uri, relative_to
@@ -124,8 +127,9 @@ def publish_commit(
     """Make `commit` the state of the partition and remove every shard file that it does not name.
 
     `previous` is the commit at version `expected`; if the new one says the same, the index is left untouched.
-    Returns the names of shard files that are gone, removed by somebody in the meantime: then nothing was committed, and
-    they have to be made again. Raises ConflictError if the index is no longer at version `expected`.
+    Returns the names of shard files that are gone, or an index of a shard that is no longer the one that the commit
+    means, because somebody else was at work meanwhile: then nothing was committed, and their shards have to be looked
+    for and made again. Raises ConflictError if the index is no longer at version `expected`.
     """
     layout = Layout(commit.suffix)
     lost = ConflictError(
@@ -135,36 +139,110 @@ def publish_commit(
     # One section over look, commit and clean-up: nobody can remove, between our look and our commit, what we name.
     # Scratch space where the index stands: asking for it also sweeps what a killed run left there.
     side = join_uri(folder, layout.side).rstrip("/")
-    with storage.exclusive(folder), storage.scratch(folder), storage.scratch(side) as scratch:
+    with storage.exclusive(folder), storage.scratch(folder), storage.scratch(side):
         # First of all, so that nobody makes shards again for a commit that is lost already.
         present = storage.stat(join_uri(folder, layout.commit))
         if (present.version if present else None) != expected:
             raise lost
-        standing = {relative_to(folder, info.uri): info.size for info in storage.list(folder)}
+        standing = {relative_to(folder, info.uri) for info in storage.list(folder)}
         named = {name for entry in commit.shards for name in file_names(entry, layout)}
-        if missing := sorted(named - standing.keys()):
+        if missing := sorted(named - standing):
             return missing
-        table = _write_rejects(scratch / "rejects.parquet", rejects())
+        if not storage.excludes(folder):
+            known = {(entry.fingerprint, entry.index_sha256) for entry in previous.shards} if previous else set()
+            new = [entry for entry in commit.shards if (entry.fingerprint, entry.index_sha256) not in known]
+            if changed := _changed_indexes(storage, folder, new, layout):
+                return changed
+        table = _table(rejects())
         version = expected
         if previous is None or not commit.says_the_same_as(previous):
             try:
                 version = storage.replace(join_uri(folder, layout.commit), commit.to_json(), expected)
             except ConflictError:
                 raise lost from None
-        if version != expected or standing.get(layout.rejects) != table.stat().st_size:
-            storage.publish(table, join_uri(folder, layout.rejects))
-        superseded = {name for name in standing.keys() - named if layout.is_shard_file(name)}
+        _settle_rejects(storage, folder, commit, table)
+        superseded = {name for name in standing - named if layout.is_shard_file(name)}
         if not storage.excludes(folder):
             # Another run may have published files for a commit of its own: only what the last commit named is ours to
-            # remove, and nothing once somebody has committed after us. `shardmill gc` finds the rest.
+            # remove. `shardmill gc` finds the rest.
             superseded &= (
                 {name for entry in previous.shards for name in file_names(entry, layout)} if previous else set()
             )
-            now = storage.stat(join_uri(folder, layout.commit)) if superseded else None
-            superseded = superseded if now and now.version == version else set()
-        for _ in bounded_map(storage.delete, (join_uri(folder, name) for name in sorted(superseded)), DELETES_AT_ONCE):
-            pass
+        _remove(storage, folder, superseded, layout, version)
     return []
+
+
+def _changed_indexes(storage: Storage, folder: str, entries: Sequence[ShardEntry], layout: Layout) -> list[str]:
+    """Names of shards' indexes that another run has replaced with one that says something else."""
+
+    def digest(entry: ShardEntry) -> str:
+        try:
+            data = storage.read(join_uri(folder, layout.index(entry.id, entry.fingerprint)))
+        except FileNotFoundError:
+            return ""
+        return hashlib.sha256(data).hexdigest()
+
+    digests = bounded_map(digest, entries, REQUESTS_AT_ONCE)
+    return [
+        layout.index(entry.id, entry.fingerprint)
+        for entry, found in zip(entries, digests, strict=True)
+        if found != entry.index_sha256
+    ]
+
+
+def _settle_rejects(storage: Storage, folder: str, commit: Commit, table: bytes) -> None:
+    """Make the table of rejects that of the index which stands now: `commit`'s, `table`, or that of a later one.
+
+    Whoever writes the table looks at the index again afterwards, so that of two runs that commit one after the other
+    the earlier cannot leave its table beside the index of the later.
+    """
+    layout = Layout(commit.suffix)
+    uri = join_uri(folder, layout.rejects)
+    while True:
+        try:
+            present, info = storage.read_version(uri)
+            expected: str | None = info.version
+        except FileNotFoundError:
+            present, expected = b"", None
+        now, _ = read_commit(storage, folder, commit.suffix)
+        if now is None:
+            return
+        if now.digest != commit.digest:
+            try:
+                table = _table(rejects_of(storage, folder, now.suffix, now.shards))
+            except FileNotFoundError:  # superseded meanwhile, by a run that writes the table itself
+                return
+            commit = now
+        if present == table:
+            return
+        with contextlib.suppress(ConflictError):
+            storage.replace(uri, table, expected)
+
+
+def _remove(storage: Storage, folder: str, names: Iterable[str], layout: Layout, version: str | None) -> None:
+    """Remove superseded files, those first without which nobody takes the others for a shard that stands.
+
+    Where the store excludes nobody, only while the index is at `version`: a run that began after our commit may have
+    found one of them, and may commit it again. It looks after its commit whether all is there.
+    """
+    ordered = sorted(names, key=lambda name: (not name.endswith(".index.parquet"), name))
+    for start in range(0, len(ordered), DELETES_AT_ONCE):
+        if not storage.excludes(folder):
+            now = storage.stat(join_uri(folder, layout.commit))
+            if now is None or now.version != version:
+                return
+        uris = [join_uri(folder, name) for name in ordered[start : start + DELETES_AT_ONCE]]
+        for _ in bounded_map(storage.delete, uris, DELETES_AT_ONCE):
+            pass
+
+
+def rejects_of(storage: Storage, folder: str, suffix: Suffix, entries: Iterable[ShardEntry]) -> Iterator[Reject]:
+    """The rejects in the reports of these shards. Raises FileNotFoundError, CorruptionError."""
+    layout = Layout(suffix)
+    for entry in entries:
+        if entry.rejects:
+            uri = join_uri(folder, layout.index(entry.id, entry.fingerprint))
+            yield from read_report(storage.read(uri), uri).rejects
 
 
 def file_names(entry: ShardEntry, layout: Layout) -> list[str]:
@@ -212,15 +290,14 @@ def count_reasons(rejects: Iterator[Reject]) -> dict[str, int]:
     return dict(Counter(reject.reason for reject in rejects).most_common())
 
 
-def _write_rejects(file: Path, rejects: Iterator[Reject]) -> Path:
+def _table(rejects: Iterator[Reject]) -> bytes:
+    """The bytes of `rejects.parquet`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     names = list(Reject.model_fields)
     rows = list(rejects)
     columns = {name: [getattr(reject, name) for reject in rows] for name in names}
-    try:
-        pq.write_table(pa.table(columns, schema=pa.schema([(name, pa.string()) for name in names])), file)
-    except OSError as error:
-        raise StorageError(f"cannot write {file}: {error}") from error
-    return file
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=pa.schema([(name, pa.string()) for name in names])), buffer)
+    return buffer.getvalue()

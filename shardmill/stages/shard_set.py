@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any, BinaryIO
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
@@ -21,9 +21,9 @@ from shardmill.shards.commit import (
     file_sizes,
     publish_commit,
     read_commit,
+    rejects_of,
 )
 from shardmill.shards.fingerprint import fingerprint
-from shardmill.shards.index import read_report
 from shardmill.shards.layout import Layout, Suffix
 from shardmill.shards.report import Reject
 from shardmill.shards.slicing import slice_by_hash, slice_by_key
@@ -73,7 +73,7 @@ class ShardSet:
 
     def rejects(self) -> Iterator[Reject]:
         """Every reject of the partition, from the shards' own reports."""
-        return _rejects(self.storage, self.folder, self.commit.suffix, self.commit.shards)
+        return rejects_of(self.storage, self.folder, self.commit.suffix, self.commit.shards)
 
     def transform(self, spec: TransformSpec, max_pixels: int = MAX_PIXELS) -> LazyShardSet:
         """These shards after a transform, shard by shard."""
@@ -166,12 +166,19 @@ class LazyShardSet:
                 entries[entry.fingerprint] = entry
                 made += 1
             ordered = [entries[digest] for digest in self.fingerprints]
-            reasons = count_reasons(_rejects(storage, folder, self.stage.suffix, ordered))
-            result = ShardSet(storage, folder, self._commit(name, ordered, reasons), made)
-            _check_rejects(result, max_reject_ratio)
-            missing = publish_commit(storage, folder, result.commit, result.rejects, version, committed)
-            if not missing:
+            try:
+                rejects = list(rejects_of(storage, folder, self.stage.suffix, ordered))
+            except FileNotFoundError:  # removed by the clean-up of another run
+                entries = self.standing(storage, folder, committed)
+                continue
+            result = ShardSet(storage, folder, self._commit(name, ordered, count_reasons(iter(rejects))), made)
+            _check_rejects(result.commit, rejects, max_reject_ratio)
+            missing = publish_commit(storage, folder, result.commit, partial(iter, rejects), version, committed)
+            if not missing and self._is_left_whole(result, committed):
                 return result
+            if not missing:  # the clean-up of a run that ended meanwhile took what we had found standing
+                again = self.write(storage, folder, name, engine, max_reject_ratio, progress)
+                return replace(again, made=made + again.made)
             layout = Layout(self.stage.suffix)
             gone = [digest for digest, entry in entries.items() if set(file_names(entry, layout)) & set(missing)]
             for digest in gone:
@@ -199,6 +206,20 @@ class LazyShardSet:
                 standing[digest] = entry
         return standing
 
+    def _is_left_whole(self, result: ShardSet, before: Commit | None) -> bool:
+        """Whether all that was just committed stands, where nobody could be kept out; or another commit supersedes it.
+
+        `before` is the commit that this one followed.
+        """
+        if result.storage.excludes(result.folder) or (before and result.commit.says_the_same_as(before)):
+            return True
+        layout = Layout(self.stage.suffix)
+        standing = {relative_to(result.folder, info.uri) for info in result.storage.list(result.folder)}
+        if all(standing >= set(file_names(entry, layout)) for entry in result.commit.shards):
+            return True
+        now, _ = read_commit(result.storage, result.folder, self.stage.suffix)
+        return now is None or not result.commit.says_the_same_as(now)
+
     def _commit(self, name: str, entries: list[ShardEntry], reasons: dict[str, int]) -> Commit:
         return Commit(
             name=name,
@@ -218,21 +239,12 @@ class LazyShardSet:
         )
 
 
-def _rejects(storage: Storage, folder: str, suffix: Suffix, entries: Sequence[ShardEntry]) -> Iterator[Reject]:
-    """The rejects in the reports of these shards."""
-    for entry in entries:
-        if entry.rejects:
-            uri = join_uri(folder, Layout(suffix).index(entry.id, entry.fingerprint))
-            yield from read_report(storage.read(uri), uri).rejects
-
-
-def _check_rejects(result: ShardSet, max_reject_ratio: float) -> None:
-    commit = result.commit
+def _check_rejects(commit: Commit, rejects: Sequence[Reject], max_reject_ratio: float) -> None:
     ratio = commit.total_rejects / max(commit.total_samples_in, 1)
     if ratio <= max_reject_ratio:
         return
     reasons = ", ".join(f"{count} × {reason}" for reason, count in commit.rejects_by_reason.items())
-    examples = "; ".join(f"{r.source_uri}: {r}" for r, _ in zip(result.rejects(), range(3), strict=False))
+    examples = "; ".join(f"{r.source_uri}: {r}" for r in rejects[:3])
     advice = "Mend or remove these objects" if commit.stage == "pack" else "Check what the dataset file says of it"
     raise TooManyRejectsError(
         f"{commit.name}: {commit.total_rejects} of {commit.total_samples_in} samples ({ratio:.1%}) were rejected, more "

@@ -138,8 +138,16 @@ class MakeShard:
                     work.storage.publish(file, join_uri(self.folder, name))
             try:
                 work.storage.replace(uri, index.read_bytes(), present.version if present else None)
-            except ConflictError:  # another run was first, with the same data
-                return left_behind(work.storage, self.folder, shard.id, digest, layout) or entry
+            except ConflictError:  # another run was first, as a rule with the same bytes
+                theirs = left_behind(work.storage, self.folder, shard.id, digest, layout)
+                if theirs is None or theirs.index_sha256 == entry.index_sha256:
+                    return theirs or entry
+                # Theirs is the index, and ours may be the data: nobody may take the two for a shard.
+                work.storage.delete(uri)
+                raise ConflictError(
+                    f"another run made shard {shard.id} of {self.folder} at the same moment, and other bytes of it; do "
+                    "both run the same versions of software? Run again"
+                ) from None
         return entry
 
 

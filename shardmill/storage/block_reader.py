@@ -64,9 +64,14 @@ class BlockReader(io.RawIOBase):
         # Ahead only of a reader that goes forward block by block: one that jumps about wants no more than it asks for.
         ahead = BLOCKS_AHEAD if number == 0 or number in self._blocks or number - 1 in self._blocks else 1
         wanted = range(number, min(number + ahead, last + 1))
-        self._blocks = {at: future for at, future in self._blocks.items() if at in wanted or at == number}
+        for at in self._blocks.keys() - set(wanted):
+            self._blocks.pop(at).cancel()
         for at in wanted:
             if at not in self._blocks:
                 stop = min((at + 1) * BLOCK_BYTES, self._size)
                 self._blocks[at] = self._threads.submit(self._fetch, at * BLOCK_BYTES, stop)
-        return self._blocks[number].result()
+        try:
+            return self._blocks[number].result()
+        except Exception:
+            del self._blocks[number]  # the next read asks again
+            raise

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from datetime import UTC
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from shardmill.errors import AccessDeniedError, ConfigurationError
-from shardmill.storage.credentials import GCSCredentials, reveal
+from shardmill.storage.credentials import ANONYMOUS, GCSCredentials, reveal
 from shardmill.storage.object_store import ObjectStore
-from shardmill.storage.retries import Unauthenticated
+from shardmill.storage.retries import Forbidden, NoSuchBucket, Unauthenticated
 from shardmill.storage.storage import ObjectInfo
 
 _PAGE = 1000
@@ -42,33 +43,35 @@ class GCSStore(ObjectStore):
         """See `ObjectStore`."""
         return self._tokens.identity
 
-    def connect(self, bucket: str) -> Any:
+    def connect(self, bucket: str, options: dict[str, Any]) -> Any:
         """See `ObjectStore`."""
         from obstore.store import GCSStore as Client
 
-        options = self.client_options()
-        if self._given.user_project:
-            options["default_headers"] = {"x-goog-user-project": self._given.user_project}
-        config: Any = {}
-        if self._given.service_url:
-            config["base_url"] = self._given.service_url
-        arguments: Any = {"client_options": options, "retry_config": self.retry_config()}
-        if self._given.anonymous:
-            return Client(bucket, config=cast(Any, {**config, "skip_signature": True}), **arguments)
-        self._tokens()  # what is wrong with the credentials shows here, and not inside the client
-        return Client(bucket, config=config, credential_provider=self._tokens, **arguments)
+        given = self._given
+        config: Any = {"base_url": given.service_url} if given.service_url else {}
+        if given.user_project:
+            options["client_options"]["default_headers"] = {"x-goog-user-project": given.user_project}
+        if given.anonymous:
+            config["skip_signature"] = True  # of reads only: a write asks for a token
+        provider = _no_token if given.anonymous else self._tokens
+        return Client(bucket, config=config, credential_provider=provider, **options)
+
+    def authenticate(self) -> None:
+        """See `ObjectStore`."""
+        if not self._given.anonymous:
+            self._tokens()
 
     def renew(self) -> None:
         """See `ObjectStore`."""
-        self._tokens.renew()
+        self._tokens.forget()
 
     def version_of(self, meta: Any) -> str:
         """The generation."""
         return str(meta["version"])
 
-    def update_mode(self, meta: Any) -> Any:
+    def update_mode(self, version: str) -> Any:
         """See `ObjectStore`: x-goog-if-generation-match."""
-        return {"e_tag": meta["e_tag"], "version": meta["version"]}
+        return {"version": version}
 
     def page(self, bucket: str, prefix: str, after: str) -> tuple[list[ObjectInfo], bool]:
         """By Google's client: unlike obstore, it gives every name as it is, and the generation."""
@@ -95,8 +98,9 @@ class GCSStore(ObjectStore):
         """By Google's client."""
         blob = self._bucket(bucket).blob(name)
         try:
-            blob.reload(retry=None)
-            data = blob.download_as_bytes(if_generation_match=blob.generation, retry=None)
+            seconds = self.credentials.request_seconds
+            blob.reload(retry=None, timeout=seconds)
+            data = blob.download_as_bytes(if_generation_match=blob.generation, retry=None, timeout=seconds)
         except Exception as error:
             raise self._translated(error) from error
         info = ObjectInfo(self._uri(bucket, name), blob.size, str(blob.generation), blob.updated.timestamp())
@@ -110,7 +114,7 @@ class GCSStore(ObjectStore):
 
         given = self._given
         return gcsfs.GCSFileSystem(
-            token="anon" if given.anonymous else self._tokens.credentials,
+            token="anon" if given.anonymous else _for_google(self._tokens),
             endpoint_url=self._given.service_url,
             requester_pays=given.user_project or False,
         )
@@ -123,101 +127,112 @@ class GCSStore(ObjectStore):
         from google.auth.credentials import AnonymousCredentials
         from google.cloud import storage
 
-        credentials = AnonymousCredentials() if self._given.anonymous else self._tokens.credentials
+        credentials = AnonymousCredentials() if self._given.anonymous else _for_google(self._tokens)
         options = {"api_endpoint": self._given.service_url} if self._given.service_url else {}
         return storage.Client(project="unused", credentials=credentials, client_options=options)
 
     def _translated(self, error: Exception) -> Exception:
         """The error that obstore would raise, as far as it matters."""
         from google.api_core import exceptions as failures
-        from google.auth.exceptions import GoogleAuthError, TransportError
+        from google.auth.exceptions import GoogleAuthError
         from requests.exceptions import RequestException
 
         if isinstance(error, failures.NotFound):
-            return FileNotFoundError("NoSuchBucket" if "/o?" in str(error) or "bucket" in str(error).lower() else "")
-        if isinstance(error, failures.Unauthorized) or (
-            isinstance(error, GoogleAuthError) and not isinstance(error, TransportError)
-        ):
-            return Unauthenticated(str(error.args[0]) if error.args else "")
+            return NoSuchBucket() if "specified bucket does not exist" in str(error) else FileNotFoundError()
+        if isinstance(error, failures.Unauthorized | GoogleAuthError):
+            return Unauthenticated(str(error))
         if isinstance(error, failures.Forbidden):
-            from obstore.exceptions import PermissionDeniedError
-
-            return PermissionDeniedError(str(error))
-        if isinstance(error, failures.ServerError | failures.TooManyRequests | RequestException | TransportError):
+            return Forbidden(str(error))
+        if isinstance(error, failures.ServerError | failures.TooManyRequests | RequestException):
             return ConnectionError(str(error))
         return error
 
 
 class _Tokens:
-    """Access tokens for obstore, which asks again before they expire; the credentials are Google's own."""
+    """Access tokens from Google's own credentials, for every client of a store. They ask again before one expires."""
 
     def __init__(self, given: GCSCredentials) -> None:
         self._given = given
+        self._credentials: Any = None
         self._lock = threading.Lock()
 
     def __call__(self) -> Any:
-        """An obstore `GCSCredential`. Raises ConfigurationError, AccessDeniedError."""
+        """An obstore `GCSCredential`. Raises ConfigurationError, AccessDeniedError, ConnectionError."""
         from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
         from google.auth.transport.requests import Request
 
-        credentials = self.credentials
         with self._lock:
+            credentials = self._credentials = self._credentials or _credentials(self._given)
             try:
                 if not credentials.valid:
-                    credentials.refresh(Request())
-            except TransportError as error:
-                raise ConnectionError(f"no token for {self.identity}: {error}") from error
-            except RefreshError as error:
-                raise AccessDeniedError(
-                    f"{self.identity} gets no token for Google Cloud Storage: the key is wrong or revoked, or the "
-                    f"identity lacks a permission (to impersonate: iam.serviceAccounts.getAccessToken). {_said(error)}"
-                ) from None
+                    credentials.refresh(partial(Request(), timeout=self._given.request_seconds))
             except GoogleAuthError as error:
-                raise ConfigurationError(f"the credentials of {self.identity} do not work: {_said(error)}") from None
-        expiry = credentials.expiry
-        return {"token": credentials.token, "expires_at": expiry.replace(tzinfo=UTC) if expiry else None}
+                if isinstance(error, TransportError) or _is_temporary(error):
+                    raise ConnectionError(f"no token for {self.identity}: {_said(error)}") from error
+                if not isinstance(error, RefreshError):
+                    raise ConfigurationError(
+                        f"the credentials of {self.identity} do not work: {_said(error)}"
+                    ) from None
+                who, self._credentials = self.identity, None  # the key's file may be mended
+                raise AccessDeniedError(
+                    f"{who} gets no token for Google Cloud Storage: the key is wrong or revoked, or the identity lacks "
+                    f"a permission (to impersonate: iam.serviceAccounts.getAccessToken). {_said(error)}"
+                ) from None
+            expiry = credentials.expiry
+            return {"token": credentials.token, "expires_at": expiry.replace(tzinfo=UTC) if expiry else None}
 
-    def renew(self) -> None:
-        """Get a new token, whatever the old one says of itself."""
-        if self._given.anonymous:
-            return
-        self.credentials.token = None
-        self()
+    def forget(self) -> None:
+        """Begin anew, whatever the token says of itself: the key's file may have been replaced."""
+        with self._lock:
+            self._credentials = None
 
     @property
     def identity(self) -> str:
         """The service account, or how we came by the credentials."""
         given = self._given
         if given.anonymous:
-            return "an anonymous caller"
+            return ANONYMOUS
         if given.impersonate:
             return given.impersonate
-        email = getattr(self.__dict__.get("credentials"), "service_account_email", None)
+        email = getattr(self._credentials, "service_account_email", None)
         if given.service_account_file or given.service_account_json:
             return str(email or "the service account")
         return f"the application default credentials ({email})" if email else "the application default credentials"
 
-    @cached_property
-    def credentials(self) -> Any:
-        """google-auth's."""
-        given = self._given
-        scopes = [_CLOUD_PLATFORM if given.impersonate else _READ_WRITE]
-        if given.service_account_file or given.service_account_json:
-            source = _service_account(given, scopes)
-        else:
-            source = _application_default(scopes)
-        if not given.impersonate:
-            return source
-        from google.auth import impersonated_credentials
 
-        return impersonated_credentials.Credentials(
-            source,
-            given.impersonate,
-            [_READ_WRITE],
-            iam_endpoint_override=(
-                f"{given.iam_endpoint}/v1/projects/-/serviceAccounts/{given.impersonate}:generateAccessToken"
-            ),
-        )
+def _for_google(tokens: _Tokens) -> Any:
+    """Credentials for Google's clients that draw on `tokens`; unlike Google's own they look up no regions."""
+    from google.auth.credentials import Credentials
+
+    class Drawn(Credentials):
+        def refresh(self, request: Any) -> None:  # noqa: ARG002
+            if self.token is not None and not self.expired:
+                tokens.forget()  # the store refused it
+            drawn = tokens()
+            self.token = drawn["token"]
+            self.expiry = drawn["expires_at"] and drawn["expires_at"].replace(tzinfo=None)
+
+    return Drawn()
+
+
+def _no_token() -> Any:
+    """For obstore, which would ask a metadata server for a token to write with. An emulator takes any, Google none."""
+    return {"token": "anonymous", "expires_at": None}
+
+
+def _credentials(given: GCSCredentials) -> Any:
+    """google-auth's."""
+    scopes = [_CLOUD_PLATFORM if given.impersonate else _READ_WRITE]
+    own_key = given.service_account_file or given.service_account_json
+    source = _service_account(given, scopes) if own_key else _application_default(scopes)
+    if not given.impersonate:
+        return source
+    from google.auth import impersonated_credentials
+
+    endpoint = f"{given.iam_endpoint}/v1/projects/-/serviceAccounts/{given.impersonate}:generateAccessToken"
+    return impersonated_credentials.Credentials(
+        source, given.impersonate, [_READ_WRITE], iam_endpoint_override=endpoint
+    )
 
 
 def _service_account(given: GCSCredentials, scopes: list[str]) -> Any:
@@ -247,12 +262,18 @@ def _application_default(scopes: list[str]) -> Any:
 
     try:
         return google.auth.default(scopes=scopes)[0]
-    except DefaultCredentialsError:
+    except DefaultCredentialsError as error:
         raise ConfigurationError(
             "there are no application default credentials for Google Cloud Storage: set "
             "GOOGLE_APPLICATION_CREDENTIALS, run `gcloud auth application-default login`, give a service account, or "
-            "`anonymous: true`"
+            f"`anonymous: true`. {_said(error)}"
         ) from None
+
+
+def _is_temporary(error: Exception) -> bool:
+    """Whether the server that gives tokens is to be asked again."""
+    answer = str(error.args[-1]) if len(error.args) > 1 else ""
+    return bool(getattr(error, "retryable", False)) or re.search(r'"code": ?(?:5\d\d|429)\b', answer) is not None
 
 
 def _said(error: Exception) -> str:

@@ -16,15 +16,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, TypeVar, cast
 
-from shardmill.errors import ConfigurationError, ConflictError, StorageError
+from shardmill.errors import AccessDeniedError, ConfigurationError, ConflictError, StorageError
 from shardmill.storage.block_reader import BlockReader
 from shardmill.storage.credentials import Credentials
-from shardmill.storage.retries import Request, carry_out
+from shardmill.storage.retries import (
+    FIRST_WAIT_SECONDS,
+    LONGEST_WAIT_SECONDS,
+    Request,
+    carry_out,
+    is_past_the_end,
+    is_refusal,
+)
 from shardmill.storage.storage import ObjectInfo
 
 PROBE = ".shardmill-probe"
-_UPLOAD_PART_BYTES = 8 << 20
+UPLOAD_PART_BYTES = 8 << 20
 _PARTS_IN_FLIGHT = 4
+_PART_RETRIES = 20
 _BUFFER_BYTES = 1 << 20
 
 T = TypeVar("T")
@@ -40,7 +48,7 @@ class ObjectStore(ABC):
     def __init__(self, credentials: Credentials, scheme: str) -> None:
         self.credentials = credentials
         self._scheme = scheme
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
 
     # What a kind of store adds.
@@ -51,19 +59,27 @@ class ObjectStore(ABC):
         """Who we are to the store, for errors; never a secret."""
 
     @abstractmethod
-    def connect(self, bucket: str) -> Any:
-        """A new obstore client. Raises ConfigurationError, AccessDeniedError."""
+    def connect(self, bucket: str, options: dict[str, Any]) -> Any:
+        """A new obstore client, with `options` for it."""
+
+    @abstractmethod
+    def authenticate(self) -> None:
+        """Have credentials that last for the next request.
+
+        What is wrong with them shows here, in our own words, and not inside obstore, which asks for them later. Raises
+        ConfigurationError, AccessDeniedError, and ConnectionError where another try may help.
+        """
 
     @abstractmethod
     def renew(self) -> None:
-        """Get new credentials, where they can be had. Raises AccessDeniedError."""
+        """Forget the credentials that were found: the store refuses them."""
 
     @abstractmethod
     def version_of(self, meta: Any) -> str:
         """The version that obstore's metadata of an object gives, as `page` gives it too."""
 
     @abstractmethod
-    def update_mode(self, meta: Any) -> Any:
+    def update_mode(self, version: str) -> Any:
         """The mode of an obstore put that replaces just this version."""
 
     @abstractmethod
@@ -118,6 +134,9 @@ class ObjectStore(ABC):
 
     def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]:
         """See `Storage.read_version`. One request."""
+        return self._read_version(uri)
+
+    def _read_version(self, uri: str, deadline_seconds: float | None = None) -> tuple[bytes, ObjectInfo]:
         import obstore
 
         bucket, name = split_uri(uri)
@@ -130,26 +149,28 @@ class ObjectStore(ABC):
             _check_length(data, result.meta["size"])
             return data, self._info(uri, result.meta)
 
-        return self._carry_out("read", uri, read)
+        return self._carry_out("read", uri, read, deadline_seconds)
 
     def read_range(self, uri: str, offset: int, length: int) -> bytes:
         """See `Storage.read_range`."""
         bucket, name = split_uri(uri)
-        data = self._carry_out("read", uri, lambda: self._range(bucket, name, offset, offset + length, None))
-        return bytes(data)
+        if is_odd(name):
+            return self.read_version(uri)[0][offset : offset + length]
+        return bytes(self._carry_out("read", uri, lambda: self._range(bucket, name, offset, offset + length, None)))
 
     def publish(self, file: Path, uri: str) -> None:
         """See `Storage.publish`. One put, or a multipart upload that is completed at the end."""
         import obstore
 
-        bucket, name = split_uri(uri)
-        self._carry_out(
-            "write",
-            uri,
-            lambda: obstore.put(
-                self._client(bucket), name, file, chunk_size=_UPLOAD_PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT
-            ),
-        )
+        bucket, name = _split_plain(uri)
+        large = file.stat().st_size > UPLOAD_PART_BYTES
+
+        def put() -> Any:
+            client = self._client(bucket, retries_parts=large)
+            return obstore.put(client, name, file, chunk_size=UPLOAD_PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT)
+
+        # One half of the time is obstore's, for the parts; in the other the whole is begun again where it must be.
+        self._carry_out("write", uri, put, self.credentials.deadline_seconds / (2 if large else 1))
         file.unlink()
 
     def replace(self, uri: str, data: bytes, expected: str | None) -> str:
@@ -157,16 +178,8 @@ class ObjectStore(ABC):
         import obstore
         import obstore.exceptions as failures
 
-        bucket, name = split_uri(uri)
-        mode: Any = "create"
-        if expected is not None:
-            try:
-                meta = self._head(uri)
-            except FileNotFoundError:
-                raise _lost(uri) from None
-            if self.version_of(meta) != expected:
-                raise _lost(uri)
-            mode = self.update_mode(meta)
+        bucket, name = _split_plain(uri)
+        mode: Any = "create" if expected is None else self.update_mode(expected)
         tries = 0
 
         def put() -> Any:
@@ -175,26 +188,24 @@ class ObjectStore(ABC):
             return obstore.put(self._client(bucket), name, data, mode=mode, use_multipart=False)
 
         try:
-            result = self._carry_out("write", uri, put)
-        except (failures.PreconditionError, failures.AlreadyExistsError):
-            # A try whose answer was lost may have won. Then what stands is ours.
-            present, info = self.read_version(uri)
-            if present != data:
-                raise _lost(uri) from None
-            return info.version
-        except StorageError:
-            with contextlib.suppress(StorageError, FileNotFoundError):
-                present, info = self.read_version(uri)
-                if present == data:
-                    return info.version
+            return self.version_of(self._carry_out("write", uri, put))
+        except (failures.PreconditionError, failures.AlreadyExistsError, StorageError) as error:
+            conflict = not isinstance(error, StorageError)
+            if not (isinstance(error, AccessDeniedError) or (conflict and tries == 1)):
+                # A try whose answer was lost may have won. Then what stands is ours.
+                with contextlib.suppress(StorageError, FileNotFoundError):
+                    present, info = self._read_version(uri, deadline_seconds=0)
+                    if present == data:
+                        return info.version
+            if conflict:
+                raise ConflictError(f"{uri} was replaced by another writer; nothing was changed") from None
             raise
-        return self.version_of({**result, "size": len(data)})
 
     def delete(self, uri: str) -> None:
         """See `Storage.delete`."""
         import obstore
 
-        bucket, name = split_uri(uri)
+        bucket, name = _split_plain(uri)
         with contextlib.suppress(FileNotFoundError):
             self._carry_out("delete", uri, lambda: obstore.delete(self._client(bucket), name))
 
@@ -203,7 +214,7 @@ class ObjectStore(ABC):
         import obstore
 
         uri = f"{folder}/{PROBE}"
-        bucket, name = split_uri(uri)
+        bucket, name = _split_plain(uri)
         self._carry_out("write", uri, lambda: obstore.put(self._client(bucket), name, b"", use_multipart=False))
         self.delete(uri)
 
@@ -213,7 +224,7 @@ class ObjectStore(ABC):
         import obstore.exceptions as failures
 
         uri = f"{folder}/{PROBE}-{uuid.uuid4().hex}"
-        bucket, name = split_uri(uri)
+        bucket, name = _split_plain(uri)
 
         def create() -> Any:
             return obstore.put(self._client(bucket), name, b"", mode="create", use_multipart=False)
@@ -237,30 +248,32 @@ class ObjectStore(ABC):
 
     # How.
 
-    def client_options(self) -> dict[str, Any]:
-        """Of obstore, for every kind of store."""
-        seconds = timedelta(seconds=self.credentials.request_seconds)
-        connect = timedelta(seconds=min(10.0, self.credentials.request_seconds))
-        endpoint = self.credentials.service_url or ""
-        return {"timeout": seconds, "connect_timeout": connect, "allow_http": endpoint.startswith("http://")}
+    def _client(self, bucket: str, retries_parts: bool = False) -> Any:
+        self.authenticate()
+        with self._lock:
+            key = bucket, retries_parts
+            if key not in self._clients:
+                self._clients[key] = self.connect(bucket, self._options(retries_parts))
+            return self._clients[key]
 
-    def retry_config(self) -> dict[str, Any]:
-        """What obstore itself tries again: parts of an upload, and bodies that break off, at the offset."""
-        return {
-            "max_retries": 6,
-            "retry_timeout": timedelta(seconds=self.credentials.deadline_seconds),
+    def _options(self, retries_parts: bool) -> dict[str, Any]:
+        """Of an obstore client. It tries nothing again itself, so that we know what was tried, but parts of uploads."""
+        given = self.credentials
+        client_options = {
+            "timeout": timedelta(seconds=given.request_seconds),
+            "connect_timeout": timedelta(seconds=min(10.0, given.request_seconds)),
+            "allow_http": (given.service_url or "").startswith("http://"),
+        }
+        retry_config = {
+            "max_retries": _PART_RETRIES if retries_parts else 0,
+            "retry_timeout": timedelta(seconds=given.deadline_seconds / 2),
             "backoff": {
-                "init_backoff": timedelta(milliseconds=100),
-                "max_backoff": timedelta(seconds=4),
+                "init_backoff": timedelta(seconds=FIRST_WAIT_SECONDS),
+                "max_backoff": timedelta(seconds=LONGEST_WAIT_SECONDS),
                 "base": 2,
             },
         }
-
-    def _client(self, bucket: str) -> Any:
-        with self._lock:
-            if bucket not in self._clients:
-                self._clients[bucket] = self.connect(bucket)
-            return self._clients[bucket]
+        return {"client_options": client_options, "retry_config": retry_config}
 
     def _renew(self) -> None:
         self.renew()
@@ -271,9 +284,19 @@ class ObjectStore(ABC):
         import obstore
 
         bucket, name = split_uri(uri)
-        return self._carry_out("read", uri, lambda: obstore.head(self._client(bucket), name))
+
+        def head() -> Any:
+            try:
+                return obstore.head(self._client(bucket), name)
+            except Exception as error:
+                if is_refusal(error):  # the answer to a HEAD has no body to say why; that to a GET has
+                    self._range(bucket, name, 0, 1, None)
+                raise
+
+        return self._carry_out("read", uri, head)
 
     def _range(self, bucket: str, name: str, start: int, stop: int, e_tag: str | None) -> Any:
+        """The bytes from `start` to `stop`, or to the object's end; with `e_tag`, of that version only."""
         import obstore
         import obstore.exceptions as failures
 
@@ -281,10 +304,15 @@ class ObjectStore(ABC):
             return b""
         options: Any = {"range": (start, stop), **({"if_match": e_tag} if e_tag else {})}
         try:
-            data = obstore.get(self._client(bucket), name, options=options).bytes()
+            result = obstore.get(self._client(bucket), name, options=options)
+            data = result.bytes()
         except failures.PreconditionError:
             raise StorageError(f"{self._uri(bucket, name)} was replaced while it was read") from None
-        _check_length(data, stop - start)
+        except failures.GenericError as error:
+            if is_past_the_end(error):
+                return b""
+            raise
+        _check_length(data, min(stop, result.meta["size"]) - start)
         return data
 
     def _info(self, uri: str, meta: Any) -> ObjectInfo:
@@ -293,8 +321,9 @@ class ObjectStore(ABC):
     def _uri(self, bucket: str, name: str) -> str:
         return f"{self._scheme}://{bucket}/{name}"
 
-    def _carry_out(self, doing: str, uri: str, call: Callable[[], T]) -> T:
-        request = Request(doing, uri, self.identity, self.permissions[doing], self.credentials.deadline_seconds)
+    def _carry_out(self, doing: str, uri: str, call: Callable[[], T], deadline_seconds: float | None = None) -> T:
+        seconds = self.credentials.deadline_seconds if deadline_seconds is None else deadline_seconds
+        request = Request(doing, uri, lambda: self.identity, self.permissions[doing], seconds)
         return carry_out(request, call, self._renew)
 
 
@@ -314,6 +343,16 @@ def is_odd(name: str) -> bool:
     return _ODD.search(name) is not None
 
 
+def _split_plain(uri: str) -> tuple[str, str]:
+    """As `split_uri`, for a name that is written. Raises StorageError for one that obstore would change."""
+    bucket, name = split_uri(uri)
+    if is_odd(name):
+        raise StorageError(
+            f"cannot write {uri!r}: names with empty, `.` or `..` parts or control characters are read only"
+        )
+    return bucket, name
+
+
 def _is_probe(uri: str) -> bool:
     return uri.rpartition("/")[2].startswith(PROBE)
 
@@ -321,10 +360,6 @@ def _is_probe(uri: str) -> bool:
 def _check_length(data: Any, expected: int) -> None:
     if len(data) != expected:
         raise ConnectionError(f"{len(data)} of {expected} bytes came")
-
-
-def _lost(uri: str) -> ConflictError:
-    return ConflictError(f"{uri} was replaced by another writer; nothing was changed")
 
 
 @contextmanager

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from shardmill.errors import AccessDeniedError, StorageError
+from shardmill.errors import AccessDeniedError, ShardmillError, StorageError
+from shardmill.storage.credentials import ANONYMOUS
 
 T = TypeVar("T")
 
 FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 8.0
+UNAUTHENTICATED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+"""What S3 calls credentials that it does not accept; the status may be 400 or 403."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,8 @@ class Request:
     doing: str
     """`read`, `list`, `write` …"""
     uri: str
-    identity: str
-    """Who asks; never a secret."""
+    identity: Callable[[], str]
+    """Who asks; never a secret. Asked after the failure: only then is it known whom the credentials found are for."""
     permission: str
     """What the store's administrator would have to grant."""
     deadline_seconds: float
@@ -33,14 +37,20 @@ class Unauthenticated(Exception):
     """The store takes the credentials for none; new ones may help, once."""
 
 
+class Forbidden(Exception):
+    """The store knows who asks, and refuses."""
+
+
+class NoSuchBucket(FileNotFoundError):
+    """It is the bucket that does not exist."""
+
+
 def carry_out(request: Request, call: Callable[[], T], renew: Callable[[], None]) -> T:
-    """What `call` returns, tried again with backoff and jitter until the request's deadline.
+    """What `call` returns, tried again with backoff and jitter; no try begins after the request's deadline.
 
     `renew` is called once if the store does not accept the credentials. Raises FileNotFoundError, AccessDeniedError,
-    StorageError, and what obstore raises where a precondition does not hold.
+    ConfigurationError, StorageError, and what obstore raises where a precondition does not hold.
     """
-    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
-
     renewed = False
 
     def attempt() -> T:
@@ -49,47 +59,63 @@ def carry_out(request: Request, call: Callable[[], T], renew: Callable[[], None]
             return call()
         except Exception as error:
             if is_unauthenticated(error) and not renewed:
-                renewed = True
                 renew()
+                renewed = True
                 return call()
             raise
 
-    tries = Retrying(
-        retry=retry_if_exception(_can_be_retried),
-        stop=stop_after_delay(request.deadline_seconds),
-        wait=wait_random_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS),
-        reraise=True,
-    )
+    started = time.monotonic()
     try:
-        return tries(attempt)
+        try:
+            return attempt()  # what all but a few requests come to
+        except Exception as error:
+            left = request.deadline_seconds - (time.monotonic() - started)
+            if left <= 0 or not _can_be_retried(error):
+                raise
+        return _tried_again(attempt, left)
     except Exception as error:
-        raise explained(error, request) from error
+        plain = explained(error, request)
+        if plain is error:
+            raise
+        raise plain from error
+
+
+def _tried_again(attempt: Callable[[], T], seconds: float) -> T:
+    from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+    longer_each_time = wait_random_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS)
+
+    def wait(state: RetryCallState) -> float:
+        return min(longer_each_time(state), max(0.0, seconds - (state.seconds_since_start or 0.0)))
+
+    time.sleep(min(FIRST_WAIT_SECONDS, seconds))
+    tries = Retrying(retry=retry_if_exception(_can_be_retried), stop=stop_after_delay(seconds), wait=wait, reraise=True)
+    return tries(attempt)
 
 
 def explained(error: Exception, request: Request) -> Exception:
     """The error to raise for `error`: ours, in plain words, or itself where the caller decides what it means."""
     import obstore.exceptions as failures
 
-    if isinstance(error, StorageError | failures.PreconditionError | failures.AlreadyExistsError):
+    if isinstance(error, ShardmillError | failures.PreconditionError | failures.AlreadyExistsError):
         return error
-    if isinstance(error, failures.NotFoundError | FileNotFoundError) or _status(error) == 404:
-        if "NoSuchBucket" in str(error) or request.doing != "read":
-            bucket = "/".join(request.uri.split("/")[:3])
-            return StorageError(
-                f"cannot {request.doing} {request.uri}: there is no bucket {bucket} for {request.identity}"
-            )
-        return FileNotFoundError(f"{request.uri} does not exist")
-    if is_unauthenticated(error):
+    uri, identity = _printable(request.uri), request.identity()
+    cannot = f"cannot {request.doing} {uri}"
+    if not _can_be_retried(error) and (isinstance(error, FileNotFoundError) or _status(error) == 404):
+        if request.doing in ("list", "write") or isinstance(error, NoSuchBucket) or _has_code(error, "NoSuchBucket"):
+            bucket = "/".join(uri.split("/")[:3])
+            return StorageError(f"{cannot}: there is no bucket {bucket} for {identity}")
+        return FileNotFoundError(f"{uri} does not exist")
+    if is_unauthenticated(error) and identity != ANONYMOUS:
         return AccessDeniedError(
-            f"cannot {request.doing} {request.uri}: the store does not accept the credentials of {request.identity}; "
-            "they are wrong, expired or revoked"
+            f"{cannot}: the store does not accept the credentials of {identity}; they are wrong, expired or revoked"
         )
-    if is_forbidden(error):
-        return AccessDeniedError(
-            f"cannot {request.doing} {request.uri}: {request.identity} lacks the permission {request.permission}"
-        )
+    if is_unauthenticated(error) or is_forbidden(error):
+        return AccessDeniedError(f"{cannot}: {identity} lacks the permission {request.permission}")
+    if "requester pays" in str(error):
+        return StorageError(f"{cannot}: whoever asks pays for this bucket; give `user_project` in the credentials")
     gave_up = f"gave up after {request.deadline_seconds:.0f} s: " if _can_be_retried(error) else ""
-    return StorageError(f"cannot {request.doing} {request.uri}: {gave_up}{_first_line(error)}")
+    return StorageError(f"{cannot}: {gave_up}{_first_line(error)}")
 
 
 def is_unauthenticated(error: BaseException) -> bool:
@@ -99,7 +125,7 @@ def is_unauthenticated(error: BaseException) -> bool:
     return (
         isinstance(error, failures.UnauthenticatedError | Unauthenticated)
         or _status(error) == 401
-        or _names(error, "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+        or _has_code(error, *UNAUTHENTICATED)
     )
 
 
@@ -107,15 +133,27 @@ def is_forbidden(error: BaseException) -> bool:
     """Whether the store knows who asks, and refuses."""
     import obstore.exceptions as failures
 
-    return isinstance(error, failures.PermissionDeniedError) or _status(error) == 403 or _names(error, "AccessDenied")
+    return isinstance(error, failures.PermissionDeniedError | Forbidden) or _status(error) == 403
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the store refuses the request, for whatever reason."""
+    return is_unauthenticated(error) or is_forbidden(error) or _status(error) == 400
+
+
+def is_past_the_end(error: BaseException) -> bool:
+    """Whether the range that was asked for begins after the object's last byte."""
+    return _status(error) == 416
 
 
 def _can_be_retried(error: BaseException) -> bool:
     """Server errors, too many requests, lost connections, time-outs and truncated bodies: not a refusal."""
     import obstore.exceptions as failures
 
-    if is_unauthenticated(error) or is_forbidden(error) or isinstance(error, StorageError):
+    if is_unauthenticated(error) or is_forbidden(error) or isinstance(error, ShardmillError):
         return False
+    if _has_code(error, "NoSuchUpload"):  # the answer that it is complete was lost; it can be uploaded anew
+        return True
     if isinstance(error, failures.GenericError):
         status = _status(error)
         return status is None or status in (408, 429) or (status >= 500 and status != 501)
@@ -130,10 +168,16 @@ def _status(error: BaseException) -> int | None:
     return int(match[1]) if match else None
 
 
-def _names(error: BaseException, *codes: str) -> bool:
-    return any(code in str(error) for code in codes)
+def _has_code(error: BaseException, *codes: str) -> bool:
+    """Whether the answer in the error's text is one of these; not only some name in it."""
+    return any(f"<Code>{code}</Code>" in str(error) for code in codes)
 
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines() or [type(error).__name__]
     return text[0][:400]
+
+
+def _printable(text: str) -> str:
+    """The text with line breaks and the like written out."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

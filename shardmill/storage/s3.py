@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from shardmill.errors import AccessDeniedError, ConfigurationError
-from shardmill.storage.credentials import GCSCredentials, S3Credentials, reveal
+from shardmill.storage.credentials import ANONYMOUS, GCSCredentials, S3Credentials, reveal
 from shardmill.storage.object_store import ObjectStore, is_odd
+from shardmill.storage.retries import UNAUTHENTICATED, Forbidden, NoSuchBucket, Unauthenticated
 from shardmill.storage.storage import ObjectInfo
 
-_PAGE = 10_000
-_BOTO3_PAGE = 1000
-_CLIENT_SECONDS = 300.0
+_PAGE = 1000
+"""Names a request: S3 gives no more."""
 _ASK_AGAIN = timedelta(minutes=10)
 """How long obstore may go on with credentials of botocore's, which do not say when they end."""
+RENEW_BEFORE = timedelta(minutes=10)
+"""How long before the end of a role's session the next begins. Earlier than obstore asks, which is at five minutes."""
+_ONCE = {"mode": "standard", "max_attempts": 1}
 
 
 class S3Store(ObjectStore):
@@ -33,52 +38,57 @@ class S3Store(ObjectStore):
         super().__init__(credentials, scheme)
         self._given = credentials
         self._provider = _S3Provider(credentials)
-        self._boto3_client: tuple[Any, float] | None = None
+        self._boto3_client: tuple[Any, Any] | None = None
 
     @property
     def identity(self) -> str:
         """See `ObjectStore`."""
         return self._provider.identity
 
-    def connect(self, bucket: str) -> Any:
+    def connect(self, bucket: str, options: dict[str, Any]) -> Any:
         """See `ObjectStore`."""
         from obstore.store import S3Store as Client
 
         given = self._given
-        config: dict[str, Any] = {"virtual_hosted_style_request": not given.path_style, "disable_bulk_delete": True}
+        config: Any = {
+            "virtual_hosted_style_request": not given.path_style,
+            "disable_bulk_delete": True,
+            "region": self._provider.region,
+        }
         if given.service_url:
             config["endpoint"] = given.service_url
-        region = given.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        config["region"] = region or self._provider.region or "us-east-1"
-        options: Any = {"client_options": self.client_options(), "retry_config": self.retry_config()}
         if given.anonymous:
-            return Client(bucket, config=cast(Any, {**config, "skip_signature": True}), **options)
-        self._provider()  # what is wrong with the credentials shows here, and not inside the client
-        return Client(bucket, config=cast(Any, config), credential_provider=self._provider, **options)
+            config["skip_signature"] = True
+            return Client(bucket, config=config, **options)
+        return Client(bucket, config=config, credential_provider=self._provider, **options)
+
+    def authenticate(self) -> None:
+        """See `ObjectStore`."""
+        if not self._given.anonymous:
+            self._provider()
 
     def renew(self) -> None:
         """See `ObjectStore`."""
-        self._provider.renew()
-        self._boto3_client = None
+        self._provider.forget()
 
     def version_of(self, meta: Any) -> str:
         """The ETag, without the quotes that some answers lack."""
         return str(meta["e_tag"]).strip('"')
 
-    def update_mode(self, meta: Any) -> Any:
+    def update_mode(self, version: str) -> Any:
         """See `ObjectStore`: If-Match."""
-        return {"e_tag": meta["e_tag"]}
+        return {"e_tag": f'"{version}"'}
 
     def page(self, bucket: str, prefix: str, after: str) -> tuple[list[ObjectInfo], bool]:
-        """By obstore, and by boto3 where names are odd."""
+        """By obstore, and by boto3, which is slower, where names are odd."""
         import obstore
-        import obstore.exceptions as failures
 
-        if not is_odd(prefix.removesuffix("/") or "all") and not (prefix == "" and after == ""):
+        # obstore drops a slash that a name begins with. Those names come before "0".
+        if not is_odd(prefix.removesuffix("/") or "all") and (prefix or after >= "0"):
             try:
                 stream = obstore.list(self._client(bucket), prefix or None, offset=after or None, chunk_size=_PAGE)
                 metas = next(iter(stream), [])
-            except (failures.GenericError, failures.InvalidPathError, ValueError) as error:
+            except Exception as error:
                 if "parsing Path" not in str(error) and "path segment" not in str(error):
                     raise
             else:
@@ -88,9 +98,8 @@ class S3Store(ObjectStore):
         return self._page_by_boto3(bucket, prefix, after)
 
     def _page_by_boto3(self, bucket: str, prefix: str, after: str) -> tuple[list[ObjectInfo], bool]:
-        answer = self._called(
-            "list", bucket, prefix, "list_objects_v2", Prefix=prefix, StartAfter=after, MaxKeys=_BOTO3_PAGE
-        )
+        with _as_of_obstore():
+            answer = self._boto3().list_objects_v2(Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=_PAGE)
         infos = [
             ObjectInfo(
                 self._uri(bucket, item["Key"]), item["Size"], item["ETag"].strip('"'), item["LastModified"].timestamp()
@@ -101,14 +110,11 @@ class S3Store(ObjectStore):
 
     def read_odd(self, bucket: str, name: str) -> tuple[bytes, ObjectInfo]:
         """By boto3."""
-        answer = self._called("read", bucket, name, "get_object", Key=name)
-        info = ObjectInfo(
-            self._uri(bucket, name),
-            answer["ContentLength"],
-            answer["ETag"].strip('"'),
-            answer["LastModified"].timestamp(),
-        )
-        return answer["Body"].read(), info
+        with _as_of_obstore():
+            answer = self._boto3().get_object(Bucket=bucket, Key=name)
+            data = answer["Body"].read()
+        version, modified = answer["ETag"].strip('"'), answer["LastModified"].timestamp()
+        return data, ObjectInfo(self._uri(bucket, name), len(data), version, modified)
 
     def filesystem(self) -> Any:
         """Of s3fs."""
@@ -125,160 +131,208 @@ class S3Store(ObjectStore):
             client_kwargs={"region_name": given.region} if given.region else {},
         )
 
-    def _called(self, doing: str, bucket: str, name: str, operation: str, **arguments: Any) -> dict[str, Any]:
-        """boto3's answer; its errors as those that obstore would raise."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        from shardmill.storage.retries import Unauthenticated
-
-        try:
-            return cast(dict[str, Any], getattr(self._boto3(), operation)(Bucket=bucket, **arguments))
-        except ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            code = error.response.get("Error", {}).get("Code", "")
-            uri = self._uri(bucket, name)
-            if code in ("NoSuchKey", "404"):
-                raise FileNotFoundError(f"{uri} does not exist") from None
-            if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken") or status == 401:
-                raise Unauthenticated(code) from error
-            if status == 403:
-                raise AccessDeniedError(
-                    f"cannot {doing} {uri}: {self.identity} lacks the permission {self.permissions[doing]}"
-                ) from None
-            raise ConnectionError(f"{code} {error}") from error
-        except BotoCoreError as error:
-            raise ConnectionError(str(error)) from error
-
     def _boto3(self) -> Any:
-        """A boto3 client; a new one when the credentials of the last are old."""
+        """A boto3 client; a new one when there are new credentials."""
         from botocore import UNSIGNED
         from botocore.config import Config
 
-        if self._boto3_client is not None and time.monotonic() < self._boto3_client[1]:
-            return self._boto3_client[0]
         given = self._given
-        config = Config(
-            s3={"addressing_style": "path" if given.path_style else "virtual"},
-            signature_version=UNSIGNED if given.anonymous else None,
-            connect_timeout=10,
-            read_timeout=given.request_seconds,
-            retries={"mode": "standard", "max_attempts": 3},
-        )
-        client = self._provider.client("s3", endpoint_url=given.service_url, config=config)
-        self._boto3_client = client, time.monotonic() + _CLIENT_SECONDS
-        return client
+        keys = None if given.anonymous else self._provider()
+        token = keys and (keys["access_key_id"], keys["secret_access_key"], keys["token"])
+        with self._lock:
+            if self._boto3_client is None or self._boto3_client[0] != token:
+                config = Config(
+                    s3={"addressing_style": "path" if given.path_style else "virtual"},
+                    signature_version=UNSIGNED if given.anonymous else None,
+                    connect_timeout=min(10.0, given.request_seconds),
+                    read_timeout=given.request_seconds,
+                    retries=_ONCE,
+                )
+                client = self._provider.client("s3", keys, endpoint_url=given.service_url, config=config)
+                self._boto3_client = token, client
+            return self._boto3_client[1]
 
 
 class _S3Provider:
-    """Credentials for obstore, renewed when it asks: it does so before they expire."""
+    """Credentials for every client of a store. They ask again before the credentials end."""
 
     def __init__(self, credentials: S3Credentials) -> None:
         self._given = credentials
+        self._session: Any = None
         self._found: Any = None
+        self._assumed: Any = None
+        self._key_id = ""
+        self._lock = threading.RLock()
 
     def __call__(self) -> Any:
-        """An obstore `S3Credential`. Raises ConfigurationError, AccessDeniedError."""
-        if self._given.role_arn:
-            return self._assumed()
-        frozen = self._base().get_frozen_credentials()  # renewed by botocore long before they end
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": None if self._given.access_key_id else datetime.now(UTC) + _ASK_AGAIN,
-        }
+        """An obstore `S3Credential`. Raises ConfigurationError, AccessDeniedError, ConnectionError."""
+        with self._lock:
+            if not self._given.role_arn:
+                return self._own()
+            if self._assumed is None or self._assumed["expires_at"] < datetime.now(UTC) + RENEW_BEFORE:
+                self._assumed = self._assume(self._given.role_arn)
+            return self._assumed
 
     @property
     def identity(self) -> str:
         """The role, the key or the profile."""
         given = self._given
         if given.anonymous:
-            return "an anonymous caller"
+            return ANONYMOUS
         if given.role_arn:
             return given.role_arn
         if given.access_key_id:
             return f"access key {given.access_key_id}"
-        found = self._found
-        key = f", access key {found.access_key}" if found is not None else ""
+        key = f", access key {self._key_id}" if self._key_id else ""
         return f"profile {given.profile}{key}" if given.profile else f"the default AWS credentials{key}"
 
     @property
-    def region(self) -> str | None:
-        """Of the profile."""
-        return None if self._given.anonymous else cast("str | None", self._own_session().region_name)
+    def region(self) -> str:
+        """What is given, or the environment's, or the profile's."""
+        found = self._given.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if not found and not self._given.anonymous:
+            with self._lock:
+                found = self._boto3_session().region_name
+        return found or "us-east-1"
 
-    def renew(self) -> None:
-        """Forget what was found."""
-        self._found = None
+    def forget(self) -> None:
+        """Begin anew: files and variables may say something else by now."""
+        with self._lock:
+            self._session = self._found = self._assumed = None
 
-    def client(self, service: str, **options: Any) -> Any:
-        """A boto3 client with the credentials of this moment."""
+    def client(self, service: str, keys: Any, **options: Any) -> Any:
+        """A boto3 client with these credentials."""
         import boto3
 
-        if self._given.anonymous:
-            return boto3.client(service, region_name=self._given.region or "us-east-1", **options)
-        keys = self()
-        return self._own_session().client(
-            service,
-            aws_access_key_id=keys["access_key_id"],
-            aws_secret_access_key=keys["secret_access_key"],
-            aws_session_token=keys["token"],
-            region_name=self._given.region or self.region or "us-east-1",
-            **options,
-        )
+        with self._lock:
+            session = boto3.Session() if keys is None else self._boto3_session()
+            signing = keys and {
+                "aws_access_key_id": keys["access_key_id"],
+                "aws_secret_access_key": keys["secret_access_key"],
+                "aws_session_token": keys["token"],
+            }
+            return session.client(service, region_name=self.region, **(signing or {}), **options)
 
-    def _own_session(self) -> Any:
+    def _boto3_session(self) -> Any:
         import boto3
 
         given = self._given
-        keys: dict[str, Any] = {}
-        if given.access_key_id and given.secret_access_key:
-            keys = {
-                "aws_access_key_id": given.access_key_id,
-                "aws_secret_access_key": reveal(given.secret_access_key),
-                "aws_session_token": reveal(given.session_token) if given.session_token else None,
-            }
-        return boto3.Session(profile_name=given.profile, region_name=given.region, **keys)
+        if self._session is None:
+            with self._explained():
+                self._session = boto3.Session(
+                    profile_name=given.profile,
+                    region_name=given.region,
+                    aws_access_key_id=given.access_key_id,
+                    aws_secret_access_key=reveal(given.secret_access_key) if given.secret_access_key else None,
+                    aws_session_token=reveal(given.session_token) if given.session_token else None,
+                )
+        return self._session
 
-    def _base(self) -> Any:
-        from botocore.exceptions import BotoCoreError
-
-        if self._found is None:
-            try:
-                self._found = self._own_session().get_credentials()
-            except BotoCoreError as error:
-                raise ConfigurationError(f"no AWS credentials: {error}") from error
+    def _own(self) -> dict[str, Any]:
+        """The keys that are given, or that botocore finds. It renews them itself, long before they end."""
+        given = self._given
+        with self._explained():
+            self._found = self._found or self._boto3_session().get_credentials()
             if self._found is None:
                 raise ConfigurationError(
-                    f"no AWS credentials for {self._given.prefix}: give keys, a profile or a role, or `anonymous: true`"
+                    f"no AWS credentials for {given.prefix}: give keys, a profile or a role, or `anonymous: true`"
                 )
-        return self._found
+            frozen = self._found.get_frozen_credentials()
+        self._key_id = frozen.access_key
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": None if given.access_key_id else datetime.now(UTC) + _ASK_AGAIN,
+        }
 
-    def _assumed(self) -> dict[str, Any]:
-        from botocore.exceptions import BotoCoreError, ClientError
+    def _assume(self, role_arn: str) -> dict[str, Any]:
+        from botocore.config import Config
 
         given = self._given
-        region = given.region or self.region or "us-east-1"
-        sts = self._own_session().client("sts", endpoint_url=given.sts_endpoint, region_name=region)
         external = {"ExternalId": reveal(given.external_id)} if given.external_id else {}
-        try:
-            answer = sts.assume_role(RoleArn=given.role_arn, RoleSessionName=given.role_session_name, **external)
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            base = self._given.access_key_id or self._given.profile or "the default AWS credentials"
-            raise AccessDeniedError(
-                f"cannot assume {given.role_arn} as {base} ({code}): the permission sts:AssumeRole is missing, or the "
-                "role does not trust this identity"
-            ) from None
-        except BotoCoreError as error:
-            raise ConfigurationError(f"cannot assume {given.role_arn}: {error}") from error
+        config = Config(
+            connect_timeout=min(10.0, given.request_seconds), read_timeout=given.request_seconds, retries=_ONCE
+        )
+        own = self._own()
+        with self._explained():
+            sts = self.client("sts", own, endpoint_url=given.sts_endpoint, config=config)
+            answer = sts.assume_role(RoleArn=role_arn, RoleSessionName=given.role_session_name, **external)
         keys = answer["Credentials"]
         return {
             "access_key_id": keys["AccessKeyId"],
             "secret_access_key": keys["SecretAccessKey"],
             "token": keys["SessionToken"],
-            "expires_at": keys["Expiration"],
+            "expires_at": keys["Expiration"].astimezone(UTC),  # obstore takes no other kind of zone
         }
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of botocore, while it gets credentials, as ours."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except Exception as error:
+            if _is_temporary(error):
+                raise _interrupted(error) from None
+            if isinstance(error, BotoCoreError):
+                raise ConfigurationError(f"no AWS credentials for {self._given.prefix}: {error}") from None
+            if not isinstance(error, ClientError):
+                raise
+            given = self._given
+            role = given.role_arn or "the role of the profile"
+            who = given.access_key_id or given.profile or "the default AWS credentials"
+            raise AccessDeniedError(
+                f"cannot assume {role} as {who} ({_code(error)}): the permission sts:AssumeRole is missing, or the "
+                "role does not trust this identity"
+            ) from None
+
+
+@contextmanager
+def _as_of_obstore() -> Iterator[None]:
+    """boto3's errors as those that obstore would raise, as far as it matters."""
+    from botocore.exceptions import ClientError
+
+    try:
+        yield
+    except Exception as error:
+        if _is_temporary(error):
+            raise _interrupted(error) from None
+        if not isinstance(error, ClientError):
+            raise
+        status, code = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode"), _code(error)
+        if code == "NoSuchBucket":
+            raise NoSuchBucket from None
+        if status == 404:
+            raise FileNotFoundError from None
+        if status == 401 or code in UNAUTHENTICATED:
+            raise Unauthenticated(code) from error
+        if status == 403:
+            raise Forbidden(code) from error
+        raise
+
+
+def _is_temporary(error: Exception) -> bool:
+    """Whether the same request may succeed later."""
+    from botocore import exceptions as failures
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, failures.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500 or status in (408, 429) or _code(error) in ("RequestTimeout", "Throttling", "SlowDown")
+    return isinstance(
+        error, failures.HTTPClientError | failures.ConnectionError | failures.IncompleteReadError | ResponseParserError
+    )
+
+
+def _interrupted(error: Exception) -> ConnectionError:
+    """Without the answer that botocore could not read: it may hold a session's keys."""
+    return ConnectionError(str(error).splitlines()[0])
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def through_s3_api(credentials: GCSCredentials) -> S3Store:

@@ -98,7 +98,7 @@ class Storage:
         return self.store(uri).read_version(uri)
 
     def read_range(self, uri: str, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`. Raises FileNotFoundError."""
+        """`length` bytes from `offset`, fewer only where the object ends. Raises FileNotFoundError."""
         return self.store(uri).read_range(uri, offset, length)
 
     def publish(self, file: Path, uri: str) -> None:

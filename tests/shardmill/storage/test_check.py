@@ -1,0 +1,140 @@
+from collections.abc import Iterator
+
+import pytest
+from aiohttp import ClientSession, web
+
+from shardmill.storage import GCSCredentials, S3Credentials, Storage
+from shardmill.storage.check import check_storage
+from tests.servers import S3Keys, S3Server
+from tests.servers.fixtures import StartProxy
+from tests.shardmill.storage.conftest import Place, of_keys
+
+ALL = ["list", "read", "write", "replace", "delete"]
+
+
+def check(place: Place, storage: Storage, source_only: bool = False) -> dict[str, str | None]:
+    """Verb → problem; nothing of the check is left behind."""
+    before = {info.uri for info in place.storage.list(place.folder)}
+    findings = {finding.verb: finding.problem for finding in check_storage(storage, place.folder, source_only)}
+    assert everything(place) == before
+    return findings
+
+
+def everything(place: Place) -> set[str]:
+    """What stands in the folder, our own probes too."""
+    files = place.storage.filesystem(place.folder)
+    files.invalidate_cache()
+    scheme = place.folder.partition("://")[0]
+    return {f"{scheme}://{name.removeprefix(f'{scheme}://')}" for name in files.find(place.folder)}
+
+
+def test_a_writer_may_do_everything(any_place: Place) -> None:
+    assert check(any_place, any_place.storage) == dict.fromkeys(ALL)
+    any_place.put(any_place.uri("a"), b"")
+    assert check(any_place, any_place.storage) == dict.fromkeys(ALL)
+    assert check(any_place, any_place.storage, source_only=True) == {"list": None, "read": None}
+
+
+def test_a_reader_may_be_a_source_and_is_told_what_it_lacks(place: Place) -> None:
+    for content in (None, b"", b"data"):
+        if content is not None:
+            place.put(place.uri("a"), content)
+        reader = Storage(place.reader)
+        assert check(place, reader, source_only=True) == {"list": None, "read": None}
+        findings = check(place, reader)
+        assert (findings["list"], findings["read"]) == (None, None)
+        permission = {"gcs": "storage.objects.create", "s3": "s3:PutObject"}[place.kind]
+        assert permission in str(findings["write"])
+        assert "replace" not in findings
+
+
+def test_wrong_keys_may_do_nothing(s3_place: Place, s3_server: S3Server) -> None:
+    storage = of_keys(S3Keys(s3_server.writer.access_key_id, "canary-secret"), s3_server.url)
+    findings = {each.verb: each.problem for each in check_storage(storage, s3_place.folder)}
+    assert all("LABWRITER" in str(findings[verb]) for verb in ("list", "write"))
+    assert "canary" not in str(findings)
+
+
+@pytest.mark.parametrize(
+    "credentials", [S3Credentials(profile="nobody"), GCSCredentials(service_account_file="/none.json")]
+)
+def test_credentials_that_are_none_are_a_finding(credentials: S3Credentials | GCSCredentials) -> None:
+    [first, *_] = check_storage(Storage((credentials,)), f"{credentials.prefix}bucket/a")
+    assert first.problem
+
+
+def test_a_store_that_fails_is_a_finding(place: Place, fault_proxy: StartProxy) -> None:
+    proxy = fault_proxy(place.server_url, rate=1.0, kinds=("500",))
+    storage = place.through(proxy.url, request_seconds=1, deadline_seconds=0.5)
+    assert all(finding.problem for finding in check_storage(storage, place.folder))
+
+
+# A store that ignores preconditions
+
+
+@pytest.fixture
+def heedless(s3_server: S3Server) -> Iterator[str]:
+    """The S3 server behind a proxy that drops preconditions and signs anew, as if it had never heard of them."""
+    import asyncio
+    import threading
+
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    keys = Credentials(s3_server.writer.access_key_id, s3_server.writer.secret_access_key)
+    started, urls = threading.Event(), []
+
+    async def answer(request: web.Request) -> web.Response:
+        body = await request.read()
+        url = f"{s3_server.url}{request.raw_path}"
+        passed = {name: request.headers[name] for name in ("Content-Type", "Range") if name in request.headers}
+        signed = AWSRequest(request.method, url, headers=passed, data=body)
+        S3SigV4Auth(keys, "s3", s3_server.region).add_auth(signed)
+        async with (
+            ClientSession(auto_decompress=False) as session,
+            session.request(request.method, url, headers=dict(signed.headers.items()), data=body or None) as upstream,
+        ):
+            kept = {name: upstream.headers[name] for name in ("ETag", "Last-Modified") if name in upstream.headers}
+            data = await upstream.read()
+            reply = web.Response(status=upstream.status, body=data, headers=kept)
+            if request.method == "HEAD":
+                reply.headers["Content-Length"] = upstream.headers.get("Content-Length", "0")
+            return reply
+
+    async def serve() -> None:
+        application = web.Application()
+        application.router.add_route("*", r"/{path:[\s\S]*}", answer)
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        assert site._server is not None
+        urls.append(f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}")  # type: ignore[attr-defined]
+        stopped.append((asyncio.get_running_loop(), asyncio.Event()))
+        started.set()
+        await stopped[0][1].wait()
+        await runner.cleanup()
+
+    stopped: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
+    assert started.wait(10)
+    yield urls[0]
+    loop, event = stopped[0]
+    loop.call_soon_threadsafe(event.set)
+    thread.join(10)
+
+
+def test_a_store_that_ignores_preconditions_is_found_out(heedless: str, s3_server: S3Server, s3_bucket: str) -> None:
+    storage = of_keys(s3_server.writer, heedless)
+    folder = f"s3://{s3_bucket}/folder"
+    findings = {each.verb: each.problem for each in check_storage(storage, folder)}
+    assert {verb for verb, problem in findings.items() if problem} == {"replace"}
+    assert "ignores write preconditions" in str(findings["replace"])
+    assert not storage.store(folder).honours_preconditions(folder)
+    assert list(of_keys(s3_server.writer, s3_server.url).list(folder)) == []
+
+
+def test_a_store_that_honours_preconditions_is_known(any_place: Place) -> None:
+    assert any_place.storage.store(any_place.folder).honours_preconditions(any_place.folder)

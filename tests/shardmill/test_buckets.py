@@ -1,0 +1,442 @@
+"""The chain between any two stores: the same bytes as on a local disk, and nothing lost when a store misbehaves."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from shardmill import chain
+from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec, suffix_of
+from shardmill.engines import LocalEngine
+from shardmill.errors import AccessDeniedError, EngineError
+from shardmill.shards.commit import ShardEntry, file_names
+from shardmill.shards.layout import Layout
+from shardmill.stages.shard_set import ShardSet
+from shardmill.storage import Storage
+from shardmill.verify import read_with_webdataset, verify
+from tests.servers import GCSServer, S3Server
+from tests.servers.fixtures import StartProxy
+from tests.servers.places import BUCKETS, KINDS, Kind, NewPlace, Place, credentials_file
+
+SAMPLES = 24
+FIELDS: dict[str, Any] = {
+    "name": "d",
+    "partitions": ["p"],
+    "shards": {"max_samples": 8},
+    "transform": {"operations": [{"operation": "CenterCrop", "arguments": {"size": 48}}]},
+}
+LAST: AssetName = "transformed_shards"
+Made = Mapping[AssetName, ShardSet]
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory, images: Any) -> Path:
+    """A local folder of small photographs with their classes."""
+    folder = tmp_path_factory.mktemp("raw")
+    images(folder, SAMPLES)
+    return folder
+
+
+def dataset_of(source: Place, root: Place, **fields: Any) -> Dataset:
+    spec = {**FIELDS, "source": {"uri": source.uri}, "root": root.uri, **fields}
+    return Dataset(DatasetSpec.model_validate(spec), Storage((*source.credentials, *root.credentials)))
+
+
+def run(dataset: Dataset, last: AssetName = LAST, engine: LocalEngine | None = None) -> dict[AssetName, ShardSet]:
+    made: dict[AssetName, ShardSet] = {}
+    for asset, shards in chain.run(dataset, "p", engine or LocalEngine(2)):
+        made[asset] = shards
+        if asset == last:
+            break
+    return made
+
+
+def digests(made: Made) -> dict[tuple[str, str], str]:
+    """Of the bytes of every tar, by asset and shard."""
+    return {
+        (asset, entry.id): entry.sha256
+        for asset, shards in made.items()
+        for entry in shards.commit.shardlist
+        if suffix_of(asset) == "tar"
+    }
+
+
+def assert_stored(made: Made, root: Place) -> None:
+    """Everything verifies, webdataset reads the tars, and nothing else stands there."""
+    expected: set[str] = set()
+    for asset, shards in made.items():
+        assert list(verify(shards)) == []
+        layout = Layout(shards.commit.suffix)
+        if layout.suffix == "tar":
+            assert read_with_webdataset(shards)[0] == shards.commit.total_samples
+        names = {layout.commit, layout.rejects}
+        names.update(name for entry in shards.commit.shards for name in file_names(entry, layout))
+        expected |= {f"d/{asset}/p/{name}" for name in names}
+    found = {name for name in root.contents() if "/_basis/" not in name and "shardmill-" not in name}
+    assert found == expected
+
+
+@pytest.fixture(scope="session")
+def reference(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], str]:
+    """The digests of the tars from a local folder to another."""
+    root = tmp_path_factory.mktemp("reference")
+    return digests(run(dataset_of(Place("file", f"file://{raw}"), Place("file", f"file://{root}"))))
+
+
+@pytest.mark.parametrize(("source_kind", "root_kind"), list(product(KINDS, KINDS)))
+def test_any_store_to_any_store_gives_the_same_bytes_and_remakes_only_what_changed(
+    place: NewPlace, raw: Path, images: Any, tmp_path: Path, reference: Any, source_kind: Kind, root_kind: Kind
+) -> None:
+    source, root = place(source_kind), place(root_kind)
+    source.fill(raw)
+    dataset = dataset_of(source, root)
+    first = run(dataset)
+    assert digests(first) == reference
+    assert_stored(first, root)
+
+    before = root.contents()
+    again = run(dataset)
+    assert [shards.made for shards in again.values()] == [0, 0, 0]
+    assert root.contents() == before
+
+    [key] = images(tmp_path / "one", 1, first=500)
+    source.put(f"{key}.jpg", (tmp_path / "one" / f"{key}.jpg").read_bytes())
+    source.put(f"{key}.cls", b"1")
+    last = run(dataset)
+    assert last["webdataset_shards"].commit.total_samples == SAMPLES + 1
+    assert all(1 <= shards.made <= 2 for shards in last.values())
+    assert_stored(last, root)
+
+
+def test_one_source_gives_equal_digests_on_every_store_to_the_end_of_the_chain(place: NewPlace, raw: Path) -> None:
+    """Whole chains: lineage and all, down to the bytes of the embeddings and of the map."""
+    source = place("gs")
+    source.fill(raw)
+    commits = []
+    for kind in KINDS:
+        root = place(kind)
+        dataset = dataset_of(source, root)
+        made = run(dataset, "embedding_map")
+        assert_stored(made, root)
+        assert [found.state for found in chain.states(dataset, "p")] == ["up to date"] * 5
+        commits.append({asset: shards.commit for asset, shards in made.items()})
+        assert {shards.made for shards in run(dataset, "embedding_map").values()} == {0}
+    for asset in ASSETS:
+        assert len({each[asset].digest for each in commits}) == 1
+        assert len({tuple(entry.sha256 for entry in each[asset].shards) for each in commits}) == 1
+
+
+def table(shards: ShardSet, columns: list[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for url in shards.urls:
+        rows += pq.read_table(io.BytesIO(shards.storage.read(url)), columns=columns).to_pylist()
+    return sorted(rows, key=lambda row: row["key"])
+
+
+@pytest.mark.slow
+def test_the_whole_chain_on_each_store_gives_the_same_vectors_and_points(place: NewPlace, raw: Path) -> None:
+    found = []
+    for kind in ("file", "s3"):
+        source, root = place(kind), place(kind)
+        source.fill(raw)
+        made = run(dataset_of(source, root), "embedding_map")
+        assert_stored(made, root)
+        found.append(
+            (
+                table(made["embeddings"], ["key", "embedding", "cls"]),
+                table(made["embedding_map"], ["key", "x", "y", "cls"]),
+            )
+        )
+    assert found[0] == found[1]
+    assert len(found[0][0]) == SAMPLES
+
+
+# Whose credentials.
+
+
+@pytest.mark.parametrize("kind", BUCKETS)
+def test_source_and_root_have_identities_of_their_own(place: NewPlace, raw: Path, reference: Any, kind: Kind) -> None:
+    partner, root = place(kind), place(kind)
+    partner.fill(raw)
+    reader = place(kind, at=partner, may="r")
+    with pytest.raises(AccessDeniedError):
+        reader.put("x", b"1")
+    with pytest.raises(AccessDeniedError):
+        list(root.__class__(kind, partner.uri, _for(root, partner.uri)).storage.list(partner.uri))
+    assert digests(run(dataset_of(reader, root))) == reference
+
+
+def _for(place: Place, prefix: str) -> tuple[Any, ...]:
+    return tuple(item.model_copy(update={"prefix": prefix}) for item in place.credentials)
+
+
+@pytest.mark.parametrize("kind", BUCKETS)
+def test_a_root_that_may_not_be_written_shows_before_any_shard_is_made(
+    place: NewPlace, raw: Path, tmp_path: Path, kind: Kind
+) -> None:
+    owner = place(kind)
+    reader = place(kind, at=owner, may="r")
+    told: list[Any] = []
+    dataset = dataset_of(Place("file", f"file://{raw}"), reader)
+    with pytest.raises(AccessDeniedError) as caught:
+        list(chain.run(dataset, "p", LocalEngine(2), told.append))
+    permission = {"gs": "storage.objects.create", "s3": "s3:PutObject"}[kind]
+    for part in (owner.uri, reader.email or reader.identity, permission):
+        assert part in str(caught.value)
+    assert told == []
+    assert owner.contents() == {}
+
+
+# Runs that are cut off.
+
+
+class Interrupting(LocalEngine):
+    """Calls `then` once, after the first shard of the asset that packs."""
+
+    then: Callable[[], object]
+
+    def run(self, make: Any, *arguments: Any) -> Iterator[ShardEntry]:
+        for entry in super().run(make, *arguments):
+            yield entry
+            if make.stage.name == "pack" and "then" in self.__dict__:
+                self.__dict__.pop("then")()
+
+
+@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize("kind", BUCKETS)
+def test_a_run_whose_identity_is_revoked_commits_nothing_and_goes_on_when_it_is_restored(
+    request: pytest.FixtureRequest, place: NewPlace, raw: Path, reference: Any, kind: Kind, committed: bool
+) -> None:
+    root = place(kind)
+    source = Place("file", f"file://{raw}")
+    before_that = run(dataset_of(source, root, shards={"max_samples": 5})) if committed else {}
+    before = {name: state for name, state in root.contents().items() if name.endswith("index.json")}
+    gcs: GCSServer | None = request.getfixturevalue("gcs_server") if kind == "gs" else None
+    s3: S3Server | None = request.getfixturevalue("s3_server") if kind == "s3" else None
+
+    def revoke() -> None:
+        if gcs:
+            gcs.revoke(root.email)
+        if s3 and root.keys:
+            s3.revoke(root.keys)
+
+    engine = Interrupting(1)
+    engine.__dict__["then"] = revoke
+    dataset = dataset_of(source, root)
+    started = time.monotonic()
+    with pytest.raises((EngineError, AccessDeniedError)) as caught:
+        run(dataset, engine=engine)
+    assert time.monotonic() - started < 20
+    assert not isinstance(caught.value, EngineError) or caught.value.final
+    assert (root.email or root.identity) in str(caught.value)
+    assert re.search(r"wrong(, expired)? or revoked|lacks the permission", str(caught.value))
+    if gcs:
+        gcs.restore(root.email)
+    if s3 and root.keys:
+        s3.allow(root.keys)
+    after = root.contents()
+    for name, state in before.items():
+        if "raw_images" not in name:
+            assert after[name] == state
+    assert committed or "d/webdataset_shards/p/index.json" not in after
+    made = run(dataset)
+    wanted = {entry.fingerprint for entry in made["webdataset_shards"].commit.shards}
+    stood = {entry.fingerprint for shards in before_that.values() for entry in shards.commit.shards}
+    assert made["webdataset_shards"].made == len(wanted - stood) - 1
+    assert digests(made) == reference
+    assert_stored(made, root)
+
+
+COMMAND_FIELDS = {**FIELDS, "shards": {"max_samples": 3}}
+
+
+def dataset_file(tmp_path: Path, source: Place, root: Place, **fields: Any) -> Path:
+    file = tmp_path / "d.yaml"
+    spec = {**COMMAND_FIELDS, "source": {"uri": source.uri}, "root": root.uri, **fields}
+    file.write_text(yaml.safe_dump({"attributes": spec}))
+    return file
+
+
+@pytest.mark.parametrize("kind", ["gs", pytest.param("s3", marks=pytest.mark.slow)])
+def test_a_killed_command_costs_the_shard_at_hand_and_nothing_else(
+    place: NewPlace, raw: Path, tmp_path: Path, command: list[str], kind: Kind
+) -> None:
+    source, root = place(kind), place(kind)
+    source.fill(raw)
+    file = dataset_file(tmp_path, source, root)
+    credentials, environment = credentials_file(tmp_path / "credentials.yaml", source, root)
+    arguments = [*command, "run", str(file), "--credentials", str(credentials), "--workers", "1"]
+    process = subprocess.Popen(arguments, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
+    folder = f"{root.uri}/d/webdataset_shards/p"
+    while not any(".index.parquet" in info.uri for info in root.storage.list(folder)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = root.contents("d/webdataset_shards")
+    assert "d/webdataset_shards/p/index.json" not in before
+    finished = [name.removesuffix(".index.parquet") for name in before if name.endswith(".index.parquet")]
+    dataset = dataset_of(source, root, shards=COMMAND_FIELDS["shards"])
+    if kind == "s3":
+        done = subprocess.run(arguments, env={**os.environ, **environment}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    else:
+        run(dataset)
+    after = root.contents()
+    for stem in finished:
+        for suffix in (".tar", ".index.parquet"):
+            assert after[stem + suffix] == before[stem + suffix]
+    assert_stored({asset: found for asset in ASSETS if (found := chain.stored(dataset, asset, "p"))}, root)
+
+
+# A bad network.
+
+
+@pytest.mark.parametrize("rate", [0.05, pytest.param(0.2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", BUCKETS)
+def test_a_bad_network_changes_nothing_but_the_time(
+    request: pytest.FixtureRequest,
+    place: NewPlace,
+    raw: Path,
+    reference: Any,
+    fault_proxy: StartProxy,
+    kind: Kind,
+    rate: float,
+) -> None:
+    source, root, direct = place(kind), place(kind), place(kind)
+    source.fill(raw)
+    expected = run(dataset_of(source, direct))
+    server = request.getfixturevalue({"gs": "gcs_server", "s3": "s3_server"}[kind])
+    proxy = fault_proxy(server.url, rate=rate, seed=7, stall_seconds=0.5)
+    behind = dataset_of(source.through(proxy.url), root.through(proxy.url))
+    started = time.monotonic()
+    made = run(behind)
+    assert time.monotonic() - started < (60 if rate < 0.1 else 240)
+    faults = sum(proxy.counts[fault] for fault in proxy.kinds)
+    assert faults >= 3
+    assert digests(made) == reference
+    assert {asset: shards.commit.digest for asset, shards in made.items()} == {
+        asset: shards.commit.digest for asset, shards in expected.items()
+    }
+    assert {shards.made for shards in run(behind).values()} == {0}
+    assert_stored({asset: chain.stored(dataset_of(source, root), asset, "p") for asset in made}, root)  # type: ignore[misc]
+
+
+# The commands.
+
+
+def shardmill(
+    command: list[str], environment: Mapping[str, str], *arguments: object
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def stored(place: NewPlace, raw: Path, request: pytest.FixtureRequest) -> tuple[Place, Place, Dataset]:
+    """A dataset whose tars are stored: source, root."""
+    kind: Kind = request.param
+    source, root = Place("file", f"file://{raw}"), place(kind)
+    dataset = dataset_of(source, root)
+    run(dataset)
+    return source, root, dataset
+
+
+@pytest.mark.parametrize("stored", KINDS, indirect=True)
+def test_gc_removes_what_no_index_names_once_it_is_old(
+    stored: tuple[Place, Place, Dataset], tmp_path: Path, command: list[str]
+) -> None:
+    source, root, dataset = stored
+    file = dataset_file(tmp_path, source, root)
+    credentials, environment = credentials_file(tmp_path / "credentials.yaml", root)
+    kept = root.contents()
+    tars = [name for name in kept if name.endswith(".tar")]
+    orphans = [f"d/webdataset_shards/p/{number:06x}-{'0' * 12}.tar" for number in range(3)]
+    orphans.append(f"d/raw_images/p/_index/000000-{'0' * 12}.index.parquet")
+    orphans.append(f"d/embeddings/gone/000000-{'0' * 12}.parquet")  # of a partition that is no longer declared
+    for name in [*orphans, "d/webdataset_shards/p/notes.txt", "d/webdataset_shards/readme.tar"]:
+        root.put(name, b"rubbish")
+    gc = [*("gc", file, "--credentials", credentials, "--grace-hours")]
+
+    done = shardmill(command, environment, *gc, 1)
+    assert (done.returncode, done.stdout) == (0, "0 files, 0 bytes\n")
+    done = shardmill(command, environment, *gc, 0, "--dry-run")
+    assert sorted(done.stdout.splitlines()[:-1]) == sorted(f"would delete {root.uri}/{name}" for name in orphans)
+    assert set(orphans) < root.contents().keys()
+
+    index = dataset.folder("raw_images", "p") + "/_index/index.json"
+    whole = root.storage.read(index)
+    root.put(index.removeprefix(f"{root.uri}/"), whole[:100])
+    done = shardmill(command, environment, *gc, 0)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert f"{index} is damaged" in done.stderr
+    left = [name for name in orphans if "raw_images" in name]
+    assert set(orphans) & root.contents().keys() == set(left)
+    root.put(index.removeprefix(f"{root.uri}/"), whole)
+
+    done = shardmill(command, environment, *gc, 0)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 files, 7 bytes")
+    found = root.contents()
+    assert set(orphans) & found.keys() == set()
+    assert {"d/webdataset_shards/p/notes.txt", "d/webdataset_shards/readme.tar", *tars} <= found.keys()
+    assert {name: found[name][0] for name in kept} == {name: state[0] for name, state in kept.items()}
+    assert {shards.made for shards in run(dataset).values()} == {0}
+
+
+@pytest.mark.parametrize("kind", ["gs", pytest.param("s3", marks=pytest.mark.slow)])
+def test_the_commands_work_on_a_bucket_with_a_credentials_file(
+    place: NewPlace, raw: Path, tmp_path: Path, command: list[str], kind: Kind
+) -> None:
+    source, root = place(kind), place(kind)
+    source.fill(raw)
+    reader = place(kind, at=source, may="r")
+    file = dataset_file(tmp_path, source, root)
+    credentials, environment = credentials_file(tmp_path / "credentials.yaml", reader, root)
+    secrets = [line for value in environment.values() for line in value.split("\\n") if len(line) > 15]
+    assert not any(secret in credentials.read_text() for secret in secrets)
+
+    def call(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = shardmill(command, {**environment, "SHARDMILL_CREDENTIALS": str(credentials)}, *arguments)
+        assert done.returncode == status, done.stdout + done.stderr
+        assert not any(secret in done.stdout + done.stderr for secret in secrets)
+        return done
+
+    assert call("check-storage", root.uri).stdout.count(": ok") == 5
+    assert call("check-storage", "--source", source.uri, "--credentials", credentials).stdout.count(": ok") == 2
+    refused = call("check-storage", source.uri, status=1).stdout
+    permission = {"gs": "storage.objects.create", "s3": "s3:PutObject"}[kind]
+    identity = reader.email or reader.identity
+    assert refused.startswith(f"{source.uri} as {identity}\n")
+    assert f"{identity} lacks the permission {permission}" in refused
+
+    said = call("run", file, "--credentials", credentials).stdout
+    assert re.search(r"webdataset_shards: 24 samples, (\d+) shards \(\1 made\)", said)
+    assert call("run", file).stdout.count("(0 made)") == 5
+    states = [line.split("\t")[2] for line in call("partitions", file).stdout.splitlines()]
+    assert states == ["state", *["up to date"] * 5]
+    assert call("verify", file).stdout.count(": ok") == 5
+    shown = call("show", file, "p", "image_00007").stdout
+    assert f"{source.uri}/image_00007.jpg" in shown
+    assert "embedding: 1280 dimensions" in shown
+
+    missing = next(iter(environment))
+    done = shardmill(command, {**environment, missing: ""}, "run", file, "--credentials", credentials)
+    assert done.returncode == 1
+    assert done.stderr == f"error: the credentials need the environment variable {missing}, which is not set\n"
