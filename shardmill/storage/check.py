@@ -33,9 +33,9 @@ def check_storage(storage: Storage, folder: str, source_only: bool = False) -> I
         listed.extend(info.uri for _, info in zip(range(1), storage.list(folder), strict=False))
 
     def read_listed() -> None:
-        if listed:
-            storage.stat(listed[0])
-            storage.read_range(listed[0], 0, 1)
+        first = listed[0] if listed else uri  # who may not read is refused an object that does not exist, too
+        if storage.stat(first):
+            storage.read_range(first, 0, 1)
 
     yield _tried("list", list_first)
     if source_only:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    HttpUrl,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -22,6 +25,18 @@ from shardmill.errors import ConfigurationError
 
 ANONYMOUS = "an anonymous caller"
 """Who asks, where no credentials are sent."""
+
+
+def _checked_endpoint(url: str) -> str:
+    """The URL as it is. Raises ValueError if it is none: on such the clients of the stores fail without a word why."""
+    try:
+        TypeAdapter(HttpUrl).validate_python(url)
+    except ValidationError:
+        raise ValueError("an endpoint is a URL such as https://storage.example.com or http://127.0.0.1:9000") from None
+    return url
+
+
+Endpoint = Annotated[str, AfterValidator(_checked_endpoint)]
 
 
 class FromEnvironment(BaseModel):
@@ -61,7 +76,7 @@ class Credentials(BaseModel):
 
     prefix: str
     """The URIs that these credentials are for; of several that fit, the longest prefix counts."""
-    endpoint: str | None = None
+    endpoint: Endpoint | None = None
     """URL of the service, for emulators, private endpoints and stores that speak the protocol. By default the clouds'
     own variables count: STORAGE_EMULATOR_HOST, API_ENDPOINT_OVERRIDE; AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL."""
     anonymous: bool = False
@@ -94,9 +109,14 @@ class Credentials(BaseModel):
 
     @property
     def service_url(self) -> str | None:
-        """The endpoint as this process sees it; None: the cloud itself."""
-        found = (os.environ.get(name) for name in self._endpoint_variables)
-        return self.endpoint or next(filter(None, found), None)
+        """The endpoint as this process sees it; None: the cloud itself. Raises ConfigurationError."""
+        if self.endpoint:
+            return self.endpoint
+        name = next((name for name in self._endpoint_variables if os.environ.get(name)), None)
+        try:
+            return name and _checked_endpoint(os.environ[name])
+        except ValueError as error:
+            raise ConfigurationError(f"the environment variable {name}: {error}") from None
 
     def matches(self, uri: str) -> bool:
         """Whether they are for this URI: `prefix` ends at a segment of its path."""
@@ -119,7 +139,7 @@ class GCSCredentials(Credentials):
     """An HMAC key: the bucket is then spoken to through its S3 API."""
     user_project: str | None = None
     """The project that pays for requests to a bucket whose requesters pay."""
-    iam_endpoint: str = "https://iamcredentials.googleapis.com"
+    iam_endpoint: Endpoint = "https://iamcredentials.googleapis.com"
     """URL of the service that impersonates."""
 
     _endpoint_variables = ("STORAGE_EMULATOR_HOST", "API_ENDPOINT_OVERRIDE")
@@ -158,7 +178,7 @@ class S3Credentials(Credentials):
     """A role to assume with the other credentials; its session is renewed before it ends."""
     role_session_name: str = "shardmill"
     external_id: Secret | None = None
-    sts_endpoint: str | None = None
+    sts_endpoint: Endpoint | None = None
     region: str | None = None
     addressing: Literal["path", "virtual"] | None = None
     """By default `path` where an endpoint is given, else `virtual`."""

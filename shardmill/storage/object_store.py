@@ -189,17 +189,27 @@ class ObjectStore(ABC):
 
         try:
             return self.version_of(self._carry_out("write", uri, put))
-        except (failures.PreconditionError, failures.AlreadyExistsError, StorageError) as error:
-            conflict = not isinstance(error, StorageError)
-            if not (isinstance(error, AccessDeniedError) or (conflict and tries == 1)):
-                # A try whose answer was lost may have won. Then what stands is ours.
-                with contextlib.suppress(StorageError, FileNotFoundError):
-                    present, info = self._read_version(uri, deadline_seconds=0)
-                    if present == data:
-                        return info.version
-            if conflict:
+        except (failures.PreconditionError, failures.AlreadyExistsError):
+            won = self._won(uri, data) if tries > 1 else None
+            if won is None:
                 raise ConflictError(f"{uri} was replaced by another writer; nothing was changed") from None
+            return won
+        except AccessDeniedError:
             raise
+        except StorageError:
+            with contextlib.suppress(StorageError):
+                won = self._won(uri, data, deadline_seconds=0)
+                if won is not None:
+                    return won
+            raise
+
+    def _won(self, uri: str, data: bytes, deadline_seconds: float | None = None) -> str | None:
+        """The version that stands if it is `data`: then a try whose answer was lost took effect."""
+        try:
+            present, info = self._read_version(uri, deadline_seconds)
+        except FileNotFoundError:
+            return None
+        return info.version if present == data else None
 
     def delete(self, uri: str) -> None:
         """See `Storage.delete`."""

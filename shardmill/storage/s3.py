@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -238,6 +239,13 @@ class _S3Provider:
                     f"no AWS credentials for {given.prefix}: give keys, a profile or a role, or `anonymous: true`"
                 )
             frozen = self._found.get_frozen_credentials()
+        kinds = {"access key ID": frozen.access_key, "secret access key": frozen.secret_key, "token": frozen.token}
+        for kind, value in kinds.items():
+            if value and re.search(r"[^!-~]", value):  # no header may hold it; obstore would panic
+                raise ConfigurationError(
+                    f"the AWS {kind} for {given.prefix} holds a space, a line break or another character that none "
+                    "has: was it copied whole, and nothing else?"
+                )
         self._key_id = frozen.access_key
         return {
             "access_key_id": frozen.access_key,

@@ -25,7 +25,8 @@ def everything(place: Place) -> set[str]:
     files = place.storage.filesystem(place.folder)
     files.invalidate_cache()
     scheme = place.folder.partition("://")[0]
-    return {f"{scheme}://{name.removeprefix(f'{scheme}://')}" for name in files.find(place.folder)}
+    found = {f"{scheme}://{name.removeprefix(f'{scheme}://')}" for name in files.find(place.folder)}
+    return found - {place.folder}  # SeaweedFS keeps a folder for a while when its last object is gone
 
 
 def test_a_writer_may_do_everything(any_place: Place) -> None:

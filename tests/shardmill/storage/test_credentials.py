@@ -39,6 +39,9 @@ CANARY = "canary-7f3c9a51e2"
         (S3Credentials, {"request_seconds": 0}, "request_seconds"),
         (S3Credentials, {"deadline_seconds": -1}, "deadline_seconds"),
         (S3Credentials, {"addressing": CANARY}, "addressing"),
+        (S3Credentials, {"endpoint": f"http://{CANARY} x:y"}, "an endpoint is a URL such as"),
+        (S3Credentials, {"sts_endpoint": f"{CANARY}:9000"}, "an endpoint is a URL such as"),
+        (GCSCredentials, {"iam_endpoint": f"ftp://{CANARY}"}, "an endpoint is a URL such as"),
     ],
 )
 def test_what_does_not_fit_is_refused_without_showing_values(
@@ -46,6 +49,26 @@ def test_what_does_not_fit_is_refused_without_showing_values(
 ) -> None:
     with pytest.raises(ValidationError, match=says) as caught:
         kind(**fields)
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "credentials"), [("AWS_ENDPOINT_URL", S3Credentials()), ("STORAGE_EMULATOR_HOST", GCSCredentials())]
+)
+def test_an_endpoint_of_the_environment_that_is_no_url_is_named(
+    variable: str, credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "localhost:9000")
+    with pytest.raises(ConfigurationError, match=f"{variable}: an endpoint is a URL such as"):
+        assert credentials.service_url
+
+
+@pytest.mark.parametrize("field", ["access_key_id", "secret_access_key", "session_token"])
+def test_a_key_that_was_copied_with_a_line_break_is_named(field: str, s3_server: S3Server) -> None:
+    fields = {"access_key_id": "A", "secret_access_key": CANARY, "endpoint": s3_server.url}
+    storage = Storage((S3Credentials(**{**fields, field: f"{CANARY}\n"}),))
+    with pytest.raises(ConfigurationError, match="a line break or another character that none has") as caught:
+        storage.read("s3://bucket/x")
     assert CANARY not in str(caught.value)
 
 
