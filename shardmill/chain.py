@@ -72,7 +72,7 @@ def read_manifest(raw: ShardSet) -> Manifest:
     import pyarrow.parquet as pq
 
     with raw.open_table(raw.commit.shardlist[0]) as stream:
-        return Manifest(pq.read_table(stream))
+        return Manifest(pq.ParquetFile(stream).read())
 
 
 def plan(dataset: Dataset, asset: AssetName, partition: str, upstream: ShardSet | None) -> LazyShardSet:

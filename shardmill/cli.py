@@ -222,6 +222,7 @@ def _show_vector(dataset: Dataset, partition: str, key: str) -> None:
 
 
 def _rows_of(dataset: Dataset, asset: AssetName, partition: str, key: str) -> Iterator[dict[str, Any]]:
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     table = chain.stored(dataset, asset, partition)
@@ -229,7 +230,8 @@ def _rows_of(dataset: Dataset, asset: AssetName, partition: str, key: str) -> It
         return
     for entry in table.commit.shardlist:
         with table.open_table(entry) as stream:
-            yield from pq.read_table(stream, filters=[("key", "==", key)]).to_pylist()
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=4096):
+                yield from batch.filter(pc.field("key") == key).to_pylist()
 
 
 @app.command("check-storage")

@@ -77,7 +77,7 @@ def _verify_table(shards: ShardSet, entry: ShardEntry, layout: Layout) -> Iterat
     uri = join_uri(shards.folder, layout.data(entry.id, entry.fingerprint))
     with shards.open_table(entry) as stream:
         try:
-            table = pq.read_table(stream, columns=["key"])
+            table = pq.ParquetFile(stream).read(["key"])
         except (pa.ArrowException, OSError, ValueError) as error:
             raise CorruptionError(f"{uri} is not a table: {error}") from error
     samples = len(set(table["key"].to_pylist()))

@@ -126,7 +126,7 @@ def _read_table(uri: str, storage: Storage, text: Collection[str]) -> tuple[Sequ
 def _read_parquet(stream: BinaryIO) -> tuple[Sequence[str], Iterable[Mapping[str, Any]]]:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(stream)
+    table = pq.ParquetFile(stream).read()
     return table.column_names, (row for batch in table.to_batches(max_chunksize=10_000) for row in batch.to_pylist())
 
 

@@ -1,5 +1,6 @@
 """The local engine: threads, processes, what fails in them, and what cancels them."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -58,7 +59,12 @@ def transform(dataset, shards, workers: int, progress=lambda _: None):
 def workers_of_this_process() -> list[psutil.Process]:
     """Workers, and what the fork server started, but not the fork server and the resource tracker themselves."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if child.ppid() != os.getpid() and child.status() != psutil.STATUS_ZOMBIE]
+    workers = []
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie's command line included
+            if child.ppid() != os.getpid() and "multiprocessing" in " ".join(child.cmdline()):
+                workers.append(child)
+    return workers
 
 
 def test_a_worker_that_dies_is_an_engine_error_that_names_the_stage_and_finished_shards_stay(
