@@ -31,11 +31,11 @@ servers: $(INSTALLED) ## local GCS and S3 servers to play with
 	@$(BIN)/python -m tests.servers
 
 test: $(INSTALLED) lint ## lint, types, import contracts, then every test that is not slow
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
 	@echo "Left out: the tests marked slow (make test-all), and what pytest lists as SKIPPED above."
 
 test-all: $(INSTALLED) lint ## the slow tests too
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## format, lint, types, import contracts: checks, changes nothing
 	$(BIN)/ruff format --check .

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +249,9 @@ def test_a_run_of_dagster_shows_no_secret(
     assert searched.where(secrets) == []
 
 
-def test_a_run_of_the_command_shows_no_secret(place: NewPlace, tmp_path: Path, searched: Searched) -> None:
+def test_a_run_of_the_command_shows_no_secret(
+    place: NewPlace, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, searched: Searched
+) -> None:
     """The secrets stand in the credentials file itself, as text."""
     source, root = place("gs"), place("s3")
     fill(source)
@@ -261,8 +263,7 @@ def test_a_run_of_the_command_shows_no_secret(place: NewPlace, tmp_path: Path, s
     file.write_text(yaml.safe_dump({"gcs": inline[:1], "s3": inline[1:]}))
     dataset.write_text(yaml.safe_dump(fields_of(source.uri, root.uri)))
     arguments = [sys.executable, "-m", "shardmill.cli", "run", str(dataset), "--credentials", str(file)]
-    work = tmp_path / "work"
-    work.mkdir()
+    work = tmp_path_factory.mktemp("t")  # short: the path of a socket has at most 107 characters
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(work)}
     assert watched(searched, [*arguments, "--workers", "8"], environment, work) == 0, searched.outputs()
     searched.add_folder(work)
@@ -440,12 +441,14 @@ def test_failures_of_the_command_and_the_library_show_no_secret(
         storage = Storage(credentials)
         searched.add(f"{name}: repr", storage)
         searched.add(f"{name}: repr of the store", repr(storage.credentials) + str(storage.credentials))
-        for act in (
+        acts: list[Callable[[], object]] = [
             lambda storage=storage, root=root: list(storage.list(root)),
             lambda storage=storage, root=root: storage.read(f"{root}/nothing"),
             lambda storage=storage, root=root: storage.replace(f"{root}/x", b"1", None),
-            lambda storage=storage, root=root: storage.filesystem(root).ls(root),
-        ):
+        ]
+        if name != "google, dead endpoint":  # gcsfs tries again for half a minute
+            acts.append(lambda storage=storage, root=root: storage.filesystem(root).ls(root))
+        for act in acts:
             try:
                 act()
             except Exception as error:

@@ -10,12 +10,14 @@ import math
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -92,6 +94,7 @@ def _run_in_processes(
 ) -> Iterator[ShardEntry]:
     # Never forked from this process: storage clients and thread pools do not survive that.
     context = multiprocessing.get_context("forkserver")
+    _start_fork_server()
     counts = context.SimpleQueue()
     cancelled = context.RawValue("b")  # without a lock, which a worker that dies could hold for ever
     pool = ProcessPoolExecutor(processes, context, _start_worker, (counts, cancelled))
@@ -108,6 +111,17 @@ def _run_in_processes(
     finally:
         cancelled.value = True
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_fork_server() -> None:
+    """With Ctrl-C held back, which it inherits: one that comes while it starts would end it with a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    except OSError as error:
+        raise EngineError(f"cannot start worker processes: {error}; TMPDIR is {tempfile.gettempdir()}") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _as_completed_counting(futures: list[Any], counts: Any, advance: Callable[[int], None]) -> Iterator[Any]:

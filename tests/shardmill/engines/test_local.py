@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -88,6 +90,15 @@ def test_a_worker_that_dies_is_an_engine_error_that_names_the_stage_and_finished
     after = snapshot(folder)
     assert {name: after[name] for name in kept} == kept
     assert not list(folder.glob(".shardmill-scratch/*"))
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / ("a" * 100)
+    folder.mkdir()
+    code = "from shardmill.engines.local import _start_fork_server; _start_fork_server()"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True)
+    assert f"cannot start worker processes: AF_UNIX path too long; TMPDIR is {folder}" in done.stderr
 
 
 @pytest.mark.parametrize("workers", [1, 8])
