@@ -22,6 +22,26 @@ settings.register_profile(
 )
 settings.load_profile("shardmill")
 
+LONGEST_FIRST = (
+    "tests/test_secrets.py",
+    "tests/shardmill/storage/test_faults.py",
+    "tests/shardmill/test_buckets.py",
+    "tests/orchestration/test_browser.py",
+    "tests/orchestration/test_materialize.py",
+    "tests/shardmill/test_demo.py",
+    "tests/shardmill/engines/test_interruption.py",
+)
+"""Modules that take a minute or more: begun early, none is left for one process at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        module = item.nodeid.partition("::")[0]
+        return LONGEST_FIRST.index(module) if module in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=rank)
+
+
 Write = Callable[..., str]
 Start = Callable[..., subprocess.Popen[str]]
 

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import forkserver
@@ -94,13 +95,14 @@ def _run_in_processes(
 ) -> Iterator[ShardEntry]:
     # Never forked from this process: storage clients and thread pools do not survive that.
     context = multiprocessing.get_context("forkserver")
-    _start_fork_server()
     counts = context.SimpleQueue()
     cancelled = context.RawValue("b")  # without a lock, which a worker that dies could hold for ever
     pool = ProcessPoolExecutor(processes, context, _start_worker, (counts, cancelled))
     try:
-        futures = {pool.submit(_make_in_worker, make, shard, storage, threads): shard for shard in shards}
-        for future in _as_completed_counting(list(futures), counts, advance):
+        with _interrupts_held_back():
+            _start_fork_server()
+            futures = [pool.submit(_make_in_worker, make, shard, storage, threads) for shard in shards]
+        for future in _as_completed_counting(futures, counts, advance):
             try:
                 yield future.result()
             except BrokenProcessPool as error:
@@ -114,14 +116,30 @@ def _run_in_processes(
 
 
 def _start_fork_server() -> None:
-    """With Ctrl-C held back, which it inherits: one that comes while it starts would end it with a traceback."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     except OSError as error:
         raise EngineError(f"cannot start worker processes: {error}; TMPDIR is {tempfile.gettempdir()}") from error
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """A Ctrl-C counts when the block is over, and processes that start in it never see one.
+
+    In the midst of starting, it would leave a process that nobody waits for, or end one with a traceback.
+    """
+    came: list[int] = []
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if in_main_thread else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _as_completed_counting(futures: list[Any], counts: Any, advance: Callable[[int], None]) -> Iterator[Any]:
