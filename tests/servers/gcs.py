@@ -3,23 +3,20 @@
 import json
 import platform
 import secrets
-import shutil
 import sys
-import tempfile
 import urllib.request
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from tests.servers.processes import Child, accepts, free_ports
+from tests.servers.processes import Child, Server, accepts
 
 PROJECT = "lab"
 PUBLIC_BUCKET = "public"
 
 
-class GCSServer:
+class GCSServer(Server):
     """GCS's JSON and XML APIs, token endpoint and IAM credentials endpoint on one port of 127.0.0.1.
 
     Callers need a bearer token of the token endpoint or a JWT that they signed themselves; anyone may read `public`.
@@ -30,39 +27,14 @@ class GCSServer:
     project = PROJECT
 
     def __init__(self, token_seconds: int = 3600) -> None:
+        super().__init__("gcs", ports=2)
         self._token_seconds = token_seconds
-        self._port, self._upstream_port = free_ports(2)
-        self._folder = Path(tempfile.mkdtemp(prefix="shardmill-gcs-"))
-        self._children: list[Child] = []
-
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-            self.make_bucket(PUBLIC_BUCKET, public=True)
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        self._port, self._upstream_port = self._ports
 
     @property
     def iam_url(self) -> str:
         """Where to send `{iam_url}/v1/projects/-/serviceAccounts/EMAIL:generateAccessToken`."""
         return self.url
-
-    def close(self) -> None:
-        """Stop both processes."""
-        while self._children:
-            self._children.pop().kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def make_bucket(self, name: str, *, requester_pays: bool = False, public: bool = False) -> str:
         """Create a bucket that nobody has a role on yet; a public one is readable by anyone."""
@@ -155,6 +127,7 @@ class GCSServer:
         ]
         for child, port in zip(self._children, (self._upstream_port, self._port), strict=True):
             child.wait_until(partial(accepts, port))
+        self.make_bucket(PUBLIC_BUCKET, public=True)
 
     def _lab(self, operation: str, **body: Any) -> None:
         _post(f"{self.url}/_lab/{operation}", body)

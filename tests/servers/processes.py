@@ -4,10 +4,13 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
+from typing import Self
 
 # What every client of these servers should run under: no metadata server, no second endpoint.
 CLIENT_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
@@ -114,3 +117,38 @@ def accepts(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+class Server(ABC):
+    """Processes that run inside a `with` block, on the first port, and a folder for them that goes with them."""
+
+    def __init__(self, name: str, ports: int = 1) -> None:
+        self._ports = free_ports(ports)
+        self._folder = Path(tempfile.mkdtemp(prefix=f"shardmill-{name}-"))
+        self._children: list[Child] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._ports[0]}"
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Start every process, and wait until they answer."""
+
+    def _close(self) -> None:
+        while self._children:
+            self._children.pop().kill()
+        shutil.rmtree(self._folder, ignore_errors=True)

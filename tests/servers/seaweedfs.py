@@ -2,29 +2,26 @@
 
 import json
 import secrets
-import shutil
 import signal
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from tests.servers.processes import Child, free_ports
+from tests.servers.processes import Child, Server
 
 PORTS = (
+    "s3.port",
+    "s3.port.grpc",
     "master.port",
     "master.port.grpc",
     "volume.port",
     "volume.port.grpc",
     "filer.port",
     "filer.port.grpc",
-    "s3.port",
-    "s3.port.grpc",
     "admin.port",
     "admin.port.grpc",
 )
@@ -57,16 +54,16 @@ class Identity:
         return {"name": self.name, "credentials": [keys], "actions": list(self.actions)}
 
 
-class S3Server:
+class S3Server(Server):
     """`weed mini` on 127.0.0.1 with an admin, a reader, a writer and anonymous access to the bucket `public`.
 
     Revoked keys are refused with 403 InvalidAccessKeyId from the moment that `revoke` returns.
-    `stop` and `start` keep ports, data and identities.
     """
 
     region = "us-east-1"
 
     def __init__(self) -> None:
+        super().__init__("s3", len(PORTS))
         self.admin = S3Keys("LABADMIN", "admin-secret-0001")
         self.reader = S3Keys("LABREADER", "reader-secret-0001")
         self.writer = S3Keys("LABWRITER", "writer-secret-0001")
@@ -76,47 +73,13 @@ class S3Server:
             Identity("writer", self.writer, ("Read", "Write", "List", "Tagging")),
         ]
         self._revoked: set[str] = set()
-        self._ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-        self._folder = Path(tempfile.mkdtemp(prefix="shardmill-s3-"))
-        self._child: Child | None = None
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-            self.make_bucket(PUBLIC_BUCKET)
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._ports['s3.port']}"
-
-    def start(self) -> None:
-        """Start the server, on the data that an earlier `stop` left."""
+    def _start(self) -> None:
         self._write_identities()
-        (self._folder / "data").mkdir(exist_ok=True)
-        self._child = Child(self._command(), self._folder / "weed.log", {"HOME": str(self._folder)})
-        self._child.wait_until(self._answers)
-
-    def stop(self) -> None:
-        """Stop the server. Its data stays."""
-        if self._child is not None:
-            self._child.stop()
-            self._child = None
-
-    def close(self) -> None:
-        """Stop the server and remove its data."""
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        (self._folder / "data").mkdir()
+        self._children.append(Child(self._command(), self._folder / "weed.log", {"HOME": str(self._folder)}))
+        self._children[0].wait_until(self._answers)
+        self.make_bucket(PUBLIC_BUCKET)
 
     def client(self, keys: S3Keys | None = None) -> Any:
         """A boto3 client without retries: of the admin, or of whoever holds `keys`."""
@@ -158,9 +121,9 @@ class S3Server:
     def _reload(self, keys: S3Keys, *, accepted: bool) -> None:
         """Make the running server read its identities, and wait until it treats `keys` so."""
         self._write_identities()
-        if self._child is None:
+        if not self._children:
             return
-        self._child.signal(signal.SIGHUP)
+        self._children[0].signal(signal.SIGHUP)
         deadline = time.monotonic() + 10
         while self._accepts(keys) is not accepted:
             if time.monotonic() > deadline:
@@ -202,7 +165,7 @@ class S3Server:
             # Every bucket takes a volume. By default there are as many as gigabytes on the disk are free.
             "-volume.max=4000",
             "-master.volumeSizeLimitMB=256",
-            *(f"-{name}={port}" for name, port in self._ports.items()),
+            *(f"-{name}={port}" for name, port in zip(PORTS, self._ports, strict=True)),
         ]
 
     def _answers(self) -> bool:

@@ -1,21 +1,17 @@
 """moto as an STS server that enforces policies: one user may assume a role, another may not."""
 
 import json
-import shutil
 import sys
-import tempfile
 import urllib.request
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from tests.servers.processes import Child, free_ports
+from tests.servers.processes import Child, Server
 from tests.servers.seaweedfs import S3Keys
 
 READ_WRITE = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket")
 
 
-class STSServer:
+class STSServer(Server):
     """`keys` may assume `role_arn`, `stranger` may not; only the role may read and write `bucket`."""
 
     region = "us-east-1"
@@ -25,37 +21,15 @@ class STSServer:
     stranger: S3Keys
 
     def __init__(self) -> None:
-        (self._port,) = free_ports(1)
-        self._folder = Path(tempfile.mkdtemp(prefix="shardmill-sts-"))
-        self._child: Child | None = None
+        super().__init__("sts")
 
-    def __enter__(self) -> Self:
-        try:
-            command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)]
-            self._child = Child(command, self._folder / "moto.log")
-            self._child.wait_until(self._answers)
-            self._make_users()
-            self._call("/moto-api/reset-auth", b"0")  # from here on every call is checked
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
-    def close(self) -> None:
-        """Stop the server. It keeps nothing."""
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._ports[0])]
+        child = Child(command, self._folder / "moto.log")
+        self._children.append(child)
+        child.wait_until(self._answers)
+        self._make_users()
+        self._call("/moto-api/reset-auth", b"0")  # from here on every call is checked
 
     def client(self, service: str, keys: S3Keys, session_token: str | None = None) -> Any:
         """A boto3 client of `service` ("sts", "s3", "iam") without retries."""

@@ -58,6 +58,24 @@ def of_keys(keys: S3Keys, endpoint: str, **options: Any) -> Storage:
     return Storage((credentials,))
 
 
+def use(storage: Storage, folder: str) -> None:
+    """Every verb once, by both client libraries."""
+    uri = f"{folder}/used-{uuid.uuid4().hex}"
+    storage.check_writable(folder)
+    version = storage.replace(uri, b"used", None)
+    assert storage.read_version(uri)[1].version == version
+    assert uri in {info.uri for info in storage.list(folder)}
+    storage.delete(uri)
+    with pytest.raises(FileNotFoundError):
+        storage.read(f"{folder}/odd\n{uri}")
+
+
+def assert_reads(storage: Storage, folder: str) -> None:
+    """The folder holds `a`, and it can be read."""
+    assert storage.read(f"{folder}/a") == b"data"
+    assert f"{folder}/a" in {info.uri for info in storage.list(folder)}
+
+
 @pytest.fixture(autouse=True)
 def no_stores_of_other_tests() -> None:
     """What a store found in one test's environment is not for the next."""

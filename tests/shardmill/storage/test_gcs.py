@@ -15,7 +15,7 @@ from shardmill.errors import AccessDeniedError, ConfigurationError, ConflictErro
 from shardmill.storage import GCSCredentials, Storage
 from tests.servers import GCSServer, S3Server
 from tests.servers.fixtures import StartProxy
-from tests.shardmill.storage.conftest import SHORT, of_key
+from tests.shardmill.storage.conftest import SHORT, assert_reads, of_key, use
 
 Key = dict[str, str]
 
@@ -50,23 +50,6 @@ def bucket(gcs_server: GCSServer) -> Bucket:
 def leaver(bucket: Bucket) -> Key:
     """The key of an account that a test may revoke."""
     return bucket.server.account(f"leaver-{uuid.uuid4().hex[:8]}", {bucket.name: "rw"})
-
-
-def use(storage: Storage, folder: str) -> None:
-    """Every verb once, by both client libraries."""
-    uri = f"{folder}/used-{uuid.uuid4().hex}"
-    storage.check_writable(folder)
-    version = storage.replace(uri, b"used", None)
-    assert storage.read_version(uri)[1].version == version
-    assert uri in {info.uri for info in storage.list(folder)}
-    storage.delete(uri)
-    with pytest.raises(FileNotFoundError):
-        storage.read(f"{folder}/odd//{uri}")
-
-
-def assert_reads(storage: Storage, folder: str) -> None:
-    assert storage.read(f"{folder}/a") == b"data"
-    assert f"{folder}/a" in {info.uri for info in storage.list(folder)}
 
 
 # Service accounts

@@ -14,7 +14,7 @@ from shardmill.errors import AccessDeniedError, ConfigurationError, StorageError
 from shardmill.storage import S3Credentials, Storage, s3
 from tests.servers import S3Keys, S3Server, STSServer
 from tests.servers.fixtures import StartProxy
-from tests.shardmill.storage.conftest import SHORT, of_keys
+from tests.shardmill.storage.conftest import SHORT, assert_reads, of_keys, use
 
 
 @pytest.fixture(autouse=True)
@@ -35,23 +35,6 @@ def bucket(s3_server: S3Server) -> str:
 
 def of(server: S3Server | STSServer, **given: Any) -> Storage:
     return Storage((S3Credentials(endpoint=server.url, **{"region": server.region} | SHORT | given),))
-
-
-def use(storage: Storage, folder: str) -> None:
-    """Every verb once, by both client libraries."""
-    uri = f"{folder}/used-{uuid.uuid4().hex}"
-    storage.check_writable(folder)
-    version = storage.replace(uri, b"used", None)
-    assert storage.read_version(uri)[1].version == version
-    assert uri in {info.uri for info in storage.list(folder)}
-    storage.delete(uri)
-    with pytest.raises(FileNotFoundError):
-        storage.read(f"{folder}/odd\n{uri}")
-
-
-def assert_reads(storage: Storage, folder: str) -> None:
-    assert storage.read(f"{folder}/a") == b"data"
-    assert f"{folder}/a" in {info.uri for info in storage.list(folder)}
 
 
 def reads(storage: Storage, folder: str) -> list[Callable[[], object]]:
