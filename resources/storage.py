@@ -100,6 +100,11 @@ def _made(kind: type[Credentials], fields: dict[str, Any]) -> Credentials:
 
 
 def _of_dagster_aws(resource: Any) -> dict[str, Any]:
+    if resource.verify is False or isinstance(resource.verify, str) or resource.use_ssl is False:
+        raise ConfigurationError(
+            "the storage resource: `verify` and `use_ssl` of s3_resource are not supported; have this machine trust "
+            "the server's certificate, and begin endpoint_url with http:// for a server without TLS"
+        )
     fields = {
         "anonymous": resource.use_unsigned_session,
         "access_key_id": resource.aws_access_key_id,

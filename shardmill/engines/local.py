@@ -97,7 +97,7 @@ def _run_in_processes(
     context = multiprocessing.get_context("forkserver")
     counts = context.SimpleQueue()
     cancelled = context.RawValue("b")  # without a lock, which a worker that dies could hold for ever
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (counts, cancelled))
+    pool = ProcessPoolExecutor(processes, context, _start_worker, (counts, cancelled, dict(os.environ)))
     try:
         with _interrupts_held_back():
             _start_fork_server()
@@ -164,9 +164,13 @@ class _Cancelled(Exception):
 _advance_in_worker: Callable[[int], None]
 
 
-def _start_worker(counts: Any, cancelled: Any) -> None:
-    """Set up a worker: the parent alone answers Ctrl-C, and a worker never outlives its parent."""
+def _start_worker(counts: Any, cancelled: Any, environment: dict[str, str]) -> None:
+    """Set up a worker: the parent alone answers Ctrl-C, and a worker never outlives its parent.
+
+    The fork server's environment is that of its start; the parent's may have changed since, secrets among it.
+    """
     global _advance_in_worker
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _advance_in_worker = partial(_count, counts, cancelled)

@@ -51,6 +51,8 @@ class _Component:
     source: Source
 
 
+_FETCHED_BYTES = 256 << 20
+"""At most so much of a shard is fetched ahead, or two samples."""
 _Fetched = list[tuple[RawObject, bytes]]
 
 
@@ -82,7 +84,9 @@ class PackStage:
         def fetch(group: tuple[RawObject, ...]) -> _Fetched | Reject:
             return self._fetch(group, work.storage)
 
-        fetched = bounded_map(fetch, shard.groups, REQUESTS_AT_ONCE)
+        largest = max((sum(item.size for item in group) for group in shard.groups), default=0)
+        requests = min(REQUESTS_AT_ONCE, max(1, _FETCHED_BYTES // (2 * max(1, largest))))
+        fetched = bounded_map(fetch, shard.groups, requests)
         samples = bounded_map(self._check, fetched, work.threads)
 
         with file.open("wb") as stream:

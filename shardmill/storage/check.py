@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from shardmill.errors import ConflictError, ShardmillError, StorageError
-from shardmill.storage.object_store import PROBE
+from shardmill.storage.object_store import PROBE, UPLOAD_PART_BYTES
 from shardmill.storage.storage import Storage
 from shardmill.storage.uris import join_uri
 
@@ -63,13 +63,18 @@ def _tried(verb: str, act: Callable[[], object]) -> Finding:
 def _write(storage: Storage, folder: str, uri: str) -> None:
     with storage.scratch(folder) as scratch:
         file = scratch / "probe"
-        file.write_bytes(uri.encode())
+        file.write_bytes(_content(uri))
         storage.publish(file, uri)
 
 
 def _read_back(storage: Storage, uri: str) -> None:
-    if storage.read(uri) != uri.encode():
+    if storage.read(uri) != _content(uri):
         raise StorageError(f"{uri} is not what was written")
+
+
+def _content(uri: str) -> bytes:
+    """So much that it goes up in parts, which needs a permission of its own on Google Cloud Storage."""
+    return uri.encode().ljust(UPLOAD_PART_BYTES + 1)
 
 
 def _replace(storage: Storage, uri: str) -> None:

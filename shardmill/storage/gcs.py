@@ -29,7 +29,7 @@ class GCSStore(ObjectStore):
     permissions: ClassVar = {
         "list": "storage.objects.list",
         "read": "storage.objects.get",
-        "write": "storage.objects.create (and storage.objects.delete, to replace)",
+        "write": "storage.objects.create (and .delete to replace, storage.multipartUploads.create for large ones)",
         "delete": "storage.objects.delete",
     }
 
@@ -49,8 +49,11 @@ class GCSStore(ObjectStore):
 
         given = self._given
         config: Any = {"base_url": given.service_url} if given.service_url else {}
+        # Objects stored with gzip come as they are stored, not unpacked: only so is their length known.
+        headers = {"accept-encoding": "gzip"}
         if given.user_project:
-            options["client_options"]["default_headers"] = {"x-goog-user-project": given.user_project}
+            headers["x-goog-user-project"] = given.user_project
+        options["client_options"]["default_headers"] = headers
         if given.anonymous:
             config["skip_signature"] = True  # of reads only: a write asks for a token
         provider = _no_token if given.anonymous else self._tokens
@@ -100,7 +103,9 @@ class GCSStore(ObjectStore):
         try:
             seconds = self.credentials.request_seconds
             blob.reload(retry=None, timeout=seconds)
-            data = blob.download_as_bytes(if_generation_match=blob.generation, retry=None, timeout=seconds)
+            data = blob.download_as_bytes(
+                raw_download=True, if_generation_match=blob.generation, retry=None, timeout=seconds
+            )
         except Exception as error:
             raise self._translated(error) from error
         info = ObjectInfo(self._uri(bucket, name), blob.size, str(blob.generation), blob.updated.timestamp())

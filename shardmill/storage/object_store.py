@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import tempfile
 import threading
@@ -16,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, TypeVar, cast
 
-from shardmill.errors import AccessDeniedError, ConfigurationError, ConflictError, StorageError
-from shardmill.storage.block_reader import BlockReader
+from shardmill.errors import AccessDeniedError, ConfigurationError, ConflictError, ShardmillError, StorageError
+from shardmill.storage.block_reader import BLOCK_BYTES, BlockReader
 from shardmill.storage.credentials import Credentials
 from shardmill.storage.retries import (
     FIRST_WAIT_SECONDS,
@@ -28,6 +29,8 @@ from shardmill.storage.retries import (
     is_refusal,
 )
 from shardmill.storage.storage import ObjectInfo
+
+_log = logging.getLogger(__name__)
 
 PROBE = ".shardmill-probe"
 UPLOAD_PART_BYTES = 8 << 20
@@ -50,6 +53,7 @@ class ObjectStore(ABC):
         self._scheme = scheme
         self._clients: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
+        self._warned: set[str] = set()
 
     # What a kind of store adds.
 
@@ -106,7 +110,9 @@ class ObjectStore(ABC):
             infos, ended = self._carry_out("list", folder, partial(self.page, bucket, prefix, last))
             yield from (info for info in infos if not _is_probe(info.uri))
             if infos:
-                last = split_uri(infos[-1].uri)[1]
+                before, last = last, split_uri(infos[-1].uri)[1]
+                if last == before:
+                    raise StorageError(f"cannot list {folder}: the server begins anew wherever it is told to go on")
 
     def stat(self, uri: str) -> ObjectInfo | None:
         """See `Storage.stat`."""
@@ -133,7 +139,7 @@ class ObjectStore(ABC):
         return cast(BinaryIO, io.BufferedReader(BlockReader(fetch, info.size), _BUFFER_BYTES)), info
 
     def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]:
-        """See `Storage.read_version`. One request."""
+        """See `Storage.read_version`. One request, but for large objects: those are read as by `open`."""
         return self._read_version(uri)
 
     def _read_version(self, uri: str, deadline_seconds: float | None = None) -> tuple[bytes, ObjectInfo]:
@@ -145,11 +151,18 @@ class ObjectStore(ABC):
             if is_odd(name):
                 return self.read_odd(bucket, name)
             result = obstore.get(self._client(bucket), name)
+            if result.meta["size"] > BLOCK_BYTES:
+                raise _Large
             data = result.bytes().to_bytes()
             _check_length(data, result.meta["size"])
             return data, self._info(uri, result.meta)
 
-        return self._carry_out("read", uri, read, deadline_seconds)
+        try:
+            return self._carry_out("read", uri, read, deadline_seconds)
+        except _Large:
+            stream, info = self.open(uri)
+            with stream:
+                return stream.read(), info
 
     def read_range(self, uri: str, offset: int, length: int) -> bytes:
         """See `Storage.read_range`."""
@@ -221,12 +234,15 @@ class ObjectStore(ABC):
 
     def check_writable(self, folder: str) -> None:
         """See `Storage.check_writable`."""
-        import obstore
-
-        uri = f"{folder}/{PROBE}"
-        bucket, name = _split_plain(uri)
-        self._carry_out("write", uri, lambda: obstore.put(self._client(bucket), name, b"", use_multipart=False))
-        self.delete(uri)
+        bucket = split_uri(folder)[0]
+        if not self.honours_preconditions(folder) and bucket not in self._warned:
+            self._warned.add(bucket)
+            _log.warning(
+                "%s://%s ignores write preconditions: of two runs that commit one partition at the same moment, the "
+                "later silently replaces the earlier's index. Run one at a time",
+                self._scheme,
+                bucket,
+            )
 
     def honours_preconditions(self, folder: str) -> bool:
         """Whether of two writers that create one object the second is refused."""
@@ -239,10 +255,12 @@ class ObjectStore(ABC):
         def create() -> Any:
             return obstore.put(self._client(bucket), name, b"", mode="create", use_multipart=False)
 
+        refusals = (failures.PreconditionError, failures.AlreadyExistsError)
+        with contextlib.suppress(*refusals):  # when the answer to a first try was lost
+            self._carry_out("write", uri, create)
         try:
             self._carry_out("write", uri, create)
-            self._carry_out("write", uri, create)
-        except (failures.PreconditionError, failures.AlreadyExistsError):
+        except refusals:
             return True
         finally:
             self.delete(uri)
@@ -335,6 +353,10 @@ class ObjectStore(ABC):
         seconds = self.credentials.deadline_seconds if deadline_seconds is None else deadline_seconds
         request = Request(doing, uri, lambda: self.identity, self.permissions[doing], seconds)
         return carry_out(request, call, self._renew)
+
+
+class _Large(ShardmillError):
+    """Too much for one request: a failure would begin it anew."""
 
 
 def split_uri(uri: str) -> tuple[str, str]:

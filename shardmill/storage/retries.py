@@ -17,6 +17,8 @@ FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 8.0
 UNAUTHENTICATED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 """What S3 calls credentials that it does not accept; the status may be 400 or 403."""
+_TEMPORARY = ("RequestTimeout", "NoSuchUpload")
+"""S3: the body came too slowly; the answer that an upload is complete was lost, and it can be begun anew."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def carry_out(request: Request, call: Callable[[], T], renew: Callable[[], None]
         plain = explained(error, request)
         if plain is error:
             raise
-        raise plain from error
+    # Not from the store's own error: it holds the whole answer, and some answers quote the request with its token.
+    raise plain
 
 
 def _tried_again(attempt: Callable[[], T], seconds: float) -> T:
@@ -110,8 +113,14 @@ def explained(error: Exception, request: Request) -> Exception:
         return AccessDeniedError(
             f"{cannot}: the store does not accept the credentials of {identity}; they are wrong, expired or revoked"
         )
+    if _has_code(error, "RequestTimeTooSkewed"):
+        return StorageError(f"{cannot}: this machine's clock is wrong by more than the store allows")
     if is_unauthenticated(error) or is_forbidden(error):
         return AccessDeniedError(f"{cannot}: {identity} lacks the permission {request.permission}")
+    if _is_of_another_region(error):
+        return StorageError(f"{cannot}: the bucket is in another region; give its `region` in the credentials")
+    if _has_code(error, "NotImplemented"):
+        return StorageError(f"{cannot}: the server lacks something that Shardmill needs, such as write preconditions")
     if "requester pays" in str(error):
         return StorageError(f"{cannot}: whoever asks pays for this bucket; give `user_project` in the credentials")
     gave_up = f"gave up after {request.deadline_seconds:.0f} s: " if _can_be_retried(error) else ""
@@ -152,12 +161,20 @@ def _can_be_retried(error: BaseException) -> bool:
 
     if is_unauthenticated(error) or is_forbidden(error) or isinstance(error, ShardmillError):
         return False
-    if _has_code(error, "NoSuchUpload"):  # the answer that it is complete was lost; it can be uploaded anew
+    if _has_code(error, *_TEMPORARY):
         return True
+    if _is_of_another_region(error):
+        return False
     if isinstance(error, failures.GenericError):
         status = _status(error)
         return status is None or status in (408, 429) or (status >= 500 and status != 501)
     return isinstance(error, ConnectionError | TimeoutError)
+
+
+def _is_of_another_region(error: BaseException) -> bool:
+    """S3: a redirect without a target, or a signature for the wrong region."""
+    text = str(error)
+    return "Received redirect without" in text or _has_code(error, "AuthorizationHeaderMalformed", "PermanentRedirect")
 
 
 def _status(error: BaseException) -> int | None:

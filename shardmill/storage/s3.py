@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from shardmill.errors import AccessDeniedError, ConfigurationError
 from shardmill.storage.credentials import ANONYMOUS, GCSCredentials, S3Credentials, reveal
@@ -57,7 +58,11 @@ class S3Store(ObjectStore):
             "region": self._provider.region,
         }
         if given.service_url:
-            config["endpoint"] = given.service_url
+            parts = urlsplit(given.service_url)
+            host = (
+                parts.netloc if given.path_style else f"{bucket}.{parts.netloc}"
+            )  # obstore adds no bucket to an endpoint
+            config["endpoint"] = parts._replace(netloc=host).geturl()
         if given.anonymous:
             config["skip_signature"] = True
             return Client(bucket, config=config, **options)
@@ -118,7 +123,11 @@ class S3Store(ObjectStore):
         return data, ObjectInfo(self._uri(bucket, name), len(data), version, modified)
 
     def filesystem(self) -> Any:
-        """Of s3fs."""
+        """Of s3fs. It keeps the keys that it begins with, for as long as they last."""
+        if self._scheme != "s3":
+            raise ConfigurationError(
+                f"there is no file system for {self._scheme}:// by HMAC key: use the verbs of Storage"
+            )
         import s3fs
 
         given = self._given
@@ -130,6 +139,7 @@ class S3Store(ObjectStore):
             token=keys.get("token"),
             endpoint_url=given.service_url,
             client_kwargs={"region_name": given.region} if given.region else {},
+            config_kwargs={"s3": {"addressing_style": "path" if given.path_style else "virtual"}},
         )
 
     def _boto3(self) -> Any:
@@ -325,13 +335,13 @@ def _is_temporary(error: Exception) -> bool:
     """Whether the same request may succeed later."""
     from botocore import exceptions as failures
     from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
 
     if isinstance(error, failures.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status in (408, 429) or _code(error) in ("RequestTimeout", "Throttling", "SlowDown")
-    return isinstance(
-        error, failures.HTTPClientError | failures.ConnectionError | failures.IncompleteReadError | ResponseParserError
-    )
+    lost = failures.HTTPClientError | failures.ConnectionError | failures.IncompleteReadError | HTTPError
+    return isinstance(error, lost | ResponseParserError)
 
 
 def _interrupted(error: Exception) -> ConnectionError:

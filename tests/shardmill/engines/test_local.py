@@ -152,6 +152,16 @@ def test_what_the_progress_sink_raises_cancels_the_run_at_once(packed, tmp_path:
     assert not list(home.glob(".shardmill-scratch/*"))
 
 
+def test_workers_see_variables_that_were_set_after_the_fork_server_started(
+    packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in ("one", "two"):
+        monkeypatch.setenv("LATE", value)
+        source = f"import os\n\ndef transform(sample):\n    return sample if os.environ['LATE'] == {value!r} else 1"
+        dataset, shards = packed(source)
+        assert transform(dataset, shards, workers=8).commit.total_samples == shards.commit.total_samples
+
+
 @pytest.mark.parametrize("workers", [2, 8])
 def test_progress_counts_every_sample_once(packed, workers: int) -> None:
     seen: list[Progress] = []

@@ -104,7 +104,7 @@ def heedless(s3_server: S3Server) -> Iterator[str]:
             return reply
 
     async def serve() -> None:
-        application = web.Application()
+        application = web.Application(client_max_size=1 << 26)
         application.router.add_route("*", r"/{path:[\s\S]*}", answer)
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
@@ -127,13 +127,19 @@ def heedless(s3_server: S3Server) -> Iterator[str]:
     thread.join(10)
 
 
-def test_a_store_that_ignores_preconditions_is_found_out(heedless: str, s3_server: S3Server, s3_bucket: str) -> None:
+def test_a_store_that_ignores_preconditions_is_found_out_and_every_run_says_so(
+    heedless: str, s3_server: S3Server, s3_bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
     storage = of_keys(s3_server.writer, heedless)
     folder = f"s3://{s3_bucket}/folder"
     findings = {each.verb: each.problem for each in check_storage(storage, folder)}
-    assert {verb for verb, problem in findings.items() if problem} == {"replace"}
+    assert {verb for verb, problem in findings.items() if problem} == {"replace"}, findings
     assert "ignores write preconditions" in str(findings["replace"])
     assert not storage.store(folder).honours_preconditions(folder)
+    for _ in range(2):
+        storage.check_writable(folder)
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"s3://{s3_bucket} ignores write preconditions: of two runs that commit one partition")
     assert list(of_keys(s3_server.writer, s3_server.url).list(folder)) == []
 
 

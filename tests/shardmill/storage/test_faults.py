@@ -202,7 +202,8 @@ def test_a_broken_server_is_one_clear_error_within_the_deadline_of_every_verb(
 
 
 def check_deadline(place: Place, fault_proxy: StartProxy, tmp_path: Path, verb: str, broken: str) -> None:
-    place.put(place.uri("a"), b"data")
+    for name in ("a", "a\n"):
+        place.put(place.uri(name), b"data")
     proxy = fault_proxy(place.server_url, kinds=() if broken == "dead" else (broken,), rate=1.0, stall_seconds=30)
     proxy.dead = broken == "dead"
     storage = place.through(proxy.url, **HASTY)

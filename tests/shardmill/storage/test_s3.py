@@ -1,17 +1,20 @@
 """Every way to be somebody to S3, against servers that enforce it: SeaweedFS, and moto for sessions and roles."""
 
+import threading
 import time
+import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shardmill.errors import AccessDeniedError, ConfigurationError, StorageError
-from shardmill.storage import S3Credentials, Storage, s3
+from shardmill.storage import ObjectInfo, S3Credentials, Storage, s3
 from tests.servers import S3Keys, S3Server, STSServer
 from tests.servers.fixtures import StartProxy
 from tests.shardmill.storage.conftest import SHORT, assert_reads, of_keys, use
@@ -283,3 +286,92 @@ def test_a_role_server_that_is_gone_is_an_error_within_the_deadline(
         storage.read("s3://role-only/a")
     assert time.monotonic() - started < 5
     assert not isinstance(caught.value, AccessDeniedError)
+
+
+# What SeaweedFS never answers, and S3 does
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[int, str], str]]:
+    """`answering(403, body)` is the URL of a server that answers just that, whatever it is asked."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(status: int, body: str) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                data = body.format(token=self.headers.get("x-amz-security-token")).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(data)
+
+            do_GET = do_HEAD = do_PUT = do_DELETE = answer
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def at(endpoint: str, **given: Any) -> Storage:
+    keys = {"access_key_id": "A", "secret_access_key": "canary-secret", "session_token": "canary-token"}
+    return Storage((S3Credentials(endpoint=endpoint, region="us-east-1", **{**keys, **SHORT, **given}),))
+
+
+def test_an_answer_that_quotes_the_token_stays_out_of_the_error(answering: Callable[[int, str], str]) -> None:
+    body = "<Error><Code>SignatureDoesNotMatch</Code><Quoted>x-amz-security-token:{token}</Quoted></Error>"
+    storage = at(answering(403, body))
+    for act in (
+        lambda: storage.read("s3://b/a"),
+        lambda: storage.read("s3://b/a\n"),
+        lambda: list(storage.list("s3://b")),
+        lambda: storage.replace("s3://b/a", b"", None),
+    ):
+        with pytest.raises(AccessDeniedError) as caught:
+            act()
+        told = "".join(traceback.format_exception(caught.value))
+        assert "access key A" in told
+        assert "canary" not in told
+        assert caught.value.__cause__ is caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "says"),
+    [
+        (301, "PermanentRedirect", "the bucket is in another region; give its `region`"),
+        (400, "AuthorizationHeaderMalformed", "the bucket is in another region; give its `region`"),
+        (403, "RequestTimeTooSkewed", "this machine's clock is wrong"),
+        (501, "NotImplemented", "the server lacks something that Shardmill needs"),
+    ],
+)
+def test_what_no_other_try_can_mend_is_said_at_once(
+    answering: Callable[[int, str], str], status: int, code: str, says: str
+) -> None:
+    storage = at(answering(status, f"<Error><Code>{code}</Code></Error>"))
+    started = time.monotonic()
+    with pytest.raises(StorageError, match=says):
+        storage.read("s3://b/a")
+    assert time.monotonic() - started < SHORT["deadline_seconds"] / 2
+
+
+def test_virtual_addressing_puts_the_bucket_before_the_host_of_an_endpoint() -> None:
+    storage = at("https://s3.example.org:9000", addressing="virtual")
+    client = storage.store("s3://b/a").connect("b", {})  # type: ignore[attr-defined]
+    assert client.config["endpoint"] == "https://b.s3.example.org:9000"
+
+
+def test_a_server_that_never_ends_a_listing_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = [ObjectInfo(f"s3://b/{number}", 1, "v", 0.0) for number in range(3)]
+    monkeypatch.setattr(s3.S3Store, "page", lambda *_: (page, False))
+    with pytest.raises(StorageError, match="cannot list s3://b: the server begins anew"):
+        list(at("http://127.0.0.1:9").list("s3://b"))
