@@ -96,7 +96,11 @@ def heedless(s3_server: S3Server) -> Iterator[str]:
             ClientSession(auto_decompress=False) as session,
             session.request(request.method, url, headers=dict(signed.headers.items()), data=body or None) as upstream,
         ):
-            kept = {name: upstream.headers[name] for name in ("ETag", "Last-Modified") if name in upstream.headers}
+            kept = {
+                name: upstream.headers[name]
+                for name in ("ETag", "Last-Modified", "Content-Range")
+                if name in upstream.headers
+            }
             data = await upstream.read()
             reply = web.Response(status=upstream.status, body=data, headers=kept)
             if request.method == "HEAD":
