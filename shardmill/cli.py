@@ -27,7 +27,7 @@ from shardmill.samples import image_format
 from shardmill.shards.commit import Commit
 from shardmill.sources.names import encode_key
 from shardmill.storage import Storage, absolute_uri, load_credentials
-from shardmill.storage.check import check_storage
+from shardmill.storage.check import check_storage, impatient
 from shardmill.verify import read_with_webdataset, verify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -243,12 +243,12 @@ def check_storage_command(
     """List, read, write, replace and delete below each URI with the credentials for it; say what is missing."""
     problems = 0
     with _readable_errors():
-        storage = _storage(credentials)
-        for uri in map(absolute_uri, uris):
-            findings = list(check_storage(storage, uri, source))
-            # Only now: that a key is whose is known once it has been read.
-            console.print(f"{escape(uri)} as {escape(storage.store(uri).identity)}", highlight=False, soft_wrap=True)
-            for finding in findings:
+        storage = impatient(_storage(credentials))
+        stores = {uri: storage.store(uri) for uri in map(absolute_uri, uris)}
+        for uri, store in stores.items():
+            for number, finding in enumerate(check_storage(storage, uri, source)):
+                if number == 0:  # only now: whose a key is, is known once it has been read
+                    console.print(f"{escape(uri)} as {escape(store.identity)}", highlight=False, soft_wrap=True)
                 problems += finding.problem is not None
                 console.print(f"  {finding.verb}: {escape(finding.problem or 'ok')}", highlight=False, soft_wrap=True)
     if problems:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from shardmill.errors import ConflictError, ShardmillError, StorageError
+from shardmill.storage.credentials import GCSCredentials, S3Credentials
 from shardmill.storage.object_store import PROBE, UPLOAD_PART_BYTES
 from shardmill.storage.storage import Storage
 from shardmill.storage.uris import join_uri
 
 SOURCE_VERBS = ("list", "read")
 """What a dataset's source needs; its root needs all."""
+
+
+_DEADLINE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ def check_storage(storage: Storage, folder: str, source_only: bool = False) -> I
 
     def read_listed() -> None:
         first = listed[0] if listed else uri  # who may not read is refused an object that does not exist, too
-        if storage.stat(first):
+        with suppress(FileNotFoundError):
             storage.read_range(first, 0, 1)
 
     yield _tried("list", list_first)
@@ -50,6 +55,16 @@ def check_storage(storage: Storage, folder: str, source_only: bool = False) -> I
     yield written
     yield _tried("replace", lambda: _replace(storage, uri))
     yield _tried("delete", lambda: storage.delete(uri))
+
+
+def impatient(storage: Storage) -> Storage:
+    """The same credentials, for somebody who waits for an answer: nothing is tried again for minutes."""
+    return Storage(
+        tuple(
+            item.model_copy(update={"deadline_seconds": min(item.deadline_seconds, _DEADLINE_SECONDS)})
+            for item in (*storage.credentials, GCSCredentials(), S3Credentials())
+        )
+    )
 
 
 def _tried(verb: str, act: Callable[[], object]) -> Finding:

@@ -30,9 +30,11 @@ ANONYMOUS = "an anonymous caller"
 def _checked_endpoint(url: str) -> str:
     """The URL as it is. Raises ValueError if it is none: on such the clients of the stores fail without a word why."""
     try:
-        TypeAdapter(HttpUrl).validate_python(url)
+        parts = TypeAdapter(HttpUrl).validate_python(url)
     except ValidationError:
-        raise ValueError("an endpoint is a URL such as https://storage.example.com or http://127.0.0.1:9000") from None
+        parts = None
+    if parts is None or parts.username or parts.password:  # errors show the URL
+        raise ValueError("an endpoint is a URL such as https://storage.example.com or http://127.0.0.1:9000")
     return url
 
 

@@ -64,7 +64,8 @@ class S3Store(ObjectStore):
             )  # obstore adds no bucket to an endpoint
             config["endpoint"] = parts._replace(netloc=host).geturl()
         if given.anonymous:
-            config["skip_signature"] = True
+            # obstore would complain of one key without the other in the environment.
+            config |= {"skip_signature": True, "access_key_id": "unused", "secret_access_key": "unused"}
             return Client(bucket, config=config, **options)
         return Client(bucket, config=config, credential_provider=self._provider, **options)
 

@@ -64,6 +64,13 @@ def test_credentials_that_are_none_are_a_finding(credentials: S3Credentials | GC
     assert first.problem
 
 
+def test_a_bucket_that_does_not_exist_is_a_finding_of_every_verb(place: Place) -> None:
+    findings = list(check_storage(place.storage, f"{place.folder.partition('://')[0]}://no-such-bucket/a"))
+    assert [finding.verb for finding in findings] == ["list", "read", "write"]
+    assert all("there is no bucket" in str(finding.problem) for finding in findings[:2]), findings
+    assert findings[2].problem  # SeaweedFS says that the permission is missing
+
+
 def test_a_store_that_fails_is_a_finding(place: Place, fault_proxy: StartProxy) -> None:
     proxy = fault_proxy(place.server_url, rate=1.0, kinds=("500",))
     storage = place.through(proxy.url, request_seconds=1, deadline_seconds=0.5)

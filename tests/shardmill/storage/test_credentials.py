@@ -40,6 +40,7 @@ CANARY = "canary-7f3c9a51e2"
         (S3Credentials, {"deadline_seconds": -1}, "deadline_seconds"),
         (S3Credentials, {"addressing": CANARY}, "addressing"),
         (S3Credentials, {"endpoint": f"http://{CANARY} x:y"}, "an endpoint is a URL such as"),
+        (S3Credentials, {"endpoint": f"http://user:{CANARY}@127.0.0.1:9000"}, "an endpoint is a URL such as"),
         (S3Credentials, {"sts_endpoint": f"{CANARY}:9000"}, "an endpoint is a URL such as"),
         (GCSCredentials, {"iam_endpoint": f"ftp://{CANARY}"}, "an endpoint is a URL such as"),
     ],

@@ -288,6 +288,16 @@ def test_a_role_server_that_is_gone_is_an_error_within_the_deadline(
     assert not isinstance(caught.value, AccessDeniedError)
 
 
+def test_an_anonymous_caller_does_not_use_the_environment(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3_server.client().put_object(Bucket="public", Key="seen", Body=b"data")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    storage = Storage((S3Credentials(endpoint=s3_server.url, anonymous=True, **SHORT),))
+    assert storage.read("s3://public/seen") == b"data"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "LABNOBODY")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "canary")
+    assert "s3://public/seen" in {info.uri for info in storage.list("s3://public")}
+
+
 # What SeaweedFS never answers, and S3 does
 
 
