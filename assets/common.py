@@ -1,5 +1,6 @@
 """What the five assets share: keys, tags, partitions, and one function for one or several partitions."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -66,10 +67,12 @@ def lazy_output(context: dg.AssetExecutionContext, make: Callable[[str], LazySha
         digests = {partition: item.digest for partition, item in lazy.items()}  # reads the weights, for one
     except ShardmillError as error:
         raise failure(error) from error
-    if len(lazy) == 1:
-        ((partition, only),) = lazy.items()
-        return dg.Output(only, data_version=dg.DataVersion(digests[partition]))
-    return dg.Output(lazy, data_version=dg.DataVersion(fingerprint(partitions=digests)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # data_version is
+        if len(lazy) == 1:
+            ((partition, only),) = lazy.items()
+            return dg.Output(only, data_version=dg.DataVersion(digests[partition]))
+        return dg.Output(lazy, data_version=dg.DataVersion(fingerprint(partitions=digests)))
 
 
 def each_partition(

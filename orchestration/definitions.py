@@ -1,5 +1,6 @@
 """What Dagster loads: every dataset below `defs/`, and the resources that they share."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ def build_defs(
     if datasets is None:
         # Not `dg.load_from_defs_folder`: to list component types it imports every installed integration, and every run
         # would wait seconds for dagster-gcp and dagster-aws.
-        datasets = dg.ComponentTree.for_project(Path(__file__).parent).build_defs(Path())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            warnings.simplefilter("ignore", dg.PreviewWarning)  # of Dagster's own loader
+            datasets = dg.ComponentTree.for_project(Path(__file__).parent).build_defs(Path())
     overrides = dict(resource_overrides or {})
     storage = overrides.pop("storage", None) or StorageResource.from_environment()
     engine = overrides.pop("engine", None) or LocalEngineResource()

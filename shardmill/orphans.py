@@ -26,9 +26,10 @@ class StoredPartition:
     def remove_orphans(self, grace_seconds: float, dry_run: bool = False) -> Iterator[ObjectInfo]:
         """Delete the shard files that no index names and that are older than the grace time; yields each.
 
-        A run that is at work publishes shards before it commits them: the grace time has to be longer than any run. The
-        index is read after the listing, and again whenever it changed meanwhile, so that what it names is never among
-        them. Raises CorruptionError for an index that cannot be read: any of its files may be named by it.
+        A run that is at work publishes shards before it commits them, and one that resumes renews the indexes of those
+        that it finds: the grace time has to be longer than any run. `index.json` is read after the listing, and again
+        whenever it changed meanwhile, so that what it names is never among them. Raises CorruptionError for an index
+        that cannot be read: any of its files may be named by it.
         """
         uri = join_uri(self.folder, self.layout.commit)
         with nullcontext() if dry_run else self.storage.exclusive(self.folder):
@@ -36,7 +37,7 @@ class StoredPartition:
             version: str | None = None
             for info in self.files:
                 name = relative_to(self.folder, info.uri)
-                if time.time() - info.modified <= grace_seconds or not self.layout.is_shard_file(name):
+                if not self.layout.is_shard_file(name) or self._is_young(info, name, grace_seconds):
                     continue
                 present = self.storage.stat(uri)
                 if named is None or (present.version if present else None) != version:
@@ -45,6 +46,13 @@ class StoredPartition:
                     if not dry_run:
                         self.storage.delete(info.uri)
                     yield info
+
+    def _is_young(self, info: ObjectInfo, name: str, grace_seconds: float) -> bool:
+        """Whether the file, or the index of its shard as it is now, is within the grace time."""
+        if time.time() - info.modified <= grace_seconds:
+            return True
+        index = self.storage.stat(join_uri(self.folder, self.layout.index_beside(name)))
+        return index is not None and time.time() - index.modified <= grace_seconds
 
     def _named(self) -> tuple[set[str], str | None]:
         commit, version = read_commit(self.storage, self.folder, self.layout.suffix)

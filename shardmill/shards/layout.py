@@ -46,6 +46,10 @@ class Layout:
         """A picture of the shard, where the stage draws one."""
         return f"{self.side}{shard}-{fingerprint[:12]}.png"
 
+    def index_beside(self, name: str) -> str:
+        """The index of the shard that a shard file belongs to."""
+        return f"{self.side}{name.removeprefix(self.side).partition('.')[0]}.index.parquet"
+
     def is_shard_file(self, name: str) -> bool:
         """Whether a name in the folder is a file of some shard."""
         stem, _, rest = name.removeprefix(self.side).partition(".")

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.embedders import EmbedderSpec
-from shardmill.errors import CorruptionError, TooManyRejectsError
+from shardmill.errors import ConflictError, CorruptionError, TooManyRejectsError
 from shardmill.images import MAX_PIXELS
 from shardmill.progress import ProgressMeter, ProgressSink, silent
 from shardmill.shards.commit import (
@@ -152,6 +152,8 @@ class LazyShardSet:
         committed, version = read_commit(storage, folder, self.stage.suffix)
         made = 0
         entries = self.standing(storage, folder, committed)
+        if not storage.excludes(folder):
+            self._claim(storage, folder, entries, committed)
         while True:
             todo = [
                 PlannedShard(shard, digest)
@@ -205,6 +207,30 @@ class LazyShardSet:
             if all(sizes[file] == size for file, size in file_sizes(entry, layout).items()):
                 standing[digest] = entry
         return standing
+
+    def _claim(self, storage: Storage, folder: str, entries: dict[str, ShardEntry], committed: Commit | None) -> None:
+        """Write the indexes of shards that no commit names anew: `gc` spares what is young, and may be at work.
+
+        A shard whose index is gone, or somebody else's by now, is left out of `entries`.
+        """
+        layout = Layout(self.stage.suffix)
+        known = {entry.fingerprint for entry in committed.shards} if committed else set()
+        adopted = [entry for digest, entry in entries.items() if digest not in known]
+
+        def renew(entry: ShardEntry) -> bool:
+            uri = join_uri(folder, layout.index(entry.id, entry.fingerprint))
+            try:
+                data, info = storage.read_version(uri)
+                storage.replace(uri, data, info.version)
+            except ConflictError:  # renewed by another run, or made anew
+                return True
+            except FileNotFoundError:
+                return False
+            return True
+
+        for entry, stands in zip(adopted, bounded_map(renew, adopted, REQUESTS_AT_ONCE), strict=True):
+            if not stands:
+                del entries[entry.fingerprint]
 
     def _is_left_whole(self, result: ShardSet, before: Commit | None) -> bool:
         """Whether all that was just committed stands, where nobody could be kept out; or another commit supersedes it.

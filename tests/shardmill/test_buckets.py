@@ -19,6 +19,7 @@ from shardmill import chain
 from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec, suffix_of
 from shardmill.engines import LocalEngine
 from shardmill.errors import AccessDeniedError, EngineError
+from shardmill.orphans import stored_partitions
 from shardmill.shards.commit import ShardEntry, file_names
 from shardmill.shards.layout import Layout
 from shardmill.stages.shard_set import ShardSet
@@ -294,8 +295,9 @@ def test_a_killed_command_costs_the_shard_at_hand_and_nothing_else(
         run(dataset)
     after = root.contents()
     for stem in finished:
-        for suffix in (".tar", ".index.parquet"):
-            assert after[stem + suffix] == before[stem + suffix]
+        assert after[f"{stem}.tar"] == before[f"{stem}.tar"]
+        digests = [contents[f"{stem}.index.parquet"][0] for contents in (before, after)]
+        assert digests[0] == digests[1]  # its date is renewed, for gc
     assert_stored({asset: found for asset in ASSETS if (found := chain.stored(dataset, asset, "p"))}, root)
 
 
@@ -398,6 +400,34 @@ def test_gc_removes_what_no_index_names_once_it_is_old(
     assert {"d/webdataset_shards/p/notes.txt", "d/webdataset_shards/readme.tar", *tars} <= found.keys()
     assert {name: found[name][0] for name in kept} == {name: state[0] for name, state in kept.items()}
     assert {shards.made for shards in run(dataset).values()} == {0}
+
+
+@pytest.mark.parametrize("kind", BUCKETS)
+def test_gc_spares_old_files_that_a_run_has_found_and_may_be_about_to_commit(
+    place: NewPlace, raw: Path, kind: Kind
+) -> None:
+    class Interrupted(LocalEngine):
+        def run(self, *arguments: Any) -> Iterator[ShardEntry]:
+            _, shards, *_ = arguments
+            if shards:
+                raise EngineError("interrupted")
+            return iter(())
+
+    source, root = place("file"), place(kind)
+    source.fill(raw)
+    dataset = dataset_of(source, root)
+    whole = run(dataset)["webdataset_shards"]
+    root.storage.delete(f"{whole.folder}/index.json")  # as if the run had been killed before it
+    [old] = [found for found in stored_partitions(dataset) if found.folder == whole.folder]
+    time.sleep(3)
+    missing = min(name for name in root.contents("d/webdataset_shards/p") if name.endswith(".tar"))
+    root.storage.delete(f"{root.uri}/{missing}")  # so that there is something to make
+    with pytest.raises(EngineError):
+        run(dataset, "webdataset_shards", Interrupted(1))
+    removed = {info.uri.rpartition("/")[2] for info in old.remove_orphans(grace_seconds=2)}
+    stem = missing.rpartition("/")[2].removesuffix(".tar")
+    assert removed == {f"{stem}.tar", f"{stem}.index.parquet"}  # as they stood in the listing
+    assert run(dataset)["webdataset_shards"].made == 1
 
 
 @pytest.mark.parametrize("kind", ["gs", pytest.param("s3", marks=pytest.mark.slow)])
