@@ -153,6 +153,24 @@ def test_a_range_ends_where_the_object_ends(any_place: Place) -> None:
     assert any_place.storage.read_range(any_place.uri("empty"), 0, 1) == b""
 
 
+def test_a_listing_that_changes_underneath_gives_what_stays_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (gcs, s3):
+        monkeypatch.setattr(module, "_PAGE", 3)
+    for number in range(10):
+        place.put(place.uri(f"{number}"), b"data")
+    listing = place.storage.list(place.folder)
+    seen = [next(listing).uri for _ in range(3)]
+    for name in ("1", "2", "5"):  # the last that was listed, too: the next page begins after it
+        place.storage.delete(place.uri(name))
+    for name in ("0-new", "8-new"):
+        place.put(place.uri(name), b"data")
+    place.put(place.uri("7"), b"other data")
+    sizes = {info.uri: info.size for info in listing}
+    seen += sizes
+    assert seen == [place.uri(name) for name in ("0", "1", "2", "3", "4", "6", "7", "8", "8-new", "9")]
+    assert sizes[place.uri("7")] == len(b"other data")
+
+
 def test_read_version_gives_bytes_and_version_that_belong_together(place: Place) -> None:
     uri = place.uri("a")
     versions: dict[str, bytes] = {}
