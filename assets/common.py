@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from datetime import datetime, time
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -10,6 +12,7 @@ from resources.failures import failure
 from resources.shard_set_io_manager import MASKS, MAX_REJECT_RATIO, ROOT, SUFFIX
 from shardmill.dataset import AssetName, DatasetSpec, suffix_of
 from shardmill.errors import ShardmillError
+from shardmill.partitions import TimePartitions
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.stages.shard_set import LazyShardSet, ShardSet
 
@@ -28,8 +31,20 @@ def asset_key(spec: DatasetSpec, asset: AssetName) -> dg.AssetKey:
 
 
 def partitions_of(spec: DatasetSpec) -> dg.PartitionsDefinition:
-    """The dataset's partitions."""
-    return dg.StaticPartitionsDefinition(spec.partitions)
+    """The dataset's partitions. Prefixes and batches are added by the sensor, under the dataset's name."""
+    declared = spec.partitions
+    if isinstance(declared, TimePartitions):
+        cron = {"hour": "0 * * * *", "day": "0 0 * * *", "month": "0 0 1 * *"}[declared.every]
+        return dg.TimeWindowPartitionsDefinition(
+            start=datetime.combine(declared.start, time(), ZoneInfo(declared.timezone)),
+            fmt=declared.key_format,
+            timezone=declared.timezone,
+            cron_schedule=cron,
+            end_offset=1,  # the window that is open now has objects already
+        )
+    if isinstance(declared, list):
+        return dg.StaticPartitionsDefinition(declared)
+    return dg.DynamicPartitionsDefinition(name=spec.name)
 
 
 def code_version(stage: str, version: int, parameters: Mapping[str, Any]) -> str:
@@ -42,6 +57,7 @@ def asset_options(spec: DatasetSpec, asset: AssetName, kinds: set[str], code: st
     return {
         "key": asset_key(spec, asset),
         "partitions_def": partitions_of(spec),
+        "backfill_policy": dg.BackfillPolicy.multi_run(spec.partitions_per_run),
         "io_manager_key": IO_MANAGER,
         "group_name": spec.name,
         "owners": spec.owners or None,

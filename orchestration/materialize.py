@@ -35,7 +35,7 @@ def main(file: Path) -> int:
         with dg.DagsterInstance.get() as instance:
             runs = {
                 partition: _materialize(dataset, partition, instance)
-                for partition in dataset.spec.partitions
+                for partition in dataset.partitions()
                 if not _is_up_to_date(dataset, partition)
             }
         console.print(_table(dataset, runs))
@@ -99,7 +99,7 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
 def _table(dataset: Dataset, runs: Mapping[str, _Run]) -> Table:
     """A row a partition: what is stored, what was rejected at any stage, and how fast this run was."""
     table = Table("partition", "samples", "shards", "bytes", "embeddings", "rejects by reason", "images/s")
-    for partition in dataset.spec.partitions:
+    for partition in dataset.partitions():
         sets = {asset: chain.stored(dataset, asset, partition) for asset in ASSETS}
         commits = {asset: found.commit if found else None for asset, found in sets.items()}
         stored = [commit for asset in ASSETS if (commit := commits[asset])]

@@ -8,23 +8,41 @@ from typing import Literal
 
 from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec, suffix_of
 from shardmill.embedders import choose_runtime
+from shardmill.errors import ConfigurationError
+from shardmill.partitions import BatchPartitions
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, read_commit
-from shardmill.sources import Manifest, list_source
+from shardmill.sources import Manifest
 from shardmill.stages.embedding_map import has_basis, map_of
 from shardmill.stages.engine import Engine
 from shardmill.stages.list_objects import ListedObjects, ListStage
 from shardmill.stages.pack import PackStage
 from shardmill.stages.shard_set import LazyShardSet, ShardSet, pack
+from shardmill.storage import join_uri, relative_to
 from shardmill.transforms import build_transform
 
 State = Literal["missing", "stale", "up to date"]
 
 
 def raw_images(dataset: Dataset, partition: str) -> LazyShardSet:
-    """The partition's objects, listed now."""
-    manifest = list_source(dataset.spec.source, partition, dataset.storage)
+    """The partition's objects, listed now. Raises ConfigurationError if there are none, and never were any."""
+    manifest = dataset.manifest(partition)
+    if not manifest.objects and stored(dataset, "raw_images", partition) is None:
+        raise ConfigurationError(_nothing_there(dataset, partition))
     return LazyShardSet(ListStage(), [ListedObjects(manifest)])
+
+
+def _nothing_there(dataset: Dataset, partition: str) -> str:
+    source = dataset.spec.source
+    if source.table is not None:
+        return f"the table {dataset.partitioning.folder(partition, dataset.storage)} has no rows"
+    if isinstance(dataset.spec.partitions, BatchPartitions):
+        return f"none of the objects of {partition} is there any more: nothing was made of it"
+    patterns = " that fits the patterns of `components`" if source.components else ""
+    return (
+        f"no object below {dataset.partitioning.folder(partition, dataset.storage)}/{patterns}: check the source's uri "
+        f"and that partition {partition!r} exists"
+    )
 
 
 def webdataset_shards(dataset: Dataset, raw: ShardSet) -> LazyShardSet:
@@ -48,7 +66,7 @@ def embedding_map(dataset: Dataset, table: ShardSet) -> LazyShardSet:
     spec = dataset.spec
 
     def others() -> Iterator[ShardSet]:
-        for partition in spec.partitions:
+        for partition in stored_partitions(dataset, "embeddings"):
             other = stored(dataset, "embeddings", partition)
             if other is not None:
                 yield other
@@ -71,6 +89,8 @@ def read_manifest(raw: ShardSet) -> Manifest:
     """The manifest that a committed `raw_images` partition holds. Raises CorruptionError."""
     import pyarrow.parquet as pq
 
+    if not raw.commit.shardlist:
+        return Manifest.from_objects([])
     with raw.open_table(raw.commit.shardlist[0]) as stream:
         return Manifest(pq.ParquetFile(stream).read())
 
@@ -97,6 +117,15 @@ def stored(dataset: Dataset, asset: AssetName, partition: str) -> ShardSet | Non
     return ShardSet(dataset.storage, folder, commit) if commit else None
 
 
+def stored_partitions(dataset: Dataset, asset: AssetName) -> list[str]:
+    """The partitions of an asset that are committed, in order."""
+    if isinstance(dataset.spec.partitions, list):
+        return dataset.spec.partitions
+    folder = join_uri(dataset.home, asset)
+    names = (relative_to(folder, info.uri).split("/") for info in dataset.storage.list(folder))
+    return sorted(name[0] for name in names if name[1:] == ["index.json"])
+
+
 def write(
     dataset: Dataset,
     asset: AssetName,
@@ -114,7 +143,7 @@ def run(
     dataset: Dataset, partition: str, engine: Engine, progress: ProgressSink = silent
 ) -> Iterator[tuple[AssetName, ShardSet]]:
     """Bring a partition up to date, asset by asset, without Dagster. Mistakes in the file show first."""
-    dataset.folder("raw_images", partition)
+    dataset.folder("raw_images", partition)  # there is such a partition
     check_transform_and_model(dataset)
     choose_runtime(dataset.spec.resolved_embedder)
     upstream: ShardSet | None = None

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shardmill.embedders.protocol import EMBEDDERS, unknown_model
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
 from shardmill.images import MAX_PIXELS
+from shardmill.partitions import (
+    BatchPartitions,
+    Partitioning,
+    PartitionsSpec,
+    is_batch_key,
+    partitioning_of,
+    read_batch,
+    sealed_batches,
+)
 from shardmill.shards.layout import Suffix
 from shardmill.shards.spec import ShardSpec
+from shardmill.sources import Manifest, list_source, manifest_of
 from shardmill.sources.spec import SourceSpec
 from shardmill.storage import Storage, absolute_uri, join_uri
 from shardmill.transforms.spec import TransformSpec
+from shardmill.upkeep import BackfillSpec, SensorSpec
 
 AssetName = Literal["raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map"]
 ASSETS: tuple[AssetName, ...] = (
@@ -45,8 +56,18 @@ class DatasetSpec(BaseModel):
     root: str
     """URI below which everything is stored, as `<root>/<name>/<asset>/<partition>/`."""
     source: SourceSpec
-    partitions: Annotated[list[str], Field(min_length=1)]
-    """Keys of the partitions; `{partition}` in the source stands for each."""
+    partitions: PartitionsSpec
+    """Their keys, or what they follow from: time, prefixes, or batches of new objects."""
+    partitions_per_run: Annotated[int, Field(gt=0)] = 1
+    """How many a run of the sensor, of the schedule or of a backfill takes at most."""
+    sensor: SensorSpec | None = None
+    """If given, new, changed and deleted objects have their partitions run."""
+    backfill: BackfillSpec | None = None
+    """If given, missing, failed and stale partitions are run on a schedule."""
+    automation: bool = False
+    """Whether an asset follows the one before it whenever that was materialized, by whomever."""
+    fresh_hours: Annotated[float, Field(gt=0)] | None = None
+    """If given, Dagster warns when the last materialization is older."""
     shards: ShardSpec = ShardSpec()
     transform: TransformSpec = TransformSpec(operations=[])
     embedder: EmbedderSpec = EmbedderSpec()
@@ -67,23 +88,14 @@ class DatasetSpec(BaseModel):
         """The embedder, on a CUDA device and nowhere else if the dataset says `gpu: true`."""
         return self.embedder.model_copy(update={"runtime": "cuda"}) if self.gpu else self.embedder
 
-    @field_validator("partitions")
-    @classmethod
-    def _legal_partitions(cls, partitions: list[str]) -> list[str]:
-        for key in partitions:
-            if not re.fullmatch(r"[A-Za-z0-9_=+-][A-Za-z0-9_.=+-]*", key) or "..." in key:
-                raise ValueError(f"partition {key!r}: use letters, digits and _ . = + -, not beginning with a dot")
-        if len(set(partitions)) != len(partitions):
-            raise ValueError("partitions must be different from each other")
-        return partitions
-
     @model_validator(mode="after")
     def _consistent(self) -> DatasetSpec:
-        template = self.source.uri or self.source.table or ""
-        if len(self.partitions) > 1 and "{partition}" not in template:
-            raise ValueError(
-                f"the source {template!r} lacks {{partition}}: every partition would hold the same samples"
-            )
+        if "{{" not in (self.source.uri or self.source.table or ""):  # a template that is not filled in yet
+            partitioning_of(self.partitions, self.source.uri or self.source.table or "")
+        if self.source.table is not None and (self.sensor or not isinstance(self.partitions, list)):
+            raise ValueError("a source that is a table has declared partitions and no sensor")
+        if isinstance(self.partitions, BatchPartitions) and self.source.marker:
+            raise ValueError("a marker says that a partition is complete; a batch is when it is sealed")
         family = self.embedder.model.partition("/")[0]
         if family not in EMBEDDERS and "{{" not in family:
             raise ValueError(str(unknown_model(self.embedder.model, list(EMBEDDERS))))
@@ -115,7 +127,7 @@ def load_dataset(file: Path, storage: Storage | None = None) -> Dataset:
             DatasetSpec.model_validate(_rendered(content.get("attributes", content), file)), storage or Storage()
         )
     except ValidationError as error:
-        problems = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'dataset'}: {e['msg']}" for e in error.errors())
+        problems = "\n".join(f"  {_field(e['loc'])}: {e['msg']}" for e in error.errors())
         raise ConfigurationError(f"{file} declares no valid dataset:\n{problems}") from error
 
 
@@ -126,11 +138,30 @@ class Dataset:
     spec: DatasetSpec
     storage: Storage = field(default_factory=Storage)
 
+    @cached_property
+    def partitioning(self) -> Partitioning:
+        """How the source is partitioned."""
+        return partitioning_of(self.spec.partitions, self.spec.source.uri or self.spec.source.table or "")
+
+    def partitions(self) -> list[str]:
+        """The partitions, in order: those declared, or those that the source holds objects of now, or the batches."""
+        if isinstance(self.spec.partitions, BatchPartitions):
+            return sealed_batches(self.storage, self.home)
+        return self.partitioning.keys(self.storage)
+
+    def manifest(self, partition: str) -> Manifest:
+        """What the source holds of a partition now. Raises ConfigurationError for a partition that cannot be."""
+        if isinstance(self.spec.partitions, BatchPartitions):
+            batch = read_batch(self.storage, self.home, partition)
+            return manifest_of(self.spec.source, self.partitioning.base, batch.objects(self.storage))
+        return list_source(self.spec.source, self.partitioning.folder(partition, self.storage), self.storage)
+
     def folder(self, asset: AssetName, partition: str) -> str:
-        """URI of an asset's partition. Raises ConfigurationError for a partition that is not declared."""
-        if partition not in self.spec.partitions:
-            known = ", ".join(self.spec.partitions)
-            raise ConfigurationError(f"{self.spec.name} has no partition {partition!r}; it has {known}")
+        """URI of an asset's partition. Raises ConfigurationError for a key that no partition can have."""
+        if not isinstance(self.spec.partitions, BatchPartitions):
+            self.partitioning.check(partition)
+        elif not is_batch_key(partition):
+            raise ConfigurationError(f"there is no batch {partition!r}: they are called batch-000001 and so on")
         return join_uri(absolute_uri(self.spec.root), self.name(asset, partition))
 
     @property
@@ -141,6 +172,12 @@ class Dataset:
     def name(self, asset: AssetName, partition: str) -> str:
         """`<dataset>/<asset>/<partition>`."""
         return f"{self.spec.name}/{asset}/{partition}"
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """As it stands in the file: pydantic adds which of the ways to declare partitions it took."""
+    named = location[:1] + location[2:] if location[:1] == ("partitions",) else location
+    return ".".join(map(str, named)) or "dataset"
 
 
 def suffix_of(asset: AssetName) -> Suffix:

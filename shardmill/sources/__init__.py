@@ -1,7 +1,17 @@
 """Sources: from a bucket's names, or a table of URIs, to a manifest of samples."""
 
-from shardmill.sources.listing import list_source
+from shardmill.sources.content import content_digest, content_of
+from shardmill.sources.listing import SampleNames, list_source, manifest_of
 from shardmill.sources.manifest import Manifest, RawObject
 from shardmill.sources.spec import SourceSpec
 
-__all__ = ["Manifest", "RawObject", "SourceSpec", "list_source"]
+__all__ = [
+    "Manifest",
+    "RawObject",
+    "SampleNames",
+    "SourceSpec",
+    "content_digest",
+    "content_of",
+    "list_source",
+    "manifest_of",
+]

@@ -14,37 +14,38 @@ from shardmill.errors import ConfigurationError, StorageError
 from shardmill.sources.manifest import MISSING, Manifest, RawObject
 from shardmill.sources.names import ComponentPatterns, encode_component, encode_key, split_name
 from shardmill.sources.spec import SourceSpec
-from shardmill.storage import Storage, absolute_uri, join_uri, relative_to
+from shardmill.storage import ObjectInfo, Storage, absolute_uri, join_uri, relative_to
 
 
-def list_source(source: SourceSpec, partition: str, storage: Storage) -> Manifest:
-    """Every object of the partition. Raises ConfigurationError if there is nothing at the place that `source` names."""
+def list_source(source: SourceSpec, location: str, storage: Storage) -> Manifest:
+    """Every object of the partition whose prefix or table is `location`. Raises ConfigurationError for a bad table."""
     if source.table is not None:
-        uri = _located(source.table, partition)
-        manifest = Manifest.from_objects(_table_objects(source, uri, storage))
-        if not manifest.objects:
-            raise ConfigurationError(f"the table {uri} has no rows")
-        return manifest
-    assert source.uri is not None  # the spec's own validation
-    prefix = _located(source.uri, partition)
-    manifest = Manifest.from_objects(_prefix_objects(source, prefix, storage))
-    if not manifest.objects:
-        patterns = " that fits the patterns of `components`" if source.components else ""
-        raise ConfigurationError(
-            f"no object below {prefix}/{patterns}: check the source's uri and that partition {partition!r} exists"
-        )
-    return manifest
+        return Manifest.from_objects(_table_objects(source, location, storage))
+    return manifest_of(source, location, storage.list(location))
 
 
-def _located(template: str, partition: str) -> str:
-    return absolute_uri(template.replace("{partition}", partition))
+def manifest_of(source: SourceSpec, prefix: str, objects: Iterable[ObjectInfo]) -> Manifest:
+    """The manifest of listed objects, which are named by what stands below `prefix`."""
+    return Manifest.from_objects(_raw_objects(SampleNames(source), prefix, objects))
 
 
-def _prefix_objects(source: SourceSpec, prefix: str, storage: Storage) -> Iterator[RawObject]:
-    patterns = ComponentPatterns(source.components) if source.components else None
-    for info in storage.list(prefix):
-        name = relative_to(prefix, info.uri)
-        split = patterns.split(name) if patterns else split_name(name)
+class SampleNames:
+    """Which objects of a partition belong to samples, and to which."""
+
+    def __init__(self, source: SourceSpec) -> None:
+        self._patterns = ComponentPatterns(source.components) if source.components else None
+        self._marker = source.marker
+
+    def split(self, name: str) -> tuple[str, str] | None:
+        """(key, component) of the object with this name below the partition's prefix; None if it belongs to none."""
+        if name == self._marker:
+            return None
+        return self._patterns.split(name) if self._patterns else split_name(name)
+
+
+def _raw_objects(names: SampleNames, prefix: str, objects: Iterable[ObjectInfo]) -> Iterator[RawObject]:
+    for info in objects:
+        split = names.split(relative_to(prefix, info.uri))
         if split is None:
             continue
         key, component = split

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from shardmill.sources.content import content_digest, content_of
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -78,6 +80,11 @@ class Manifest:
             fields = (item.key, item.component, item.uri, item.size, item.version, item.metadata)
             digest.update(repr(fields).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def content(self) -> str:
+        """What the objects are, by URI and version alone: what a listing can be compared with."""
+        return content_digest(sum(content_of(item.uri, item.version) for item in self))
 
     def __iter__(self) -> Iterator[RawObject]:
         for batch in self.table.to_batches(max_chunksize=10_000):

@@ -7,7 +7,7 @@ from shardmill.sources.names import ComponentPatterns, encode_component
 
 
 class SourceSpec(BaseModel):
-    """Either a prefix that is listed (`uri`) or a table of URIs (`table`). `{partition}` is the partition's key."""
+    """Either a prefix that is listed (`uri`) or a table of URIs (`table`), with what stands for the partition."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -15,6 +15,10 @@ class SourceSpec(BaseModel):
     """Prefix below which every object belongs to the partition."""
     components: dict[str, str] | None = None
     """Component → pattern with `{key}`, relative to the prefix. Objects that fit no pattern are left out."""
+    marker: str | None = None
+    """Name, below the prefix, of an object that says that the partition is complete. It is no sample; the sensor waits
+    for it.
+    """
     table: str | None = None
     """A CSV or Parquet file with one URI a row."""
     uri_column: str = "uri"
@@ -27,6 +31,8 @@ class SourceSpec(BaseModel):
             raise ValueError("give either `uri` (a prefix that is listed) or `table` (a file of URIs)")
         if self.table is not None and self.components is not None:
             raise ValueError("`components` are patterns over a listing; a table has none")
+        if self.table is not None and self.marker is not None:
+            raise ValueError("a `marker` says that a listing is complete; a table needs none")
         return self
 
     @field_validator("components")

@@ -58,6 +58,6 @@ class ListStage:
             bytes_in=manifest.bytes,
             bytes=file.stat().st_size,
             sha256=file_sha256(file),
-            summary={"objects": manifest.objects},
+            summary={"objects": manifest.objects, "content": manifest.content},
         )
         return OutputFiles(file, IndexWriter()), report

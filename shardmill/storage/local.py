@@ -26,31 +26,12 @@ class LocalStore:
     identity = "the user of this process"
 
     def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]:
-        """See `Storage.list`. Our scratch directories and locks are left out; symbolic links are followed.
+        """See `Storage.list`. In the order of the names; our scratch directories and locks are left out.
 
-        A link that leads nowhere is listed, so that it is missed when it is read and not lost silently. Raises
-        StorageError for links that lead round in a circle.
+        Symbolic links are followed. A link that leads nowhere is listed, so that it is missed when it is read and not
+        lost silently. Raises StorageError for links that lead round in a circle.
         """
-        pending = [_path(folder)]
-        while pending:
-            directory = pending.pop()
-            try:
-                entries = os.scandir(directory)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise StorageError(f"cannot list file://{directory}: {error.strerror}") from error
-            with entries:
-                for entry in entries:
-                    if entry.name in (SCRATCH, LOCK):
-                        continue
-                    status = _status(entry)
-                    if status is not None and stat.S_ISDIR(status.st_mode):
-                        pending.append(Path(entry.path))
-                    elif status is not None and not _is_special(status.st_mode):
-                        info = _info(f"file://{entry.path}", status)
-                        if after is None or info.uri > after:
-                            yield info
+        return _list(str(_path(folder)), after)
 
     def stat(self, uri: str) -> ObjectInfo | None:
         """See `Storage.stat`. Only a regular file is an object."""
@@ -172,14 +153,38 @@ def _info(uri: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(uri, status.st_size, version, status.st_mtime_ns / 1e9)
 
 
-def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """What a directory's entry is; None if it went between the listing and the look: it was never there for us."""
+def _list(directory: str, after: str | None) -> Iterator[ObjectInfo]:
     try:
-        return entry.stat()
+        with os.scandir(directory) as entries:
+            # A directory sorts as its contents do: `a-b` and `a.c` come before what is in `a`, `a0` after it.
+            names = sorted(f"{e.name}/" if e.is_dir() else e.name for e in entries if e.name not in (SCRATCH, LOCK))
     except FileNotFoundError:
-        return entry.stat(follow_symlinks=False) if entry.is_symlink() else None
+        return
     except OSError as error:
-        raise StorageError(f"cannot look at file://{entry.path}: {error.strerror}") from error
+        raise StorageError(f"cannot list file://{directory}: {error.strerror}") from error
+    for name in names:
+        path = f"{directory.removesuffix('/')}/{name}"
+        if name.endswith("/"):
+            if after is None or after < f"file://{path}{_LAST}":
+                yield from _list(path[:-1], after)
+        elif after is None or f"file://{path}" > after:
+            status = _status(path)
+            if status is not None and not _is_special(status.st_mode):
+                yield _info(f"file://{path}", status)
+
+
+_LAST = "\U0010ffff"
+"""Comes after every name."""
+
+
+def _status(path: str) -> os.stat_result | None:
+    """What stands there; None if it went between the listing and the look: it was never there for us."""
+    try:
+        return Path(path).stat()
+    except FileNotFoundError:
+        return Path(path).lstat() if Path(path).is_symlink() else None
+    except OSError as error:
+        raise StorageError(f"cannot look at file://{path}: {error.strerror}") from error
 
 
 def _is_special(mode: int) -> bool:

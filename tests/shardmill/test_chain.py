@@ -85,7 +85,7 @@ def test_looking_at_states_changes_nothing(dataset: Dataset, tmp_path: Path, run
 
 
 def test_a_partition_that_is_not_declared_is_refused(dataset: Dataset) -> None:
-    with pytest.raises(ConfigurationError, match="has no partition 'q'; it has p"):
+    with pytest.raises(ConfigurationError, match="no partition 'q'; there are p"):
         chain.stored(dataset, "embeddings", "q")
 
 

@@ -103,7 +103,7 @@ def test_folders_are_below_the_root_by_dataset_asset_and_partition(yaml_file: Wr
 
 
 def test_a_partition_that_is_not_declared_is_a_configuration_error(yaml_file: WriteYaml) -> None:
-    with pytest.raises(ConfigurationError, match=r"pets has no partition '2026-09'; it has 2026-01, 2026-02"):
+    with pytest.raises(ConfigurationError, match=r"no partition '2026-09'; there are 2026-01, 2026-02"):
         load_dataset(yaml_file(MINIMAL)).folder("embeddings", "2026-09")
 
 

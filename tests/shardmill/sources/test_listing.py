@@ -12,12 +12,23 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from shardmill import chain
+from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.errors import ConfigurationError, StorageError
-from shardmill.sources import Manifest, RawObject, SourceSpec, list_source
+from shardmill.sources import Manifest, RawObject, SourceSpec
 from shardmill.sources.manifest import MISSING
 from shardmill.storage import ObjectInfo, Storage, join_uri
 
 Write = Callable[..., str]
+
+
+def dataset_of(source: SourceSpec, partition: str, storage: Storage) -> Dataset:
+    spec = {"name": "listed", "root": "/nowhere", "source": source.model_dump(), "partitions": [partition]}
+    return Dataset(DatasetSpec.model_validate(spec), storage)
+
+
+def listed(source: SourceSpec, partition: str, storage: Storage) -> Manifest:
+    return dataset_of(source, partition, storage).manifest(partition)
 
 
 def samples(manifest: Manifest) -> dict[str, list[str]]:
@@ -46,7 +57,7 @@ def test_a_prefix_is_listed_into_samples_by_name(storage: Storage, folder: str, 
     write("raw/cats/a.trimap.png")
     write("raw/dogs/b.JPG")
     write("raw/README")
-    manifest = list_source(SourceSpec(uri=f"{folder}/raw"), "all", storage)
+    manifest = listed(SourceSpec(uri=f"{folder}/raw"), "all", storage)
     assert samples(manifest) == {"README": [""], "cats/a": ["cls", "jpg", "trimap.png"], "dogs/b": ["jpg"]}
     [item] = [item for item in manifest if item.uri == uri]
     info = storage.stat(uri)
@@ -59,31 +70,31 @@ def test_the_partition_stands_for_its_place_in_the_uri(storage: Storage, folder:
     write("2026-01/raw/a.jpg")
     write("2026-02/raw/b.jpg")
     source = SourceSpec(uri=folder + "/{partition}/raw")
-    assert samples(list_source(source, "2026-01", storage)) == {"a": ["jpg"]}
-    assert samples(list_source(source, "2026-02", storage)) == {"b": ["jpg"]}
+    assert samples(listed(source, "2026-01", storage)) == {"a": ["jpg"]}
+    assert samples(listed(source, "2026-02", storage)) == {"b": ["jpg"]}
 
 
 @pytest.mark.parametrize("ending", ["", "/", "//", "/."])
 def test_the_end_of_the_uri_does_not_matter(storage: Storage, folder: str, write: Write, ending: str) -> None:
     write("raw/a.jpg")
-    assert samples(list_source(SourceSpec(uri=f"{folder}/raw{ending}"), "all", storage)) == {"a": ["jpg"]}
+    assert samples(listed(SourceSpec(uri=f"{folder}/raw{ending}"), "all", storage)) == {"a": ["jpg"]}
 
 
 def test_a_bare_path_is_a_uri(storage: Storage, tmp_path: Path, write: Write) -> None:
     write("raw/a.jpg")
-    assert samples(list_source(SourceSpec(uri=str(tmp_path / "raw")), "all", storage)) == {"a": ["jpg"]}
+    assert samples(listed(SourceSpec(uri=str(tmp_path / "raw")), "all", storage)) == {"a": ["jpg"]}
 
 
 def test_odd_names_are_encoded_and_their_uris_are_not(storage: Storage, folder: str, write: Write) -> None:
     uri = write("raw/été 1.0/a b.jpg")
-    [item] = list_source(SourceSpec(uri=f"{folder}/raw"), "all", storage)
+    [item] = listed(SourceSpec(uri=f"{folder}/raw"), "all", storage)
     assert (item.key, item.component, item.uri) == ("%C3%A9t%C3%A9%201%2E0/a%20b", "jpg", uri)
 
 
 def test_a_name_that_is_not_utf_8_is_an_error_that_names_it(storage: Storage, folder: str, write: Write) -> None:
     write("raw/\udcff.jpg")
     with pytest.raises(StorageError, match=r"udcff\.jpg.*UTF-8"):
-        list_source(SourceSpec(uri=f"{folder}/raw"), "all", storage)
+        listed(SourceSpec(uri=f"{folder}/raw"), "all", storage)
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -93,23 +104,23 @@ def test_an_empty_prefix_is_a_configuration_error_that_names_it(
     if made:
         (tmp_path / "raw").mkdir()
     with pytest.raises(ConfigurationError, match=f"{folder}/raw.*'2026-01'"):
-        list_source(SourceSpec(uri=f"{folder}/raw"), "2026-01", storage)
+        chain.raw_images(dataset_of(SourceSpec(uri=f"{folder}/raw"), "2026-01", storage), "2026-01")
 
 
 def test_equal_sets_of_objects_give_equal_manifests_whatever_the_order(folder: str, write: Write) -> None:
     for number in range(50):
         write(f"raw/{number % 7}/{number}.jpg")
-    manifests = [list_source(SourceSpec(uri=f"{folder}/raw"), "all", Shuffled()) for _ in range(5)]
+    manifests = [listed(SourceSpec(uri=f"{folder}/raw"), "all", Shuffled()) for _ in range(5)]
     assert len({manifest.digest for manifest in manifests}) == 1
     assert all(manifest.table == manifests[0].table for manifest in manifests)
 
 
 def test_a_replaced_object_changes_the_manifest(storage: Storage, folder: str, write: Write) -> None:
     write("raw/a.jpg", b"one")
-    before = list_source(SourceSpec(uri=f"{folder}/raw"), "all", storage)
+    before = listed(SourceSpec(uri=f"{folder}/raw"), "all", storage)
     uri = write("raw/a.jpg", b"two")
     os.utime(uri.removeprefix("file://"), (1, 1))
-    assert list_source(SourceSpec(uri=f"{folder}/raw"), "all", storage).digest != before.digest
+    assert listed(SourceSpec(uri=f"{folder}/raw"), "all", storage).digest != before.digest
 
 
 # Patterns
@@ -119,7 +130,7 @@ def test_patterns_bring_folders_together(storage: Storage, folder: str, write: W
     for name in ("images/a.jpg", "images/b.jpg", "annotations/trimaps/a.png", "annotations/list.txt"):
         write(f"raw/{name}")
     patterns = {"image.jpg": "images/{key}.jpg", "trimap.png": "annotations/trimaps/{key}.png"}
-    manifest = list_source(SourceSpec(uri=f"{folder}/raw", components=patterns), "all", storage)
+    manifest = listed(SourceSpec(uri=f"{folder}/raw", components=patterns), "all", storage)
     assert samples(manifest) == {"a": ["image.jpg", "trimap.png"], "b": ["image.jpg"]}
 
 
@@ -127,8 +138,9 @@ def test_patterns_that_nothing_fits_are_a_configuration_error_that_says_so(
     storage: Storage, folder: str, write: Write
 ) -> None:
     write("raw/a.jpg")
+    source = SourceSpec(uri=f"{folder}/raw", components={"jpg": "images/{key}.jpg"})
     with pytest.raises(ConfigurationError, match="patterns of `components`"):
-        list_source(SourceSpec(uri=f"{folder}/raw", components={"jpg": "images/{key}.jpg"}), "all", storage)
+        chain.raw_images(dataset_of(source, "all", storage), "all")
 
 
 # A table
@@ -160,7 +172,7 @@ def test_a_table_s_rows_are_objects_and_its_other_columns_metadata(
 ) -> None:
     uris = [write(f"tables/raw/{name}.jpg", name.encode()) for name in ("a", "bb")]
     uri = table({"uri": uris, "label": ["cat", "dog"], "age": [3, None], "score": [0.5, 2.25]})
-    manifest = list_source(SourceSpec(table=uri), "all", storage)
+    manifest = listed(SourceSpec(table=uri), "all", storage)
     assert [(item.key, item.component, item.uri, item.size) for item in manifest] == [
         ("raw/a", "jpg", uris[0], 1),
         ("raw/bb", "jpg", uris[1], 2),
@@ -173,7 +185,7 @@ def test_a_table_s_rows_are_objects_and_its_other_columns_metadata(
 
 
 def test_a_table_of_uris_alone_has_no_metadata(storage: Storage, write: Write, table: Table) -> None:
-    [item] = list_source(SourceSpec(table=table({"uri": [write("a.jpg")]})), "all", storage)
+    [item] = listed(SourceSpec(table=table({"uri": [write("a.jpg")]})), "all", storage)
     assert item.metadata is None
 
 
@@ -182,14 +194,14 @@ def test_relative_uris_are_relative_to_the_table(
 ) -> None:
     uris = {write("tables/images/a.jpg"), write("b.jpg"), write("c.jpg")}
     uri = table({"uri": ["images/a.jpg", f"{tmp_path}/b.jpg", f"{folder}/c.jpg"]})
-    assert {item.uri for item in list_source(SourceSpec(table=uri), "all", storage)} == uris
+    assert {item.uri for item in listed(SourceSpec(table=uri), "all", storage)} == uris
 
 
 def test_objects_that_are_missing_are_listed_as_missing(storage: Storage, write: Write, table: Table) -> None:
     write("tables/a.jpg")
     write("tables/folder/in.jpg")
     uri = table({"uri": ["a.jpg", "gone.jpg", "folder", "x" * 300 + ".jpg"]})
-    manifest = list_source(SourceSpec(table=uri), "all", storage)
+    manifest = listed(SourceSpec(table=uri), "all", storage)
     assert manifest.objects == 4
     missing = [item for item in manifest if item.version == MISSING]
     assert {item.uri.rpartition("/")[2] for item in missing} == {"gone.jpg", "folder", "x" * 300 + ".jpg"}
@@ -200,7 +212,7 @@ def test_columns_may_have_other_names(storage: Storage, write: Write, table: Tab
     write("tables/1.jpg")
     write("tables/2.png")
     uri = table({"image": ["1.jpg", "2.png"], "id": ["x y", "x y"]})
-    manifest = list_source(SourceSpec(table=uri, uri_column="image", key_column="id"), "all", storage)
+    manifest = listed(SourceSpec(table=uri, uri_column="image", key_column="id"), "all", storage)
     assert samples(manifest) == {"x%20y": ["jpg", "png"]}
     assert [item.metadata for item in manifest] == [None, None]
 
@@ -208,7 +220,7 @@ def test_columns_may_have_other_names(storage: Storage, write: Write, table: Tab
 def test_keys_are_text_to_the_letter(storage: Storage, write: Write, table: Table) -> None:
     keys = ["007", "7", "NA", "null", "1.0", "1e3", "True"]
     uri = table({"uri": [f"{key}.jpg" for key in keys], "id": keys})
-    manifest = list_source(SourceSpec(table=uri, key_column="id"), "all", storage)
+    manifest = listed(SourceSpec(table=uri, key_column="id"), "all", storage)
     assert {item.key for item in manifest} == {key.replace(".", "%2E") for key in keys}
 
 
@@ -218,14 +230,14 @@ def test_a_row_without_uri_or_key_is_a_configuration_error_that_counts_to_it(
 ) -> None:
     columns = {"uri": ["a.jpg", "b.jpg"], "id": ["a", "b"]} | {column: ["a", None]}
     with pytest.raises(ConfigurationError, match=f"row 2 has no {column}"):
-        list_source(SourceSpec(table=table(columns), key_column="id"), "all", storage)
+        listed(SourceSpec(table=table(columns), key_column="id"), "all", storage)
 
 
 def test_another_row_never_changes_what_a_row_is(storage: Storage, table: Table) -> None:
     columns = {"uri": ["a.jpg", "b.jpg"], "age": [3, 4], "score": [0.5, 1.5]}
-    before = list_source(SourceSpec(table=table(columns)), "all", storage)
+    before = listed(SourceSpec(table=table(columns)), "all", storage)
     longer = {name: [*cells, None] for name, cells in columns.items()} | {"uri": ["a.jpg", "b.jpg", "c.jpg"]}
-    after = list_source(SourceSpec(table=table(longer)), "all", storage)
+    after = listed(SourceSpec(table=table(longer)), "all", storage)
     assert [item for item in after if item.key != "c"] == list(before)
 
 
@@ -236,18 +248,18 @@ def test_a_missing_column_is_a_configuration_error_that_names_those_there_are(
     uri = table({"image": ["a.jpg"], "name": ["a"]})
     source = {"uri": SourceSpec(table=uri), "id": SourceSpec(table=uri, uri_column="image", key_column="id")}[column]
     with pytest.raises(ConfigurationError, match=f"{uri}.*{column!r}.*image, name"):
-        list_source(source, "all", storage)
+        listed(source, "all", storage)
 
 
 def test_an_empty_table_is_a_configuration_error(storage: Storage, table: Table) -> None:
     uri = table({"uri": []})
     with pytest.raises(ConfigurationError, match=f"{uri}.*no rows"):
-        list_source(SourceSpec(table=uri), "all", storage)
+        chain.raw_images(dataset_of(SourceSpec(table=uri), "all", storage), "all")
 
 
 def test_a_table_that_does_not_exist_is_a_configuration_error(storage: Storage, folder: str) -> None:
     with pytest.raises(ConfigurationError, match=r"2026-01\.csv does not exist"):
-        list_source(SourceSpec(table=folder + "/{partition}.csv"), "2026-01", storage)
+        listed(SourceSpec(table=folder + "/{partition}.csv"), "2026-01", storage)
 
 
 @pytest.mark.parametrize(
@@ -269,12 +281,12 @@ def test_what_is_no_table_is_a_configuration_error_that_names_it(
 ) -> None:
     uri = write(name, data)
     with pytest.raises(ConfigurationError, match=uri):
-        list_source(SourceSpec(table=uri), "all", storage)
+        listed(SourceSpec(table=uri), "all", storage)
 
 
 def test_csv_is_read_as_spreadsheets_write_it(storage: Storage, write: Write) -> None:
     uri = write("t.csv", '\ufeffuri,text\r\n"a, b.jpg","two\nlines ""quoted"""\r\n\r\nc.jpg,007\r\n'.encode())
-    manifest = list_source(SourceSpec(table=uri), "all", storage)
+    manifest = listed(SourceSpec(table=uri), "all", storage)
     assert metadata(manifest) == {"a,%20b": {"text": 'two\nlines "quoted"'}, "c": {"text": "007"}}
 
 
@@ -297,7 +309,7 @@ def test_csv_is_read_as_spreadsheets_write_it(storage: Storage, write: Write) ->
 def test_a_csv_cell_is_a_number_only_if_it_says_the_same_as_one(
     storage: Storage, write: Write, cell: str, value: object
 ) -> None:
-    [item] = list_source(SourceSpec(table=write("t.csv", f"uri,x\na.jpg,{cell}".encode())), "all", storage)
+    [item] = listed(SourceSpec(table=write("t.csv", f"uri,x\na.jpg,{cell}".encode())), "all", storage)
     assert item.metadata is not None
     assert json.loads(item.metadata) == {"x": value}
 
@@ -313,7 +325,7 @@ def test_any_parquet_value_becomes_json(storage: Storage, folder: str, tmp_path:
         "none": pa.nulls(1),
     }
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-    [item] = list_source(SourceSpec(table=f"{folder}/t.parquet"), "all", storage)
+    [item] = listed(SourceSpec(table=f"{folder}/t.parquet"), "all", storage)
     assert item.metadata is not None
     assert json.loads(item.metadata, parse_constant=pytest.fail) == {
         "when": "2026-01-02 03:04:05",
@@ -326,14 +338,14 @@ def test_any_parquet_value_becomes_json(storage: Storage, folder: str, tmp_path:
 
 
 def test_metadata_is_canonical(storage: Storage, write: Write) -> None:
-    one = list_source(SourceSpec(table=write("t.csv", b"uri,b,a\nx.jpg,1,2")), "all", storage)
-    two = list_source(SourceSpec(table=write("t.csv", b"a,uri,b\n2,x.jpg,1")), "all", storage)
+    one = listed(SourceSpec(table=write("t.csv", b"uri,b,a\nx.jpg,1,2")), "all", storage)
+    two = listed(SourceSpec(table=write("t.csv", b"a,uri,b\n2,x.jpg,1")), "all", storage)
     assert one.digest == two.digest
 
 
 def test_an_unsupported_scheme_in_a_table_is_a_configuration_error(storage: Storage, write: Write) -> None:
     with pytest.raises(ConfigurationError, match="https://example"):
-        list_source(SourceSpec(table=write("t.csv", b"uri\nhttps://example/a.jpg")), "all", storage)
+        listed(SourceSpec(table=write("t.csv", b"uri\nhttps://example/a.jpg")), "all", storage)
 
 
 # The spec
@@ -365,4 +377,4 @@ def test_the_root_folder_can_be_a_prefix(folder: str) -> None:
             assert folder == "file:///"
             return iter([ObjectInfo(join_uri(folder, "a/b.jpg"), 1, "v", 0.0)])
 
-    assert samples(list_source(SourceSpec(uri="/"), "all", Root())) == {"a/b": ["jpg"]}
+    assert samples(listed(SourceSpec(uri="/"), "all", Root())) == {"a/b": ["jpg"]}

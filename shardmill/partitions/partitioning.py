@@ -1,0 +1,259 @@
+"""Where the objects of each partition are, and to which partition an object belongs."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from shardmill.errors import ConfigurationError
+from shardmill.partitions.keys import decode_segment, encode_segment, is_key, is_shortened
+from shardmill.partitions.spec import BatchPartitions, PartitionsSpec, PrefixPartitions, TimePartitions
+from shardmill.storage import Storage, absolute_uri, relative_to
+
+PLACEHOLDER = "{partition}"
+AFTER_ALL = "\U0010ffff"
+"""Comes after every name."""
+_DIGITS = {"Y": r"\d{4}", "m": r"\d{2}", "d": r"\d{2}", "H": r"\d{2}"}
+_NEEDED = {"hour": "YmdH", "day": "Ymd", "month": "Ym"}
+
+
+class Partitioning(ABC):
+    """A source's template, read both ways. In a listing by name the objects of a partition stand together."""
+
+    base: str
+    """URI of the folder below which every partition is."""
+
+    @abstractmethod
+    def key_of(self, name: str) -> str | None:
+        """The partition of the object with this name below `base`; None if it belongs to none."""
+
+    @abstractmethod
+    def check(self, key: str) -> None:
+        """Raises ConfigurationError for a key that no partition can have."""
+
+    @abstractmethod
+    def folder(self, key: str, storage: Storage) -> str:
+        """URI of the folder of a partition's objects, or of its table. Raises ConfigurationError as `check` does."""
+
+    @abstractmethod
+    def keys(self, storage: Storage) -> list[str]:
+        """The partitions, in order: those that are declared, or else those that the source holds objects of now."""
+
+
+class StaticPartitioning(Partitioning):
+    """Declared keys."""
+
+    def __init__(self, keys: Sequence[str], template: str) -> None:
+        self._keys = list(keys)
+        self._known = frozenset(keys)
+        self._template = template
+        self.base, self._pattern = _compiled(template)
+
+    def key_of(self, name: str) -> str | None:
+        """See `Partitioning`."""
+        if PLACEHOLDER not in self._template:
+            return self._keys[0]
+        match = self._pattern.match(name)
+        return match["partition"] if match and match["partition"] in self._known else None
+
+    def check(self, key: str) -> None:
+        """See `Partitioning`."""
+        if key not in self._known:
+            raise ConfigurationError(f"there is no partition {key!r}; there are {', '.join(self._keys)}")
+
+    def folder(self, key: str, storage: Storage) -> str:  # noqa: ARG002
+        """See `Partitioning`."""
+        self.check(key)
+        return absolute_uri(self._template.replace(PLACEHOLDER, key))
+
+    def keys(self, storage: Storage) -> list[str]:  # noqa: ARG002
+        """See `Partitioning`."""
+        return self._keys
+
+
+class PrefixPartitioning(Partitioning):
+    """A partition for each name in the placeholder's place."""
+
+    def __init__(self, template: str) -> None:
+        self._template = template
+        self.base, self._pattern = _compiled(template)
+
+    def key_of(self, name: str) -> str | None:
+        """See `Partitioning`."""
+        match = self._pattern.match(name)
+        return encode_segment(match["partition"]) if match else None
+
+    def check(self, key: str) -> None:
+        """See `Partitioning`."""
+        if not is_key(key):
+            raise ConfigurationError(f"there is no partition {key!r}: no name below {self.base} has this key")
+
+    def folder(self, key: str, storage: Storage) -> str:
+        """See `Partitioning`. A shortened key is looked up in the source."""
+        self.check(key)
+        if not is_shortened(key):
+            return self._located(decode_segment(key))
+        for name in self._names(storage, after=decode_segment(key)):
+            if encode_segment(name) == key:
+                return self._located(name)
+        raise ConfigurationError(f"there is no folder for the partition {key!r} below {self.base}")
+
+    def keys(self, storage: Storage) -> list[str]:
+        """See `Partitioning`. One listing request a partition."""
+        return sorted(encode_segment(name) for name in self._names(storage))
+
+    def _located(self, name: str) -> str:
+        return absolute_uri(self._template.replace(PLACEHOLDER, name))
+
+    def _names(self, storage: Storage, after: str = "") -> Iterator[str]:
+        """Names in the placeholder's place, from the first after `after`; what lies below each is leapt over."""
+        position = f"{self._located(after)}" if after else None
+        while True:
+            for info in storage.list(self.base, position):
+                name = relative_to(self.base, info.uri)
+                match = self._pattern.match(name)
+                if match:
+                    yield match["partition"]
+                    position = f"{self._located(match['partition'])}/{AFTER_ALL}"
+                    break
+            else:
+                return
+
+
+class TimePartitioning(Partitioning):
+    """A partition a window of time."""
+
+    def __init__(self, spec: TimePartitions, template: str) -> None:
+        self._spec = spec
+        self._zone = ZoneInfo(spec.timezone)
+        self._template = template
+        self.base, self._pattern = _compiled(template, _DIRECTIVE)
+
+    def key_of(self, name: str) -> str | None:
+        """See `Partitioning`. None for what is before the start or in the future."""
+        match = self._pattern.match(name)
+        if not match:
+            return None
+        fields = match.groupdict()
+        try:
+            day = datetime(int(fields["Y"]), int(fields["m"]), int(fields.get("d") or 1), tzinfo=self._zone)
+            window = day.replace(hour=int(fields.get("H") or 0))
+        except ValueError:
+            return None
+        return window.strftime(self._spec.key_format) if self._exists(window) else None
+
+    def check(self, key: str) -> None:
+        """See `Partitioning`."""
+        self._parsed(key)
+
+    def folder(self, key: str, storage: Storage) -> str:  # noqa: ARG002
+        """See `Partitioning`."""
+        return absolute_uri(self._parsed(key).strftime(self._template))
+
+    def _parsed(self, key: str) -> datetime:
+        window: datetime | None
+        try:
+            window = datetime.strptime(key, self._spec.key_format).replace(tzinfo=self._zone)
+        except ValueError:
+            window = None
+        if window is None or not self._exists(window) or window.strftime(self._spec.key_format) != key:
+            first = self._start.strftime(self._spec.key_format)
+            raise ConfigurationError(
+                f"there is no partition {key!r}: they are a {self._spec.every} each, from {first} on"
+            )
+        return window
+
+    def keys(self, storage: Storage) -> list[str]:
+        """See `Partitioning`. One listing request a window."""
+        return [key for key in self.between(self._start, datetime.now(UTC)) if self._holds(key, storage)]
+
+    def recent(self, hours: float) -> list[str]:
+        """Windows, oldest first, that were open at some time in the last `hours`."""
+        now = datetime.now(UTC)
+        return self.between(now - timedelta(hours=hours), now)
+
+    def between(self, first: datetime, last: datetime) -> list[str]:
+        """Windows, oldest first, from the one in which `first` lies to the one in which `last` does."""
+        window = max(self._window(first.astimezone(self._zone)), self._start)
+        keys = []
+        while window <= last:
+            keys.append(window.strftime(self._spec.key_format))
+            window = self._next(window)
+        return keys
+
+    def _holds(self, key: str, storage: Storage) -> bool:
+        return next(storage.list(self.folder(key, storage)), None) is not None
+
+    @property
+    def _start(self) -> datetime:
+        start = self._spec.start
+        return datetime(start.year, start.month, start.day, tzinfo=self._zone)
+
+    def _exists(self, window: datetime) -> bool:
+        return self._start <= window <= datetime.now(UTC)
+
+    def _window(self, moment: datetime) -> datetime:
+        whole = moment.replace(minute=0, second=0, microsecond=0)
+        if self._spec.every != "hour":
+            whole = whole.replace(hour=0)
+        return whole.replace(day=1) if self._spec.every == "month" else whole
+
+    def _next(self, window: datetime) -> datetime:
+        if self._spec.every == "hour":
+            return (window.astimezone(UTC) + timedelta(hours=1)).astimezone(self._zone)
+        days = 32 if self._spec.every == "month" else 1
+        return self._window(window + timedelta(days=days))  # on the wall clock: a day may have 23 hours
+
+
+def partitioning_of(spec: PartitionsSpec, template: str) -> Partitioning:
+    """How a source is partitioned whose uri is `template`. Raises ValueError for a template that does not fit."""
+    if isinstance(spec, TimePartitions):
+        found = re.findall(r"%(.)", template.replace("%%", ""))
+        needed = _NEEDED[spec.every]
+        if sorted(found) != sorted(needed):
+            wanted = " ".join(f"%{letter}" for letter in needed)
+            raise ValueError(f"the source {template!r} needs each of {wanted} once: one folder a {spec.every}")
+        return TimePartitioning(spec, template)
+    if isinstance(spec, PrefixPartitions):
+        if template.count(PLACEHOLDER) != 1:
+            raise ValueError(f"the source {template!r} needs {PLACEHOLDER} once: each name in its place is a partition")
+        return PrefixPartitioning(template)
+    if isinstance(spec, BatchPartitions):
+        if PLACEHOLDER in template:
+            raise ValueError(f"the source {template!r} has {PLACEHOLDER}, but a batch holds objects from all folders")
+        return StaticPartitioning(["all"], template)
+    if template.count(PLACEHOLDER) > 1:
+        raise ValueError(f"the source {template!r} has {PLACEHOLDER} more than once")
+    if len(spec) > 1 and PLACEHOLDER not in template:
+        raise ValueError(f"the source {template!r} lacks {PLACEHOLDER}: every partition would hold the same samples")
+    return StaticPartitioning(spec, template)
+
+
+_PLACE = re.compile(r"\{partition\}")
+_DIRECTIVE = re.compile(r"%(.)")
+
+
+def _compiled(template: str, field: re.Pattern[str] = _PLACE) -> tuple[str, re.Pattern[str]]:
+    """The folder that holds all partitions, and how the name of an object below it begins."""
+    whole = absolute_uri(template)
+    first = field.search(whole)
+    if first is None:
+        return whole, re.compile("")
+    base = whole[: first.start()].rpartition("/")[0]
+    if not base.partition("://")[2] and not base.startswith("file:"):
+        raise ValueError(f"the source {template!r} has a placeholder in the bucket's name: partitions share one bucket")
+    rest = whole[len(base) + 1 :]
+    pattern, position = "", 0
+    for found in field.finditer(rest):
+        pattern += re.escape(rest[position : found.start()]) + _part(found)
+        position = found.end()
+    return base, re.compile(f"{pattern}{re.escape(rest[position:])}/.", re.DOTALL)
+
+
+def _part(field: re.Match[str]) -> str:
+    if field[0] == PLACEHOLDER:
+        return "(?P<partition>[^/]*)"
+    return "%" if field[1] == "%" else f"(?P<{field[1]}>{_DIGITS[field[1]]})"

@@ -1,0 +1,104 @@
+"""How a dataset's YAML file says what its partitions are."""
+
+from __future__ import annotations
+
+import re
+from datetime import date, datetime, timedelta
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+
+class TimePartitions(BaseModel):
+    """One partition a window of time. The source's uri holds `%Y`, `%m`, `%d`, `%H`, as `strftime` fills them in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["time"]
+    every: Literal["hour", "day", "month"] = "day"
+    start: date
+    """The first window begins at midnight of this day."""
+    timezone: str = "UTC"
+    """IANA name of the zone in which the folders are named."""
+
+    @property
+    def key_format(self) -> str:
+        """Of a partition's key, for `strftime`."""
+        return {"hour": "%Y-%m-%d-%H", "day": "%Y-%m-%d", "month": "%Y-%m"}[self.every]
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"{name!r} is no time zone; give an IANA name such as Europe/Berlin, or UTC") from None
+        return name
+
+    @model_validator(mode="after")
+    def _one_folder_an_hour(self) -> TimePartitions:
+        zone = ZoneInfo(self.timezone)
+        noon = datetime(self.start.year, 1, 15, 12, tzinfo=zone)
+        offsets = {(noon + timedelta(days=30 * month)).utcoffset() for month in range(12)}
+        if self.every == "hour" and len(offsets) > 1:
+            raise ValueError(
+                f"hourly partitions need a zone without daylight saving time, such as UTC: in {self.timezone} two "
+                "hours a year have the same name, so they would share a folder"
+            )
+        if self.every == "month" and self.start.day != 1:
+            raise ValueError(f"monthly partitions start on the first of a month, not on {self.start}")
+        return self
+
+
+class PrefixPartitions(BaseModel):
+    """One partition for each name that stands where the source's uri has `{partition}`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["prefix"]
+
+
+class BatchPartitions(BaseModel):
+    """New objects, wherever they are below the source's uri, sealed into batches of `max_objects`.
+
+    Fewer are sealed when the oldest of them has waited for `max_age_minutes`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["batch"]
+    max_objects: Annotated[int, Field(gt=0, le=1_000_000)] = 10_000
+    max_age_minutes: Annotated[float, Field(ge=0)] = 60.0
+
+
+def _legal_keys(keys: list[str]) -> list[str]:
+    for key in keys:
+        if not re.fullmatch(r"[A-Za-z0-9_=+-][A-Za-z0-9_.=+-]*", key) or "..." in key:
+            raise ValueError(f"partition {key!r}: use letters, digits and _ . = + -, not beginning with a dot")
+    if len(set(keys)) != len(keys):
+        raise ValueError("partitions must be different from each other")
+    return keys
+
+
+StaticPartitions = Annotated[list[str], Field(min_length=1), AfterValidator(_legal_keys)]
+"""The keys themselves; `{partition}` in the source stands for each."""
+
+
+def _kind(given: Any) -> str | None:
+    """Of the ways to declare partitions, the one that is meant: errors then speak of that alone."""
+    by = given.get("by") if isinstance(given, dict) else getattr(given, "by", "keys")
+    return str(by) if by else None
+
+
+PartitionsSpec = Annotated[
+    Annotated[StaticPartitions, Tag("keys")]
+    | Annotated[TimePartitions, Tag("time")]
+    | Annotated[PrefixPartitions, Tag("prefix")]
+    | Annotated[BatchPartitions, Tag("batch")],
+    Discriminator(
+        _kind,
+        custom_error_type="partitions",
+        custom_error_message="give a list of keys, or `by: time`, `by: prefix` or `by: batch`",
+    ),
+]

@@ -1,0 +1,16 @@
+"""What a set of objects is, as one number: the same for the same objects at the same versions, listed in any order."""
+
+import hashlib
+
+_MODULUS = 1 << 128
+
+
+def content_of(uri: str, version: str) -> int:
+    """Of one object. Those of a set add up."""
+    data = f"{uri}\0{version}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=16).digest())
+
+
+def content_digest(total: int) -> str:
+    """32 hexadecimal digits of a sum of `content_of`."""
+    return f"{total % _MODULUS:032x}"

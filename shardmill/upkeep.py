@@ -1,0 +1,61 @@
+"""How a dataset's YAML file says that it is kept up to date: by a sensor on new objects, and by scheduled backfills."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class NotificationsSpec(BaseModel):
+    """A queue in which the bucket announces what changed. One of the two fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sqs_queue: str | None = None
+    """URL of an SQS queue that gets an S3 bucket's event notifications."""
+    pubsub_subscription: str | None = None
+    """`projects/<project>/subscriptions/<name>`, of a topic that gets a GCS bucket's notifications."""
+    endpoint: str | None = None
+    """URL of the service, where it is not the cloud's own."""
+
+    @model_validator(mode="after")
+    def _one_queue(self) -> NotificationsSpec:
+        if (self.sqs_queue is None) == (self.pubsub_subscription is None):
+            raise ValueError("give either `sqs_queue` (a URL) or `pubsub_subscription` (projects/…/subscriptions/…)")
+        name = self.pubsub_subscription
+        if name and not re.fullmatch(r"projects/[^/]+/subscriptions/[^/]+", name):
+            raise ValueError(f"{name!r} is not projects/<project>/subscriptions/<name>")
+        return self
+
+
+class SensorSpec(BaseModel):
+    """The new-objects sensor."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    interval_seconds: Annotated[int, Field(ge=1)] = 30
+    """Between two looks; Dagster's daemon looks every 30 s or so at most."""
+    quiet_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """A partition is run when nothing in it has changed for so long."""
+    late_hours: Annotated[float, Field(ge=0)] = 48.0
+    """Of time partitions every look lists those that were open in the last hours; older ones wait to be reconciled."""
+    reconcile_hours: Annotated[float, Field(ge=0)] = 24.0
+    """How often everything is listed, where that is not what every look does."""
+    max_runs_per_tick: Annotated[int, Field(gt=0)] = 20
+    notifications: NotificationsSpec | None = None
+
+
+class BackfillSpec(BaseModel):
+    """Scheduled backfills of missing, failed and stale partitions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cron: Annotated[str, Field(pattern=r"^(@\w+|\S+( \S+){4})$")]
+    timezone: str = "UTC"
+    max_partitions: Annotated[int, Field(gt=0)] = 100
+    """Launched at most at each tick."""
+    order: Literal["newest", "oldest"] = "newest"
+    max_failures: Annotated[int, Field(gt=0)] = 3
+    """A partition whose last so many runs failed is left to a person."""
