@@ -27,8 +27,11 @@ class Partitioning(ABC):
     """URI of the folder below which every partition is."""
 
     @abstractmethod
-    def key_of(self, name: str) -> str | None:
-        """The partition of the object with this name below `base`; None if it belongs to none."""
+    def match(self, name: str) -> tuple[str, int] | None:
+        """The partition of the object with this name below `base`, and where its name in the partition begins.
+
+        None if it belongs to none.
+        """
 
     @abstractmethod
     def check(self, key: str) -> None:
@@ -52,12 +55,12 @@ class StaticPartitioning(Partitioning):
         self._template = template
         self.base, self._pattern = _compiled(template)
 
-    def key_of(self, name: str) -> str | None:
+    def match(self, name: str) -> tuple[str, int] | None:
         """See `Partitioning`."""
         if PLACEHOLDER not in self._template:
-            return self._keys[0]
-        match = self._pattern.match(name)
-        return match["partition"] if match and match["partition"] in self._known else None
+            return self._keys[0], 0
+        found = self._pattern.match(name)
+        return (found["partition"], found.end()) if found and found["partition"] in self._known else None
 
     def check(self, key: str) -> None:
         """See `Partitioning`."""
@@ -81,10 +84,10 @@ class PrefixPartitioning(Partitioning):
         self._template = template
         self.base, self._pattern = _compiled(template)
 
-    def key_of(self, name: str) -> str | None:
+    def match(self, name: str) -> tuple[str, int] | None:
         """See `Partitioning`."""
-        match = self._pattern.match(name)
-        return encode_segment(match["partition"]) if match else None
+        found = self._pattern.match(name)
+        return (encode_segment(found["partition"]), found.end()) if found else None
 
     def check(self, key: str) -> None:
         """See `Partitioning`."""
@@ -114,10 +117,10 @@ class PrefixPartitioning(Partitioning):
         while True:
             for info in storage.list(self.base, position):
                 name = relative_to(self.base, info.uri)
-                match = self._pattern.match(name)
-                if match:
-                    yield match["partition"]
-                    position = f"{self._located(match['partition'])}/{AFTER_ALL}"
+                found = self._pattern.match(name)
+                if found:
+                    yield found["partition"]
+                    position = f"{self._located(found['partition'])}/{AFTER_ALL}"
                     break
             else:
                 return
@@ -132,18 +135,18 @@ class TimePartitioning(Partitioning):
         self._template = template
         self.base, self._pattern = _compiled(template, _DIRECTIVE)
 
-    def key_of(self, name: str) -> str | None:
+    def match(self, name: str) -> tuple[str, int] | None:
         """See `Partitioning`. None for what is before the start or in the future."""
-        match = self._pattern.match(name)
-        if not match:
+        found = self._pattern.match(name)
+        if not found:
             return None
-        fields = match.groupdict()
+        fields = found.groupdict()
         try:
             day = datetime(int(fields["Y"]), int(fields["m"]), int(fields.get("d") or 1), tzinfo=self._zone)
             window = day.replace(hour=int(fields.get("H") or 0))
         except ValueError:
             return None
-        return window.strftime(self._spec.key_format) if self._exists(window) else None
+        return (window.strftime(self._spec.key_format), found.end()) if self._exists(window) else None
 
     def check(self, key: str) -> None:
         """See `Partitioning`."""
@@ -250,7 +253,7 @@ def _compiled(template: str, field: re.Pattern[str] = _PLACE) -> tuple[str, re.P
     for found in field.finditer(rest):
         pattern += re.escape(rest[position : found.start()]) + _part(found)
         position = found.end()
-    return base, re.compile(f"{pattern}{re.escape(rest[position:])}/.", re.DOTALL)
+    return base, re.compile(f"{pattern}{re.escape(rest[position:])}/(?=.)", re.DOTALL)
 
 
 def _part(field: re.Match[str]) -> str:

@@ -36,9 +36,13 @@ class SampleNames:
         self._patterns = ComponentPatterns(source.components) if source.components else None
         self._marker = source.marker
 
+    def takes(self, name: str) -> bool:
+        """Whether the object with this name below the partition's prefix belongs to a sample."""
+        return name != self._marker and (self._patterns is None or self._patterns.split(name) is not None)
+
     def split(self, name: str) -> tuple[str, str] | None:
         """(key, component) of the object with this name below the partition's prefix; None if it belongs to none."""
-        if name == self._marker:
+        if not self.takes(name):
             return None
         return self._patterns.split(name) if self._patterns else split_name(name)
 

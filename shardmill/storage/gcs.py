@@ -6,15 +6,16 @@ import json
 import os
 import re
 import threading
+from collections.abc import Mapping
 from datetime import UTC
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from shardmill.errors import AccessDeniedError, ConfigurationError
+from shardmill.errors import AccessDeniedError, ConfigurationError, StorageError
 from shardmill.storage.credentials import ANONYMOUS, GCSCredentials, reveal
 from shardmill.storage.object_store import ObjectStore
-from shardmill.storage.retries import Forbidden, NoSuchBucket, Unauthenticated
+from shardmill.storage.retries import Forbidden, NoSuchBucket, Request, Unauthenticated, carry_out
 from shardmill.storage.storage import ObjectInfo
 
 _PAGE = 1000
@@ -124,6 +125,37 @@ class GCSStore(ObjectStore):
             requester_pays=given.user_project or False,
         )
 
+    def ask(self, url: str, content: Mapping[str, Any], request: Request) -> Any:
+        """The JSON that a POST to another service of Google Cloud answers, with the same identity.
+
+        Tried again and explained as a request to the store is.
+        """
+        seconds = self.credentials.request_seconds
+
+        def attempt() -> Any:
+            try:
+                answer = self._cloud.post(url, json=dict(content), timeout=seconds, max_allowed_time=seconds)
+            except Exception as error:
+                raise self._translated(error) from error
+            if answer.status_code in (401, 403):
+                raise (Unauthenticated if answer.status_code == 401 else Forbidden)(url)
+            if answer.status_code >= 500 or answer.status_code == 429:
+                raise ConnectionError(f"HTTP status {answer.status_code}")
+            if answer.status_code != 200:
+                raise StorageError(f"{url} answers with HTTP status {answer.status_code}")
+            return answer.json()
+
+        return carry_out(request, attempt, self._forget_cloud)
+
+    @cached_property
+    def _cloud(self) -> Any:
+        from google.auth.transport.requests import AuthorizedSession
+
+        return AuthorizedSession(_credentials(self._given, _CLOUD_PLATFORM), default_host=None)
+
+    def _forget_cloud(self) -> None:
+        self.__dict__.pop("_cloud", None)
+
     def _bucket(self, name: str) -> Any:
         return self._google_client.bucket(name, user_project=self._given.user_project)
 
@@ -225,9 +257,9 @@ def _no_token() -> Any:
     return {"token": "anonymous", "expires_at": None}
 
 
-def _credentials(given: GCSCredentials) -> Any:
+def _credentials(given: GCSCredentials, scope: str = _READ_WRITE) -> Any:
     """google-auth's."""
-    scopes = [_CLOUD_PLATFORM if given.impersonate else _READ_WRITE]
+    scopes = [_CLOUD_PLATFORM if given.impersonate else scope]
     own_key = given.service_account_file or given.service_account_json
     source = _service_account(given, scopes) if own_key else _application_default(scopes)
     if not given.impersonate:
@@ -235,9 +267,7 @@ def _credentials(given: GCSCredentials) -> Any:
     from google.auth import impersonated_credentials
 
     endpoint = f"{given.iam_endpoint}/v1/projects/-/serviceAccounts/{given.impersonate}:generateAccessToken"
-    return impersonated_credentials.Credentials(
-        source, given.impersonate, [_READ_WRITE], iam_endpoint_override=endpoint
-    )
+    return impersonated_credentials.Credentials(source, given.impersonate, [scope], iam_endpoint_override=endpoint)
 
 
 def _service_account(given: GCSCredentials, scopes: list[str]) -> Any:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from shardmill.errors import AccessDeniedError, ConfigurationError
 from shardmill.storage.credentials import ANONYMOUS, GCSCredentials, S3Credentials, reveal
 from shardmill.storage.object_store import ObjectStore, is_odd
-from shardmill.storage.retries import UNAUTHENTICATED, Forbidden, NoSuchBucket, Unauthenticated
+from shardmill.storage.retries import UNAUTHENTICATED, Forbidden, NoSuchBucket, Request, Unauthenticated, carry_out
 from shardmill.storage.storage import ObjectInfo
 
 _PAGE = 1000
@@ -24,6 +24,8 @@ _ASK_AGAIN = timedelta(minutes=10)
 RENEW_BEFORE = timedelta(minutes=10)
 """How long before the end of a role's session the next begins. Earlier than obstore asks, which is at five minutes."""
 _ONCE = {"mode": "standard", "max_attempts": 1}
+
+T = TypeVar("T")
 
 
 class S3Store(ObjectStore):
@@ -142,6 +144,20 @@ class S3Store(ObjectStore):
             client_kwargs={"region_name": given.region} if given.region else {},
             config_kwargs={"s3": {"addressing_style": "path" if given.path_style else "virtual"}},
         )
+
+    def ask(self, service: str, endpoint: str | None, request: Request, call: Callable[[Any], T]) -> T:
+        """What `call` returns of a boto3 client for another service of AWS with the same credentials.
+
+        Tried again and explained as a request to the store is.
+        """
+        from botocore.config import Config
+
+        def attempt() -> T:
+            config = Config(read_timeout=self._given.request_seconds, retries=_ONCE)
+            with _as_of_obstore():
+                return call(self._provider.client(service, self._provider(), endpoint_url=endpoint, config=config))
+
+        return carry_out(request, attempt, self.renew)
 
     def _boto3(self) -> Any:
         """A boto3 client; a new one when there are new credentials."""

@@ -1,0 +1,10 @@
+"""Watching a source: which partitions have new, changed or deleted objects, and are to be run.
+
+A look (`look`) is one tick of a sensor: it lists a part of the source, compares what it finds with what is committed,
+and says which partitions are due. All that it remembers is a state in the dataset's folder, which a cursor points to;
+what is lost of it is found again by listing.
+"""
+
+from shardmill.watch.look import Due, Look, look
+
+__all__ = ["Due", "Look", "look"]

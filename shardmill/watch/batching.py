@@ -1,0 +1,127 @@
+"""Batches as a watcher sees them: which sealed objects changed, and which new ones are to be sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
+from shardmill.dataset import Dataset
+from shardmill.partitions import BatchPartitions, read_batch, seal_batch, sealed_batches
+from shardmill.partitions.batches import batch_key, batch_number
+from shardmill.sources import SampleNames, content_of
+from shardmill.storage import ObjectInfo
+from shardmill.watch.known import known_objects
+from shardmill.watch.state import State, Tally, Waiting, Walk
+from shardmill.watch.walks import Budget
+
+_PAGE = 1000
+
+
+class Batching:
+    """The objects of a dataset that is partitioned in batches."""
+
+    def __init__(self, dataset: Dataset, state: State, now: float) -> None:
+        spec = dataset.spec
+        assert isinstance(spec.partitions, BatchPartitions)
+        self._dataset = dataset
+        self._spec = spec.partitions
+        self._quiet = spec.sensor.quiet_seconds if spec.sensor else 0.0
+        self._names = SampleNames(spec.source)
+        self._base = dataset.partitioning.base
+        self._state = state
+        self._now = now
+        self.keys = sealed_batches(dataset.storage, dataset.home)
+        self._known = known_objects(dataset.storage, dataset.home, self.keys)
+        self.outside = 0
+
+    def partition(self, key: str) -> Tally:
+        """A batch as it is now."""
+        tally = Tally(key)
+        for info in read_batch(self._dataset.storage, self._dataset.home, key).objects(self._dataset.storage):
+            _count(tally, info)
+        return tally
+
+    def everything(self, walk: Walk, budget: Budget) -> Iterator[Tally]:
+        """Go on with the listing of the whole source. At its end come the tallies of all batches.
+
+        New objects are taken in: those of full batches are sealed on the way.
+        """
+        state = self._state
+        if walk.after is None:
+            state.tallies, state.batches = {}, len(self.keys)
+            state.round += 1
+        listing = self._dataset.storage.list(self._base, walk.after)
+        while page := list(islice(listing, _PAGE)):
+            self._take(page)
+            if len(state.waiting) >= self._spec.max_objects:
+                yield from self.seal()
+            walk.after = page[-1].uri
+            budget.scanned += len(page)
+            if budget.spent:
+                return
+        state.waiting = {uri: item for uri, item in state.waiting.items() if item.round == state.round}
+        for key in self.keys[: state.batches]:
+            yield state.tallies.get(key) or Tally(key)
+        state.tallies = {}
+        walk.ended = True
+
+    def look_at(self, uris: Sequence[str]) -> list[str]:
+        """Take in objects that are said to have changed. Returns the batches in which they are."""
+        below = [uri for uri in uris if uri.startswith(f"{self._base}/")]
+        numbers = self._known.numbers(below)
+        fresh = [uri for uri, number in zip(below, numbers, strict=True) if not number]
+        for info in bounded_map(self._dataset.storage.stat, fresh, REQUESTS_AT_ONCE):
+            if info is not None:
+                self._wait(info)
+        return sorted({batch_key(number) for number in numbers if number})
+
+    def seal(self) -> Iterator[Tally]:
+        """Seal what is full or has waited for long enough: the tally of each new batch."""
+        waiting = self._state.waiting
+        while True:
+            quiet = [uri for uri, item in waiting.items() if self._now - item.modified >= self._quiet]
+            full = len(quiet) >= self._spec.max_objects
+            oldest = min((waiting[uri].seen for uri in quiet), default=self._now)
+            if not quiet or not (full or self._now - oldest >= self._spec.max_age_minutes * 60):
+                return
+            chosen = sorted(quiet)[: self._spec.max_objects]
+            objects = [
+                ObjectInfo(uri, item.size, item.version, item.modified)
+                for uri in chosen
+                for item in (waiting.pop(uri),)
+            ]
+            number = batch_number(self.keys[-1]) + 1 if self.keys else 1
+            batch = seal_batch(self._dataset.storage, self._dataset.home, number, objects)
+            self.keys.append(batch.key)
+            self._known.add(batch.key, batch.uris)
+            tally = Tally(batch.key)
+            for info in objects:
+                _count(tally, info)
+            yield tally
+
+    def _take(self, page: Sequence[ObjectInfo]) -> None:
+        tallies = self._state.tallies
+        for info, number in zip(page, self._known.numbers([info.uri for info in page]), strict=True):
+            if number:
+                key = batch_key(number)
+                _count(tallies.setdefault(key, Tally(key)), info)
+            elif self._names.takes(info.uri[len(self._base) + 1 :]):
+                self._wait(info)
+            else:
+                self.outside += 1
+
+    def _wait(self, info: ObjectInfo) -> None:
+        earlier = self._state.waiting.get(info.uri)
+        if earlier is None and len(self._state.waiting) >= 2 * self._spec.max_objects:
+            return  # those at hand are still being written: the next listing finds this one again
+        self._state.waiting[info.uri] = Waiting(
+            info.size, info.version, info.modified, earlier.seen if earlier else self._now, self._state.round
+        )
+
+
+def _count(tally: Tally, info: ObjectInfo) -> None:
+    tally.content += content_of(info.uri, info.version)
+    tally.objects += 1
+    tally.bytes += info.size
+    tally.newest = max(tally.newest, info.modified)

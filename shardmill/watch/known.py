@@ -1,0 +1,85 @@
+"""Which objects are in a batch already: 20 bytes of memory an object."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
+from shardmill.partitions import batch_number, read_batch
+from shardmill.storage import Storage
+
+_MOST_RECENT = 100_000
+
+
+class KnownObjects:
+    """The batch of each sealed object, by a digest of 128 bits of its URI."""
+
+    def __init__(self) -> None:
+        self.batches: list[str] = []
+        self._recent: dict[str, int] = {}
+        """Objects that are not in the sorted arrays yet: to sort these for every batch would take its time."""
+        self._high = np.zeros(0, np.uint64)
+        self._low = np.zeros(0, np.uint64)
+        self._numbers = np.zeros(0, np.int32)
+
+    def add(self, batch: str, uris: Sequence[str]) -> None:
+        """Take the objects of a new batch in."""
+        self.batches.append(batch)
+        self._recent.update(dict.fromkeys(uris, batch_number(batch)))
+        if len(self._recent) >= _MOST_RECENT:
+            recent, self._recent = self._recent, {}
+            self._sort_in(list(recent), np.fromiter(recent.values(), np.int32, len(recent)))
+
+    def extend(self, batches: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Take the objects of many batches in."""
+        self.batches += [key for key, _ in batches]
+        numbers = [np.full(len(uris), batch_number(key), np.int32) for key, uris in batches]
+        self._sort_in([uri for _, uris in batches for uri in uris], np.concatenate(numbers))
+
+    def _sort_in(self, uris: Sequence[str], numbers: NDArray[np.int32]) -> None:
+        high, low = _digests(uris)
+        high, low = np.concatenate([self._high, high]), np.concatenate([self._low, low])
+        order = np.lexsort((low, high))
+        self._high, self._low = high[order], low[order]
+        self._numbers = np.concatenate([self._numbers, numbers])[order]
+
+    def numbers(self, uris: Sequence[str]) -> list[int]:
+        """The number of each object's batch, 0 if it is in none."""
+        high, low = _digests(uris)
+        first = np.searchsorted(self._high, high)
+        found = []
+        for uri, position, wanted_high, wanted_low in zip(
+            uris, first.tolist(), high.tolist(), low.tolist(), strict=True
+        ):
+            number = self._recent.get(uri, 0)
+            while not number and position < len(self._high) and self._high[position] == wanted_high:
+                if self._low[position] == wanted_low:
+                    number = int(self._numbers[position])
+                position += 1
+            found.append(number)
+        return found
+
+
+def _digests(uris: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    raw = b"".join(hashlib.blake2b(uri.encode("utf-8", "surrogateescape"), digest_size=16).digest() for uri in uris)
+    pairs = np.frombuffer(raw, np.uint64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+_kept: dict[str, KnownObjects] = {}
+
+
+def known_objects(storage: Storage, home: str, batches: Sequence[str]) -> KnownObjects:
+    """Of the dataset whose sealed batches these are. Kept by the process: only batches that are new are read."""
+    kept = _kept.setdefault(home, KnownObjects())
+    if not set(kept.batches) <= set(batches):  # the dataset was removed and begun anew
+        kept = _kept[home] = KnownObjects()
+    have = set(kept.batches)
+    fresh = [key for key in batches if key not in have]
+    if fresh:
+        kept.extend(list(bounded_map(lambda key: (key, read_batch(storage, home, key).uris), fresh, REQUESTS_AT_ONCE)))
+    return kept

@@ -1,0 +1,302 @@
+"""One look at a source: what is due to be run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+
+from shardmill import chain
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
+from shardmill.dataset import Dataset
+from shardmill.errors import ConfigurationError, CorruptionError
+from shardmill.partitions import BatchPartitions, TimePartitioning
+from shardmill.shards.commit import read_commit
+from shardmill.sources import content_digest
+from shardmill.upkeep import SensorSpec
+from shardmill.watch.batching import Batching
+from shardmill.watch.notifications import Notifications
+from shardmill.watch.state import NOTHING, Cursor, Seen, State, Tally, Walk, load_state, save_state
+from shardmill.watch.walks import Budget, Lister
+
+SECONDS = 30.0
+"""Of listing, in one look: Dagster gives a sensor 60 s, and what is found has to be compared and kept as well."""
+OBJECTS = 1_000_000
+_HOT_SHARE = 0.7
+"""Of the budget, for partitions that are listed first, while a listing of everything is under way."""
+_COMMITS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Due:
+    """A partition that is to be run."""
+
+    partition: str
+    reason: str
+    """The same for the same content over the same commit, so that it can be asked for once only."""
+
+
+@dataclass
+class Look:
+    """What one look found."""
+
+    cursor: str
+    due: list[Due] = field(default_factory=list)
+    partitions: list[str] = field(default_factory=list)
+    """All that the source is known to hold objects of."""
+    scanned: int = 0
+    """Objects listed."""
+    outside: int = 0
+    """Of them in no partition."""
+    new: int = 0
+    """Partitions that had never been seen."""
+    changed: int = 0
+    """Partitions with other objects than when they were last listed."""
+    deleted: int = 0
+    """Partitions without any object left."""
+    announced: int = 0
+    """Notifications of objects."""
+    unread: int = 0
+    """Messages that are no notifications."""
+    pending: int = 0
+    """Partitions that wait: to be quiet, for their marker, for a run that is under way, or for the next look."""
+    waiting: int = 0
+    """New objects that wait for their batch to be sealed."""
+    listing: str | None = None
+    """URI at which the listing of everything goes on, None if it is done."""
+    reconciled: str | None = None
+    """Why everything is compared with what is committed, None if it is not."""
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.scanned:,} objects scanned",
+            f"partitions: {self.new} new, {self.changed} changed, {self.deleted} deleted, {self.pending} pending, "
+            f"{len(self.due)} due",
+        ]
+        if self.outside:
+            parts.append(f"{self.outside:,} objects in no partition")
+        if self.announced or self.unread:
+            parts.append(f"{self.announced:,} notifications")
+        if self.unread:
+            parts.append(f"{self.unread:,} messages that are none, ignored")
+        if self.waiting:
+            parts.append(f"{self.waiting:,} new objects wait for their batch")
+        if self.reconciled:
+            parts.append(f"comparing everything with what is committed ({self.reconciled})")
+        if self.listing:
+            parts.append(f"the listing goes on after {self.listing}")
+        return f"{'; '.join(parts)}; {self.seconds:.1f} s"
+
+
+def look(
+    dataset: Dataset,
+    cursor: str | None,
+    running: Collection[str] = (),
+    *,
+    most: int,
+    notifications: Notifications | None = None,
+    budget: Budget | None = None,
+    now: Callable[[], float] = time.time,
+) -> Look:
+    """List a part of the source, and say which partitions are due, at most `most` of them.
+
+    `running` are partitions that a run is under way for. The cursor of the result counts as soon as the caller has kept
+    it: until then the same look can be taken again, and finds the same. A cursor that leads nowhere is no error:
+    everything is compared with what is committed.
+    """
+    return _Looker(dataset, cursor, now(), notifications).look(set(running), most, budget or Budget(SECONDS, OBJECTS))
+
+
+class _Looker:
+    def __init__(self, dataset: Dataset, cursor: str | None, now: float, notifications: Notifications | None) -> None:
+        self._dataset = dataset
+        self._now = now
+        self._notifications = notifications
+        self._spec = dataset.spec.sensor or SensorSpec()
+        self._before, self._state, why = _remembered(dataset, cursor)
+        self._found = Look("", reconciled=why)
+        self._reconciled = self._before.reconciled if self._before else 0.0
+        self._bytes = self._state.to_bytes()
+        self._lister: Lister | None = None
+        self._batching: Batching | None = None
+        if isinstance(dataset.spec.partitions, BatchPartitions):
+            self._batching = Batching(dataset, self._state, now)
+        else:
+            self._lister = Lister(dataset)
+
+    def look(self, running: set[str], most: int, budget: Budget) -> Look:
+        started = time.monotonic()
+        state, found = self._state, self._found
+        self._hear()
+        self._begin()
+        first = Budget(budget.seconds * _HOT_SHARE, budget.objects) if state.walk else budget
+        for tally in self._hot(first):
+            self._observe(tally)
+        budget.scanned = max(budget.scanned, first.scanned)
+        if state.walk and not budget.spent:
+            for tally in self._everything(state.walk, budget):
+                self._observe(tally)
+                state.listed.append(tally.key)
+            if state.walk.ended:
+                self._end()
+        if self._batching:
+            for tally in self._batching.seal():
+                self._observe(tally)
+        self._decide(running, most, budget)
+        found.partitions = [key for key, seen in state.seen.items() if seen.objects]
+        found.scanned = budget.scanned
+        found.outside = (self._lister or self._batching or found).outside
+        found.waiting = len(state.waiting)
+        found.listing = state.walk.after if state.walk else None
+        found.cursor = self._keep()
+        found.seconds = time.monotonic() - started
+        return found
+
+    def _hear(self) -> None:
+        """Take notifications in. Those of the look before are forgotten by their queue now: its cursor was kept."""
+        state, queue = self._state, self._notifications
+        if queue is None:
+            return
+        queue.acknowledge(state.receipts)
+        announced = queue.receive()
+        uris, state.receipts = announced.uris, announced.receipts
+        self._found.announced, self._found.unread = len(uris), announced.unread
+        if self._batching:
+            self._heat(self._batching.look_at(uris))
+            return
+        base = f"{self._dataset.partitioning.base}/"
+        matches = (self._dataset.partitioning.match(uri[len(base) :]) for uri in uris if uri.startswith(base))
+        self._heat([match[0] for match in matches if match])
+
+    def _begin(self) -> None:
+        """Decide what is to be listed."""
+        partitioning = self._dataset.partitioning
+        recent = isinstance(partitioning, TimePartitioning)
+        if isinstance(partitioning, TimePartitioning):
+            self._heat(partitioning.recent(self._spec.late_hours))
+        due = self._now - self._reconciled >= self._spec.reconcile_hours * 3600
+        if self._state.walk is None and (due or not (recent or self._notifications)):
+            self._state.walk, self._state.listed = Walk(), []
+            self._state.reconciling = due
+        if self._state.reconciling:
+            self._found.reconciled = self._found.reconciled or "as every so often"
+
+    def _heat(self, keys: list[str]) -> None:
+        known = set(self._state.hot)
+        self._state.hot += [key for key in dict.fromkeys(keys) if key not in known]
+
+    def _hot(self, budget: Budget) -> Iterator[Tally]:
+        state = self._state
+        while state.hot and not budget.spent:
+            if self._batching:
+                tally: Tally | None = self._batching.partition(state.hot[0])
+                budget.scanned += tally.objects if tally else 0
+            else:
+                assert self._lister
+                state.hot_walk = state.hot_walk or Walk()
+                try:
+                    tally = self._lister.partition(state.hot[0], state.hot_walk, budget)
+                except ConfigurationError:  # of a name that is too long for a key, and is gone
+                    tally = Tally(state.hot[0])
+            if tally is None:
+                return
+            yield tally
+            state.hot_walk = None
+            del state.hot[0]
+
+    def _everything(self, walk: Walk, budget: Budget) -> Iterator[Tally]:
+        lister = self._lister or self._batching
+        assert lister
+        return lister.everything(walk, budget)
+
+    def _observe(self, tally: Tally, gone: bool = False) -> None:
+        """Compare a partition with what it was. `gone`: it is known to have been made once."""
+        content = content_digest(tally.content)
+        earlier = self._state.seen.get(tally.key)
+        if earlier is None:
+            if not tally.objects and not gone:
+                return
+            self._found.new += bool(tally.objects)
+            self._found.deleted += not tally.objects
+        elif earlier.content != content:
+            self._found.changed += bool(tally.objects)
+            self._found.deleted += not tally.objects
+        else:
+            earlier.marked = tally.marked
+            return
+        since = self._now if earlier else 0.0
+        settled = earlier.settled if earlier else ""
+        self._state.seen[tally.key] = Seen(
+            content, tally.objects, tally.bytes, tally.newest, since, tally.marked, settled
+        )
+
+    def _end(self) -> None:
+        """Everything was listed: what was not come by is gone."""
+        state = self._state
+        come_by = set(state.listed)
+        known = set(state.seen)
+        if state.reconciling:
+            known |= set(chain.stored_partitions(self._dataset, "raw_images"))
+            for seen in state.seen.values():
+                seen.settled = ""
+            self._reconciled = self._now
+        if not self._batching:
+            for key in sorted(known - come_by):
+                self._observe(Tally(key, marked=True), gone=True)
+        state.walk, state.listed, state.reconciling = None, [], False
+
+    def _decide(self, running: set[str], most: int, budget: Budget) -> None:
+        """Of the partitions that are not settled: which are due, and which have to wait."""
+        state, found = self._state, self._found
+        open_keys = [key for key, seen in state.seen.items() if seen.settled != seen.content]
+        ready = [key for key in open_keys if self._is_ready(state.seen[key])]
+        found.pending = len(open_keys) - len(ready)
+        for position in range(0, len(ready), _COMMITS_AT_ONCE):
+            if len(found.due) >= most or (position and budget.spent):
+                found.pending += len(ready) - position
+                return
+            keys = ready[position : position + _COMMITS_AT_ONCE]
+            for key, (committed, version) in zip(
+                keys, bounded_map(self._committed, keys, REQUESTS_AT_ONCE), strict=True
+            ):
+                seen = state.seen[key]
+                if committed == seen.content or (committed is None and not seen.objects):
+                    seen.settled = seen.content
+                    if not seen.objects:
+                        del state.seen[key]
+                elif key in running or len(found.due) >= most:
+                    found.pending += 1
+                else:
+                    seen.settled = seen.content
+                    found.due.append(Due(key, f"{key} {seen.content} {version or 'new'}"))
+
+    def _is_ready(self, seen: Seen) -> bool:
+        if self._dataset.spec.source.marker and not seen.marked:
+            return False
+        return self._now - max(seen.newest, seen.since) >= self._spec.quiet_seconds
+
+    def _committed(self, partition: str) -> tuple[str | None, str | None]:
+        """The content of which the partition was last made, and the version of that commit."""
+        folder = self._dataset.folder("raw_images", partition)
+        commit, version = read_commit(self._dataset.storage, folder, "parquet")
+        if commit is None:
+            return None, version
+        return str(commit.shards[0].summary.get("content", "")) if commit.shards else NOTHING, version
+
+    def _keep(self) -> str:
+        name = self._before.state if self._before else None
+        if name is None or self._state.to_bytes() != self._bytes:
+            name = save_state(self._dataset.storage, self._dataset.home, self._state, name)
+        return str(Cursor(name, self._reconciled))
+
+
+def _remembered(dataset: Dataset, cursor: str | None) -> tuple[Cursor | None, State, str | None]:
+    """The cursor, its state, and why there is none if there should be one."""
+    if not cursor:
+        return None, State(), "the first look"
+    try:
+        parsed = Cursor.parse(cursor)
+        return parsed, load_state(dataset.storage, dataset.home, parsed), None
+    except CorruptionError as error:
+        return None, State(), str(error)

@@ -1,0 +1,102 @@
+"""Listing a source within a budget, and going on where it stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from shardmill.dataset import Dataset
+from shardmill.sources import SampleNames, content_of
+from shardmill.storage import ObjectInfo
+from shardmill.watch.state import Tally, Walk
+
+_CLOCK_EVERY = 256
+"""Objects between two looks at the clock."""
+
+
+@dataclass
+class Budget:
+    """What one look may cost."""
+
+    seconds: float
+    objects: int
+    _end: float = field(init=False)
+    scanned: int = 0
+
+    def __post_init__(self) -> None:
+        self._end = time.monotonic() + self.seconds
+
+    @property
+    def spent(self) -> bool:
+        """Whether the look has to end."""
+        return self.scanned >= self.objects or time.monotonic() >= self._end
+
+    def take(self) -> bool:
+        """Count one listed object. Returns whether there may be another."""
+        self.scanned += 1
+        if self.scanned % _CLOCK_EVERY and self.scanned < self.objects:
+            return True
+        return not self.spent
+
+
+class Lister:
+    """Counts the objects of a dataset's source by partition."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._storage = dataset.storage
+        self._partitioning = dataset.partitioning
+        self._names = SampleNames(dataset.spec.source)
+        self._marker = dataset.spec.source.marker
+        self.outside = 0
+        """Objects that belong to no partition."""
+
+    def partition(self, key: str, walk: Walk, budget: Budget) -> Tally | None:
+        """Go on with the listing of one partition. Returns its tally, or None if the budget was spent first."""
+        folder = self._partitioning.folder(key, self._storage)
+        tally = walk.tally = walk.tally or Tally(key)
+        for info in self._storage.list(folder, walk.after):
+            self._count(tally, info, len(folder) + 1)
+            walk.after = info.uri
+            if not budget.take():
+                return None
+        return tally
+
+    def everything(self, walk: Walk, budget: Budget) -> Iterator[Tally]:
+        """Go on with the listing of the whole source: the tally of each partition that it has left behind.
+
+        Ends with the source (`walk.ended` then) or with the budget.
+        """
+        base = self._partitioning.base
+        beginning, start = "", 0
+        """Of the URIs of the partition at hand, and where the names in it begin."""
+        for info in self._storage.list(base, walk.after):
+            if not beginning or not info.uri.startswith(beginning):
+                match = self._partitioning.match(info.uri[len(base) + 1 :])
+                if walk.tally is not None and (match is None or match[0] != walk.tally.key):
+                    yield walk.tally
+                    walk.tally = None
+                if match is not None and walk.tally is None:
+                    walk.tally = Tally(match[0])
+                start = len(base) + 1 + match[1] if match else 0
+                beginning = info.uri[:start]
+            if walk.tally is None:
+                self.outside += 1
+            else:
+                self._count(walk.tally, info, start)
+            walk.after = info.uri
+            if not budget.take():
+                return
+        if walk.tally is not None:
+            yield walk.tally
+        walk.ended = True
+
+    def _count(self, tally: Tally, info: ObjectInfo, start: int) -> None:
+        name = info.uri[start:]
+        if name == self._marker:
+            tally.marked = True
+        elif self._names.takes(name):
+            tally.content += content_of(info.uri, info.version)
+            tally.objects += 1
+            tally.bytes += info.size
+            tally.newest = max(tally.newest, info.modified)
