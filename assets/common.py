@@ -1,15 +1,15 @@
-"""What the five assets share: keys, tags, partitions, and one function for one or several partitions."""
+"""What the five assets share: keys, partitions, options, and the plan for the partitions of a run."""
 
 import warnings
 from collections.abc import Callable, Mapping
-from datetime import datetime, time
+from datetime import datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from resources.failures import failure
-from resources.shard_set_io_manager import MASKS, MAX_REJECT_RATIO, ROOT, SUFFIX
+from resources.planned import PlannedPartitions
+from resources.shard_set_io_manager import EACH_ALONE, MASKS, MAX_REJECT_RATIO, ROOT, SUFFIX
 from shardmill.dataset import AssetName, DatasetSpec, suffix_of
 from shardmill.errors import ShardmillError
 from shardmill.partitions import TimePartitions
@@ -19,15 +19,20 @@ from shardmill.stages.shard_set import LazyShardSet, ShardSet
 IO_MANAGER = "shard_set_io_manager"
 GPU_POOL = "gpu"
 
-AnyShardSet = Any
-"""`ShardSet` of the run's one partition, or a dict from partition to set: Dagster's types know no unions."""
+LoadedPartitions = Any
+"""`ShardSet` of the run's one partition, or a dict from each partition to its set or the error of loading it."""
 AnyOutput = dg.Output[Any]
-"""Of `LazyShardSet`, likewise."""
+"""Of `PlannedPartitions`: Dagster's types know no dicts with values of two kinds."""
 
 
 def asset_key(spec: DatasetSpec, asset: AssetName) -> dg.AssetKey:
     """`<dataset>/<asset>`."""
     return dg.AssetKey([spec.name, asset])
+
+
+def upstream_of(spec: DatasetSpec, asset: AssetName) -> dg.AssetIn:
+    """The asset before, as an input. A partition of it that cannot be loaded fails alone."""
+    return dg.AssetIn(asset_key(spec, asset), metadata={EACH_ALONE: True})
 
 
 def partitions_of(spec: DatasetSpec) -> dg.PartitionsDefinition:
@@ -57,7 +62,9 @@ def asset_options(spec: DatasetSpec, asset: AssetName, kinds: set[str], code: st
     return {
         "key": asset_key(spec, asset),
         "partitions_def": partitions_of(spec),
-        "backfill_policy": dg.BackfillPolicy.multi_run(spec.partitions_per_run),
+        "backfill_policy": _backfill_policy(spec.partitions_per_run),
+        "automation_condition": _follow_upstream() if spec.automation and asset != "raw_images" else None,
+        "freshness_policy": _freshness(spec.fresh_hours) if spec.fresh_hours else None,
         "io_manager_key": IO_MANAGER,
         "group_name": spec.name,
         "owners": spec.owners or None,
@@ -73,28 +80,61 @@ def asset_options(spec: DatasetSpec, asset: AssetName, kinds: set[str], code: st
     }
 
 
-def lazy_output(context: dg.AssetExecutionContext, make: Callable[[str], LazyShardSet]) -> AnyOutput:
+def _backfill_policy(partitions_per_run: int) -> dg.BackfillPolicy:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return dg.BackfillPolicy.multi_run(partitions_per_run)
+
+
+def _follow_upstream() -> dg.AutomationCondition[Any]:
+    """Once for each new materialization of the asset before. A failure is not tried again until there is another."""
+    condition = dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
+    return condition.with_label("follows the asset before")
+
+
+def _freshness(hours: float) -> dg.FreshnessPolicy:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours))
+
+
+def planned_output(context: dg.AssetExecutionContext, make: Callable[[str], LazyShardSet]) -> AnyOutput:
     """The lazy set of every partition of the run, and the data version that it will have.
 
-    The version is known beforehand: it is the digest of the fingerprints, which determine the bytes.
+    The version is known beforehand: it is the digest of the fingerprints, which determine the bytes. A partition that
+    cannot be planned is left to the IO manager, which makes the others first.
     """
-    try:
-        lazy = {partition: make(partition) for partition in context.partition_keys}
-        digests = {partition: item.digest for partition, item in lazy.items()}  # reads the weights, for one
-    except ShardmillError as error:
-        raise failure(error) from error
+    planned: dict[str, LazyShardSet | ShardmillError] = {}
+    digests: dict[str, str] = {}
+    for partition in context.partition_keys:
+        try:
+            lazy = make(partition)
+            digests[partition] = lazy.digest  # reads the weights, for one
+            planned[partition] = lazy
+        except ShardmillError as error:
+            planned[partition] = error
+
+    def describe(partition: str, metadata: Mapping[str, Any]) -> None:
+        context.add_asset_metadata(metadata, partition_key=partition)
+
+    (version,) = digests.values() if len(planned) == len(digests) == 1 else [fingerprint(partitions=digests)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # data_version is
-        if len(lazy) == 1:
-            ((partition, only),) = lazy.items()
-            return dg.Output(only, data_version=dg.DataVersion(digests[partition]))
-        return dg.Output(lazy, data_version=dg.DataVersion(fingerprint(partitions=digests)))
+        return dg.Output(PlannedPartitions(planned, describe), data_version=dg.DataVersion(version))
 
 
 def each_partition(
     context: dg.AssetExecutionContext,
-    upstream: AnyShardSet,
+    upstream: LoadedPartitions,
     make: Callable[[ShardSet], LazyShardSet],
 ) -> AnyOutput:
-    """`lazy_output` over the loaded upstream sets, of one partition or of several."""
-    return lazy_output(context, lambda key: make(upstream if isinstance(upstream, ShardSet) else upstream[key]))
+    """`planned_output` over the loaded upstream sets."""
+
+    def make_one(partition: str) -> LazyShardSet:
+        loaded = upstream if isinstance(upstream, ShardSet) else upstream[partition]
+        if isinstance(loaded, ShardmillError):
+            raise loaded
+        return make(loaded)
+
+    return planned_output(context, make_one)

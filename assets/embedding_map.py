@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.common import AnyOutput, AnyShardSet, asset_key, asset_options, code_version, each_partition
+from assets.common import AnyOutput, LoadedPartitions, asset_options, code_version, each_partition, upstream_of
 from resources.storage import StorageResource
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
@@ -17,10 +17,10 @@ def build_embedding_map(spec: DatasetSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         **asset_options(spec, "embedding_map", {"parquet", "matplotlib"}, code, description),
-        ins={"embeddings": dg.AssetIn(asset_key(spec, "embeddings"))},
+        ins={"embeddings": upstream_of(spec, "embeddings")},
     )
     def embedding_map(
-        context: dg.AssetExecutionContext, embeddings: AnyShardSet, storage: StorageResource
+        context: dg.AssetExecutionContext, embeddings: LoadedPartitions, storage: StorageResource
     ) -> AnyOutput:
         dataset = Dataset(spec, storage.open())
 

@@ -4,7 +4,15 @@ from typing import Any
 
 import dagster as dg
 
-from assets.common import GPU_POOL, AnyOutput, AnyShardSet, asset_key, asset_options, code_version, each_partition
+from assets.common import (
+    GPU_POOL,
+    AnyOutput,
+    LoadedPartitions,
+    asset_options,
+    code_version,
+    each_partition,
+    upstream_of,
+)
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.stages.embed import EmbedStage
@@ -22,9 +30,9 @@ def build_embeddings(spec: DatasetSpec) -> dg.AssetsDefinition:
     @dg.asset(
         **asset_options(spec, "embeddings", {"parquet", "pytorch"}, code, description),
         **(_gpu_options() if spec.gpu else {}),
-        ins={"transformed_shards": dg.AssetIn(asset_key(spec, "transformed_shards"))},
+        ins={"transformed_shards": upstream_of(spec, "transformed_shards")},
     )
-    def embeddings(context: dg.AssetExecutionContext, transformed_shards: AnyShardSet) -> AnyOutput:
+    def embeddings(context: dg.AssetExecutionContext, transformed_shards: LoadedPartitions) -> AnyOutput:
         def make(shards: ShardSet) -> LazyShardSet:
             return chain.embeddings(dataset, shards)
 

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.common import AnyOutput, asset_options, code_version, lazy_output
+from assets.common import AnyOutput, asset_options, code_version, planned_output
 from resources.storage import StorageResource
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
@@ -24,6 +24,6 @@ def build_raw_images(spec: DatasetSpec) -> dg.AssetsDefinition:
             chain.check_transform_and_model(dataset)
             return chain.raw_images(dataset, partition)
 
-        return lazy_output(context, make)
+        return planned_output(context, make)
 
     return raw_images

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.common import AnyOutput, AnyShardSet, asset_key, asset_options, code_version, each_partition
+from assets.common import AnyOutput, LoadedPartitions, asset_options, code_version, each_partition, upstream_of
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.stages.shard_set import LazyShardSet, ShardSet
@@ -18,9 +18,9 @@ def build_transformed_shards(spec: DatasetSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         **asset_options(spec, "transformed_shards", {"webdataset", "torchvision"}, code, description),
-        ins={"webdataset_shards": dg.AssetIn(asset_key(spec, "webdataset_shards"))},
+        ins={"webdataset_shards": upstream_of(spec, "webdataset_shards")},
     )
-    def transformed_shards(context: dg.AssetExecutionContext, webdataset_shards: AnyShardSet) -> AnyOutput:
+    def transformed_shards(context: dg.AssetExecutionContext, webdataset_shards: LoadedPartitions) -> AnyOutput:
         def make(shards: ShardSet) -> LazyShardSet:
             return chain.transformed_shards(dataset, shards)
 

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.common import AnyOutput, AnyShardSet, asset_key, asset_options, code_version, each_partition
+from assets.common import AnyOutput, LoadedPartitions, asset_options, code_version, each_partition, upstream_of
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.stages.pack import PackStage
@@ -19,9 +19,9 @@ def build_webdataset_shards(spec: DatasetSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         **asset_options(spec, "webdataset_shards", {"webdataset", "tar"}, code, description),
-        ins={"raw_images": dg.AssetIn(asset_key(spec, "raw_images"))},
+        ins={"raw_images": upstream_of(spec, "raw_images")},
     )
-    def webdataset_shards(context: dg.AssetExecutionContext, raw_images: AnyShardSet) -> AnyOutput:
+    def webdataset_shards(context: dg.AssetExecutionContext, raw_images: LoadedPartitions) -> AnyOutput:
         def make(raw: ShardSet) -> LazyShardSet:
             return chain.webdataset_shards(dataset, raw)
 

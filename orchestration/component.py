@@ -15,6 +15,10 @@ from assets.embeddings import build_embeddings
 from assets.raw_images import build_raw_images
 from assets.transformed_shards import build_transformed_shards
 from assets.webdataset_shards import build_webdataset_shards
+from orchestration.automation import build_automation_sensor
+from orchestration.backfills import build_backfill_schedule
+from orchestration.new_objects import build_new_objects_sensor
+from orchestration.runs import job_name
 from shardmill.dataset import DatasetSpec, TemplateEnvironment
 
 
@@ -71,7 +75,7 @@ class ImageDataset(dg.Component):
 
 
 def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
-    """The assets, checks and job of one dataset."""
+    """The assets, checks, job, sensors and schedule of one dataset."""
     assets = [
         build_raw_images(spec),
         build_webdataset_shards(spec),
@@ -80,8 +84,16 @@ def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
         build_embedding_map(spec),
     ]
     job = dg.define_asset_job(
-        name=f"{spec.name}_job",
+        name=job_name(spec),
         selection=dg.AssetSelection.groups(spec.name),
-        description=f"Everything of {spec.name}, one partition a run.",
+        description=f"Everything of {spec.name}, {spec.partitions_per_run} of its partitions a run at most.",
     )
-    return dg.Definitions(assets=assets, asset_checks=build_checks(spec), jobs=[job])
+    sensors: list[dg.SensorDefinition] = []
+    if spec.sensor:
+        sensors.append(build_new_objects_sensor(spec, spec.sensor))
+    if spec.automation:
+        sensors.append(build_automation_sensor(spec))
+    schedules = [build_backfill_schedule(spec, spec.backfill, assets)] if spec.backfill else []
+    return dg.Definitions(
+        assets=assets, asset_checks=build_checks(spec), jobs=[job], sensors=sensors, schedules=schedules
+    )

@@ -7,6 +7,8 @@ from typing import Any
 
 import dagster as dg
 
+from orchestration.alerts import build_alert_sensors
+from orchestration.partial_failures import build_partial_failures_sensor
 from resources.engine import LocalEngineResource
 from resources.shard_set_io_manager import ShardSetIOManager
 from resources.storage import StorageResource
@@ -36,8 +38,10 @@ def build_defs(
         "shard_set_io_manager": ShardSetIOManager(storage=storage, engine=engine),
         **overrides,
     }
+    sensors = [build_partial_failures_sensor(list(datasets.jobs or ())), *build_alert_sensors()]
     # Steps run in the run's own process: the engine is what keeps the cores busy.
-    return dg.Definitions.merge(datasets, dg.Definitions(resources=resources, executor=dg.in_process_executor))
+    shared = dg.Definitions(resources=resources, sensors=sensors, executor=dg.in_process_executor)
+    return dg.Definitions.merge(datasets, shared)
 
 
 @dg.definitions

@@ -40,7 +40,7 @@ def describe_shard_set(shards: ShardSet, seconds: float, masks: Sequence[str] = 
     metadata |= {
         "dagster/uri": shards.folder,
         "dagster/row_count": commit.total_samples,
-        **_counts([commit], shards.made, seconds),
+        **_counts(commit, shards.made, seconds),
         **{name.replace("_", " "): value for entry in commit.shards for name, value in entry.summary.items()},
         **_runtimes(commit),
         "digest": commit.digest,
@@ -51,45 +51,18 @@ def describe_shard_set(shards: ShardSet, seconds: float, masks: Sequence[str] = 
     return metadata
 
 
-def describe_shard_sets(written: Mapping[str, ShardSet], seconds: float) -> dict[str, Any]:
-    """Metadata of a run over several partitions.
-
-    Dagster shows it at each of them, so it claims no `dagster/row_count`: the partition's own stands in the table.
-    """
-    commits = [shards.commit for shards in written.values()]
-    table = [
-        dg.TableRecord(
-            {
-                "partition": partition,
-                "samples": shards.commit.total_samples,
-                "shards": len(shards.commit.shards),
-                "bytes": shards.commit.total_bytes,
-                "rejects": shards.commit.total_rejects,
-                "uri": shards.folder,
-            }
-        )
-        for partition, shards in written.items()
-    ]
-    return {
-        "samples": sum(commit.total_samples for commit in commits),
-        **_counts(commits, sum(shards.made for shards in written.values()), seconds),
-        "partitions": dg.MetadataValue.table(table),
-    }
-
-
-def _counts(commits: list[Commit], made: int, seconds: float) -> dict[str, Any]:
-    samples = sum(commit.total_samples for commit in commits)
+def _counts(commit: Commit, made: int, seconds: float) -> dict[str, Any]:
     metadata: dict[str, Any] = {
-        "samples in": sum(commit.total_samples_in for commit in commits),
-        "rejects": sum(commit.total_rejects for commit in commits),
-        "filtered": sum(commit.total_filtered for commit in commits),
-        "bytes": sum(commit.total_bytes for commit in commits),
-        "shards": sum(len(commit.shards) for commit in commits),
+        "samples in": commit.total_samples_in,
+        "rejects": commit.total_rejects,
+        "filtered": commit.total_filtered,
+        "bytes": commit.total_bytes,
+        "shards": len(commit.shards),
         "shards made": made,
         "seconds": round(seconds, 2),
     }
     if made == metadata["shards"] > 0:  # else the rate would count samples that stood already
-        metadata["samples per second"] = round(samples / max(seconds, 1e-9), 1)
+        metadata["samples per second"] = round(commit.total_samples / max(seconds, 1e-9), 1)
     return metadata
 
 

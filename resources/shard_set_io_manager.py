@@ -1,72 +1,76 @@
 """The IO manager of every Shardmill asset: runs lazy shard sets into place, commits, and says what came out."""
 
 import time
-from collections.abc import Mapping
 
 import dagster as dg
 
 from resources.engine import LocalEngineResource
-from resources.failures import failure
-from resources.metadata import describe_shard_set, describe_shard_sets
+from resources.failures import failure, partial_failure
+from resources.metadata import describe_shard_set
+from resources.planned import PlannedPartitions
 from resources.storage import StorageResource
-from shardmill.errors import ShardmillError
+from shardmill.errors import ConfigurationError, ShardmillError
 from shardmill.progress import Progress, for_a_log
-from shardmill.shards.layout import Suffix
 from shardmill.stages.shard_set import LazyShardSet, ShardSet
-from shardmill.storage import absolute_uri, join_uri
+from shardmill.storage import Storage, absolute_uri, join_uri
 
 ROOT = "shardmill/root"
 SUFFIX = "shardmill/suffix"
 MAX_REJECT_RATIO = "shardmill/max_reject_ratio"
 MASKS = "shardmill/masks"
 """Definition metadata of an asset that the IO manager reads."""
+EACH_ALONE = "shardmill/each_alone"
+"""Likewise of an input."""
 
 
 class ShardSetIOManager(dg.ConfigurableIOManager):
-    """Stores `LazyShardSet`s and loads `ShardSet`s at `<root>/<asset key>/<partition>`.
-
-    A run over several partitions hands over, and is handed, a dict from partition to set.
-    """
+    """Stores `PlannedPartitions` and loads `ShardSet`s, at `<root>/<asset key>/<partition>`."""
 
     storage: dg.ResourceDependency[StorageResource]
     engine: dg.ResourceDependency[LocalEngineResource]
 
-    def handle_output(self, context: dg.OutputContext, obj: LazyShardSet | Mapping[str, LazyShardSet]) -> None:
-        """Run, commit and describe each partition. A failure leaves the partition's last commit as it was."""
-        partitions = list(context.asset_partition_keys)
-        by_partition = {partitions[0]: obj} if isinstance(obj, LazyShardSet) else obj
-        written: dict[str, ShardSet] = {}
-        started = time.monotonic()
-        for partition, lazy in by_partition.items():
-            written[partition] = self._write(context, partition, lazy)
-        seconds = time.monotonic() - started
-        try:
-            if len(written) == 1:
-                masks = context.definition_metadata[MASKS]
-                metadata = describe_shard_set(written[partitions[0]], seconds, masks)
-            else:
-                metadata = describe_shard_sets(written, seconds)
-        except Exception as error:  # a picture that cannot be drawn is no reason to fail what is committed
-            context.log.warning(f"committed, and could not be described: {type(error).__name__}: {error}")
-        else:
-            context.add_output_metadata(metadata)
+    def handle_output(self, context: dg.OutputContext, obj: PlannedPartitions) -> None:
+        """Run, commit and describe each partition.
 
-    def load_input(self, context: dg.InputContext) -> ShardSet | dict[str, ShardSet]:
-        """The committed set of each partition asked for. Raises `dg.Failure` if one is not there."""
+        A failure leaves the partition's last commit as it was, and the other partitions are made nevertheless. The step
+        fails in the end; its metadata say which partitions failed and which ranges are left to carry on with.
+        """
+        failed: dict[str, ShardmillError] = {}
+        for partition, planned in obj.partitions.items():
+            started = time.monotonic()
+            try:
+                if isinstance(planned, ShardmillError):
+                    raise planned
+                made = self._write(context, partition, planned)
+            except ShardmillError as error:
+                failed[partition] = error
+                if len(obj.partitions) > 1:
+                    context.log.error(f"{partition} failed: {error}")
+            else:
+                self._describe(context, made, partition, time.monotonic() - started, obj)
+        if failed:
+            raise partial_failure(list(obj.partitions), failed)
+
+    def load_input(self, context: dg.InputContext) -> ShardSet | dict[str, ShardSet | ShardmillError]:
+        """The committed set, or a dict of those of several partitions.
+
+        Raises `dg.Failure` if one is not there or cannot be read; where the input's metadata say `EACH_ALONE`, and
+        there are several, the error stands in the dict in the place of the set.
+        """
         upstream = context.upstream_output
         assert upstream is not None
-        suffix: Suffix = upstream.definition_metadata[SUFFIX]
-        loaded: dict[str, ShardSet] = {}
-        for partition in context.asset_partition_keys:
+        storage, partitions = self.storage.open(), list(context.asset_partition_keys)
+        each_alone = context.definition_metadata.get(EACH_ALONE) and len(partitions) > 1
+        loaded: dict[str, ShardSet | ShardmillError] = {}
+        for partition in partitions:
             try:
-                loaded[partition] = ShardSet.open(self.storage.open(), _folder(upstream, partition), suffix)
-            except FileNotFoundError as error:
-                name = "/".join([*upstream.asset_key.path, partition])
-                text = f"{name} has to be materialized first: nothing is committed in {_folder(upstream, partition)}"
-                raise dg.Failure(text, allow_retries=False) from error
+                loaded[partition] = _load(storage, upstream, partition)
             except ShardmillError as error:
-                raise failure(error) from error
-        return next(iter(loaded.values())) if len(loaded) == 1 else loaded
+                if not each_alone:
+                    raise failure(error) from error
+                loaded[partition] = error
+        only = next(iter(loaded.values()))
+        return only if len(loaded) == 1 and isinstance(only, ShardSet) else loaded
 
     def _write(self, context: dg.OutputContext, partition: str, lazy: LazyShardSet) -> ShardSet:
         folder = _folder(context, partition)
@@ -76,13 +80,31 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
         def log(progress: Progress) -> None:
             context.log.info(str(progress))
 
-        try:
-            result = lazy.write(self.storage.open(), folder, name, self.engine.open(), ratio, for_a_log(log))
-        except ShardmillError as error:
-            raise failure(error) from error
+        result = lazy.write(self.storage.open(), folder, name, self.engine.open(), ratio, for_a_log(log))
         total = len(result.commit.shards)
         context.log.info(f"{name}: {result.made} of {total} shards made, {total - result.made} stood already")
         return result
+
+    def _describe(
+        self, context: dg.OutputContext, made: ShardSet, partition: str, seconds: float, planned: PlannedPartitions
+    ) -> None:
+        try:
+            metadata = describe_shard_set(made, seconds, context.definition_metadata[MASKS])
+        except Exception as error:  # a picture that cannot be drawn is no reason to fail what is committed
+            context.log.warning(
+                f"{partition} is committed, and could not be described: {type(error).__name__}: {error}"
+            )
+        else:
+            planned.describe(partition, metadata)
+
+
+def _load(storage: Storage, upstream: dg.OutputContext, partition: str) -> ShardSet:
+    folder = _folder(upstream, partition)
+    try:
+        return ShardSet.open(storage, folder, upstream.definition_metadata[SUFFIX])
+    except FileNotFoundError:
+        name = "/".join([*upstream.asset_key.path, partition])
+        raise ConfigurationError(f"{name} has to be materialized first: nothing is committed in {folder}") from None
 
 
 def _folder(context: dg.OutputContext, partition: str) -> str:

@@ -35,22 +35,15 @@ def test_each_partition_holds_its_own_rows(made: tuple[Any, dg.ExecuteInProcessR
         assert sorted(keys) == [f"{partition}{number}" for number in range(ROWS[partition])]
 
 
-def test_metadata_tells_the_partitions_apart(made: tuple[Any, dg.ExecuteInProcessResult]) -> None:
+def test_each_partition_has_its_own_metadata(made: tuple[Any, dg.ExecuteInProcessResult]) -> None:
     _, result = made
     for event in result.get_asset_materialization_events():
-        value = event.materialization.metadata["partitions"]
-        assert isinstance(value, dg.TableMetadataValue)
-        table = [record.data for record in value.records]
-        assert [(row["partition"], row["samples"], row["rejects"]) for row in table] == [("a", 4, 0), ("b", 5, 0)]
-        assert all(str(row["uri"]).endswith(f"/{row['partition']}") for row in table)
-
-
-def test_no_partition_is_given_the_rows_of_all(made: tuple[Any, dg.ExecuteInProcessResult]) -> None:
-    """Dagster shows a run's metadata at each of its partitions: there, `dagster/row_count` would be wrong."""
-    _, result = made
-    for event in result.get_asset_materialization_events():
-        assert "dagster/row_count" not in event.materialization.metadata
-        assert event.materialization.metadata["samples"].value == ROWS["a"] + ROWS["b"]
+        metadata = event.materialization.metadata
+        assert metadata["dagster/row_count"].value == ROWS[event.partition]
+        assert str(metadata["dagster/uri"].value).endswith(f"/{event.partition}")
+        assert ("contact sheet" in metadata) == (
+            event.asset_key.path[-1] in ("webdataset_shards", "transformed_shards")
+        )
 
 
 def test_checks_cover_every_partition_of_the_range(made: tuple[Any, dg.ExecuteInProcessResult]) -> None:
@@ -89,5 +82,26 @@ def test_one_partition_that_fails_leaves_the_others_of_the_run_as_they_are(tiny:
     (tiny.folder / "raw/b/b0.jpg").write_bytes(b"")
     result = tiny.materialize(("a", "c"), ["raw_images", "webdataset_shards"], checks=False)
     assert not result.success
-    assert (tiny.stored("webdataset_shards", "a") / "index.json").exists()
-    assert not (tiny.stored("webdataset_shards", "b") / "index.json").exists()
+    made = {key for key in "abc" if (tiny.stored("webdataset_shards", key) / "index.json").exists()}
+    assert made == {"a", "c"}
+    failure = result.failure_data_for_node("tiny__webdataset_shards").user_failure_data
+    assert "1 of 3 partitions failed" in failure.description
+    assert "b: " in failure.description
+    assert failure.metadata["carry on"].value == [["a", "a"], ["c", "c"]]
+
+
+def test_a_partition_that_cannot_be_listed_fails_alone(tiny: Any) -> None:
+    for file in (tiny.folder / "raw/a").iterdir():
+        file.unlink()
+    result = tiny.materialize(("a", "b"), ["raw_images"], checks=False)
+    assert not result.success
+    assert (tiny.stored("raw_images", "b") / "index.json").exists()
+
+
+def test_a_partition_whose_upstream_is_not_there_fails_alone(tiny: Any) -> None:
+    assert tiny.materialize("b", ["raw_images"], checks=False).success
+    result = tiny.materialize(("a", "b"), ["webdataset_shards"], checks=False)
+    assert not result.success
+    assert (tiny.stored("webdataset_shards", "b") / "index.json").exists()
+    failure = result.failure_data_for_node("tiny__webdataset_shards").user_failure_data
+    assert "raw_images/a has to be materialized first" in failure.description

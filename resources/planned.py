@@ -1,0 +1,17 @@
+"""What an asset hands to the IO manager: for each partition of the run what is to be made, or why nothing can be."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shardmill.errors import ShardmillError
+from shardmill.stages.shard_set import LazyShardSet
+
+
+@dataclass(frozen=True)
+class PlannedPartitions:
+    """The partitions of one run, in order."""
+
+    partitions: Mapping[str, LazyShardSet | ShardmillError]
+    describe: Callable[[str, Mapping[str, Any]], None]
+    """Takes a partition and metadata for its materialization."""
