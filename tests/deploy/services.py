@@ -19,6 +19,7 @@ mutation ($parameters: ExecutionParams!) {
   launchPipelineExecution(executionParams: $parameters) { __typename ... on LaunchRunSuccess { run { runId } } }
 }
 """
+RELOAD = "mutation ($location: String!) { reloadRepositoryLocation(repositoryLocationName: $location) { __typename } }"
 STATUS = "query ($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
 
 
@@ -72,6 +73,10 @@ class Services:
 
         self.wait_until(launched)
         return str(answers[-1]["run"]["runId"])
+
+    def reload(self) -> None:
+        """Reload the definitions, as the UI's button does."""
+        self._ask(RELOAD, location="shardmill")
 
     def wait_for(self, run: str, status: str) -> None:
         """Return once the run has this status."""

@@ -96,6 +96,7 @@ def test_names_fit_together(deploy: Path) -> None:
     assert read - set(variables()) == {"DAGSTER_POSTGRES_PASSWORD"}  # in the Secret
 
 
+@pytest.mark.slow
 def test_a_run_is_a_job_that_kubernetes_accepts_and_that_ends_well(
     deploy: Path, new_project: Callable[[], Path], make_instance: MakeInstance
 ) -> None:

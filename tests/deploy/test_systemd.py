@@ -45,7 +45,8 @@ def test_the_environment_has_every_variable_that_the_instance_reads(deploy: Path
     assert read <= given
 
 
-def test_the_services_bring_a_run_to_its_end(
+@pytest.mark.slow
+def test_the_services_bring_runs_to_their_end_and_see_a_new_dataset_after_a_reload(
     deploy: Path, new_project: Callable[[], Path], make_instance: MakeInstance
 ) -> None:
     project, instance = new_project(), make_instance()
@@ -62,5 +63,11 @@ def test_the_services_bring_a_run_to_its_end(
             services.start(unit.stem, exec_start(unit))
         run = services.submit(["demo", "raw_images"], "2026-01")
         services.wait_for(run, "SUCCESS")
-    assert instance.rows("SELECT run_id, status FROM runs") == [(run, "SUCCESS")]
-    assert list((project / "data/assets").rglob("index.json"))
+        assert instance.rows("SELECT run_id, status FROM runs") == [(run, "SUCCESS")]
+
+        datasets = project / "orchestration/defs"
+        shutil.copytree(datasets / "demo", datasets / "more")
+        file = datasets / "more/defs.yaml"
+        file.write_text(file.read_text().replace("name: demo", "name: more"))
+        services.reload()
+        services.wait_for(services.submit(["more", "raw_images"], "2026-01"), "SUCCESS")
