@@ -14,7 +14,7 @@ from shardmill.storage import Storage
 # Several test processes share the cores: torch's own threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = ["tests.servers.fixtures", "tests.servers.places"]
+pytest_plugins = ["tests.projects", "tests.servers.fixtures", "tests.servers.places"]
 
 # The same examples in every run: what fails here fails everywhere. No database in the working tree.
 settings.register_profile(

@@ -8,6 +8,7 @@ import pytest
 
 from tests.servers.faults import FaultProxy
 from tests.servers.gcs import GCSServer
+from tests.servers.postgres import PostgresServer, installed
 from tests.servers.processes import CLIENT_ENVIRONMENT
 from tests.servers.seaweedfs import S3Server
 from tests.servers.sts import STSServer
@@ -39,6 +40,14 @@ def s3_server(client_environment: None) -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def sts_server(client_environment: None) -> Iterator[STSServer]:
     with STSServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    if installed() is None:
+        pytest.skip("no PostgreSQL server on this machine: install Debian's postgresql")
+    with PostgresServer() as server:
         yield server
 
 

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from obstore.store import GCSStore, S3Store
 
 from tests.servers import GCSServer, S3Keys, S3Server, STSServer
 from tests.servers.fixtures import StartProxy
+from tests.servers.postgres import PostgresServer, installed
 from tests.servers.processes import accepts
 
 HTTP = {"allow_http": True}
@@ -347,6 +350,44 @@ def test_a_dead_proxy_resets_and_refuses_by_credential(
         store.list().collect()
     proxy.allow(s3_server.reader.access_key_id)
     assert attempts(store, 1) == [True]
+
+
+@pytest.mark.skipif(installed() is None, reason="no PostgreSQL server on this machine: install Debian's postgresql")
+def test_postgres_keeps_what_was_committed_through_a_kill_and_leaves_no_process() -> None:
+    import psutil
+    import psycopg2
+
+    with PostgresServer() as server:
+        database = server.make_database("kept")
+        stranger = replace(database, password="wrong")
+        with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+            psycopg2.connect(stranger.url)
+        connection = psycopg2.connect(database.url)
+        cursor = connection.cursor()
+        cursor.execute("CREATE TABLE numbers AS SELECT 1 AS number")
+        connection.commit()
+        cursor.execute("INSERT INTO numbers VALUES (2)")  # not committed
+        server.kill()
+        with pytest.raises(psycopg2.OperationalError):
+            cursor.execute("SELECT 1")
+        connection.close()
+        server.restart()
+        connection = psycopg2.connect(database.url)
+        cursor = connection.cursor()
+        cursor.execute("SELECT * FROM numbers")
+        assert cursor.fetchall() == [(1,)]
+        folder = str(server._folder)
+        assert running_in(psutil.process_iter(["cwd"]), folder)
+    connection.close()
+    deadline = time.monotonic() + 5
+    while running_in(psutil.process_iter(["cwd"]), folder):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert not Path(folder).exists()
+
+
+def running_in(processes: Iterable[Any], folder: str) -> list[Any]:
+    return [process for process in processes if (process.info["cwd"] or "").startswith(folder)]
 
 
 def test_servers_do_not_outlive_a_killed_process(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from shardmill.demo import make_demo_dataset
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 CONTROL_PLANE = ("shardmill", "resources", "assets", "orchestration", "workspace.yaml", "pyproject.toml")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
