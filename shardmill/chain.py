@@ -12,6 +12,7 @@ from shardmill.errors import ConfigurationError
 from shardmill.partitions import BatchPartitions
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, read_commit
+from shardmill.shards.layout import Layout
 from shardmill.sources import Manifest
 from shardmill.stages.embedding_map import has_basis, map_of
 from shardmill.stages.engine import Engine
@@ -122,8 +123,9 @@ def stored_partitions(dataset: Dataset, asset: AssetName) -> list[str]:
     if isinstance(dataset.spec.partitions, list):
         return dataset.spec.partitions
     folder = join_uri(dataset.home, asset)
-    names = (relative_to(folder, info.uri).split("/") for info in dataset.storage.list(folder))
-    return sorted(name[0] for name in names if name[1:] == ["index.json"])
+    commit = Layout(suffix_of(asset)).commit
+    names = (relative_to(folder, info.uri).partition("/") for info in dataset.storage.list(folder))
+    return sorted(partition for partition, _, name in names if name == commit)
 
 
 def write(

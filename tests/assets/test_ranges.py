@@ -95,7 +95,7 @@ def test_a_partition_that_cannot_be_listed_fails_alone(tiny: Any) -> None:
         file.unlink()
     result = tiny.materialize(("a", "b"), ["raw_images"], checks=False)
     assert not result.success
-    assert (tiny.stored("raw_images", "b") / "index.json").exists()
+    assert (tiny.stored("raw_images", "b") / "_index/index.json").exists()
 
 
 def test_a_partition_whose_upstream_is_not_there_fails_alone(tiny: Any) -> None:
