@@ -1,12 +1,12 @@
 """Scheduled backfills: partitions that are missing, failed or stale are launched, so many at a tick."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import dagster as dg
 
 from assets.common import partitions_of
-from orchestration.backlog import Trouble, backlog, failures_in_a_row
+from orchestration.backlog import Trouble, backlog, failures_in_a_row, stale
 from orchestration.new_objects import LAUNCHED_BY
 from orchestration.runs import job_name, partition_keys, run_requests, under_way
 from resources.storage import StorageResource
@@ -43,16 +43,18 @@ def build_backfill_schedule(
         context: dg.ScheduleEvaluationContext, storage: StorageResource
     ) -> list[dg.RunRequest] | dg.SkipReason:
         keys = partition_keys(context.instance, definition)
-        troubled = backlog(context.instance, assets, keys)
+        troubled, whole = backlog(context.instance, assets, keys)
         busy = under_way(context.instance, spec, keys)
         failures = failures_in_a_row(context.instance, spec.name, tags, keys)
         given_up = {key for key in troubled if failures.get(key, 0) >= settings.max_failures}
-        ordered = list(reversed(troubled)) if settings.order == "newest" else list(troubled)
-        candidates = [key for key in ordered if key not in busy and key not in given_up]
         dataset = Dataset(spec, impatient(storage.open()))
+        candidates = [key for key in _ordered(troubled, settings) if key not in busy and key not in given_up]
         chosen = _first_with_objects(dataset, candidates, troubled, settings.max_partitions)
-        report = _report(troubled, chosen, given_up, settings.max_failures)
+        rest = [key for key in _ordered(whole, settings) if key not in busy]
+        outdated, looked = stale(dataset, rest, settings.max_partitions - len(chosen))
+        report = _report(troubled, outdated, looked, len(rest), given_up, settings)
         context.log.info(f"{spec.name}: {report}")
+        chosen += outdated
         if not chosen:
             return dg.SkipReason(report)
         moment = context.scheduled_execution_time.isoformat()
@@ -85,10 +87,24 @@ def _first_with_objects(
     return chosen[:most]
 
 
-def _report(troubled: Mapping[str, Trouble], chosen: Sequence[str], given_up: set[str], failures: int) -> str:
+def _ordered(keys: Iterable[str], settings: BackfillSpec) -> list[str]:
+    """Partitions in Dagster's order are the oldest first."""
+    return list(keys)[::-1] if settings.order == "newest" else list(keys)
+
+
+def _report(
+    troubled: Mapping[str, Trouble],
+    outdated: Sequence[str],
+    looked: int,
+    whole: int,
+    given_up: set[str],
+    settings: BackfillSpec,
+) -> str:
     counts = Counter(troubled.values())
-    states = ", ".join(f"{counts[state]} {state}" for state in ("failed", "missing", "stale"))
-    text = f"partitions: {states}; {len(chosen)} launched"
+    text = f"partitions: {counts['failed']} failed, {counts['missing']} missing, {len(outdated)} stale"
+    if looked < whole:
+        text += f" (of {looked:,} that were looked at; {whole - looked:,} were not)"
     if given_up:
-        text += f"; {len(given_up)} left to a person after {failures} failures: {', '.join(sorted(given_up)[:10])}"
+        names = ", ".join(sorted(given_up)[:10])
+        text += f"; {len(given_up)} left to a person after {settings.max_failures} failures: {names}"
     return text

@@ -1,72 +1,59 @@
-"""Which partitions of a dataset are failed, missing or stale, by what Dagster has recorded."""
+"""Which partitions of a dataset are failed, missing or stale."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import dagster as dg
 
 from orchestration.runs import DATASET, partitions_of_run
+from shardmill import chain
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
+from shardmill.dataset import Dataset
 
 Trouble = Literal["failed", "missing", "stale"]
-CODE_VERSION = "dagster/code_version"
-DATA_VERSION = "dagster/data_version"
-INPUT_DATA_VERSION = "dagster/input_data_version/"
-"""Tags of a materialization."""
 _RUNS = 1000
 """How far back failures are counted."""
+_STALE_SECONDS = 25.0
+"""The longest that one look for stale partitions takes: a tick has 60 s."""
 
 
 def backlog(
     instance: dg.DagsterInstance, assets: Sequence[dg.AssetsDefinition], keys: Sequence[str]
-) -> dict[str, Trouble]:
-    """The partitions that are not as they should be, in the order of `keys`, each with the worst that is true of it.
+) -> tuple[dict[str, Trouble], list[str]]:
+    """Failed and missing partitions by what Dagster has recorded, in the order of `keys`; and those that are whole.
 
-    Stale: made by another version of the code, or from another version of the asset before. Partitions of which a run
-    is under way are left out.
+    Partitions of which a run is under way are in neither. One query an asset.
     """
-    worst: dict[str, Trouble] = {}
+    troubled: dict[str, Trouble] = {}
     busy: set[str] = set()
-    versions: Mapping[str, str] = {}
-    before: dg.AssetKey | None = None
     for asset in assets:
         assert asset.partitions_def is not None
         statuses = instance.get_status_by_partition(asset.key, keys, asset.partitions_def) or {}
-        recorded = _recorded(instance, asset.key, before)
         for partition in keys:
             status = statuses.get(partition)
             if status is dg.AssetPartitionStatus.IN_PROGRESS:
                 busy.add(partition)
             elif status is dg.AssetPartitionStatus.FAILED:
-                worst[partition] = "failed"
+                troubled[partition] = "failed"
             elif status is None:
-                worst[partition] = "missing" if worst.get(partition) != "failed" else "failed"
-            elif _is_stale(recorded.get(partition, {}), asset, before, versions.get(partition)):
-                worst.setdefault(partition, "stale")
-        versions = {partition: tags[DATA_VERSION] for partition, tags in recorded.items() if DATA_VERSION in tags}
-        before = asset.key
-    return {partition: worst[partition] for partition in keys if partition in worst and partition not in busy}
+                troubled.setdefault(partition, "missing")
+    whole = [partition for partition in keys if partition not in troubled and partition not in busy]
+    return {key: troubled[key] for key in keys if key in troubled and key not in busy}, whole
 
 
-def _recorded(
-    instance: dg.DagsterInstance, asset: dg.AssetKey, before: dg.AssetKey | None
-) -> Mapping[str, Mapping[str, str]]:
-    """The tags of each partition's last materialization. One query."""
-    tags = [CODE_VERSION, DATA_VERSION, *([_input_tag(before)] if before else [])]
-    return instance.event_log_storage.get_latest_tags_by_partition(
-        asset, dg.DagsterEventType.ASSET_MATERIALIZATION, tags
-    )
-
-
-def _is_stale(
-    tags: Mapping[str, str], asset: dg.AssetsDefinition, before: dg.AssetKey | None, version: str | None
-) -> bool:
-    if tags.get(CODE_VERSION) != asset.code_versions_by_key[asset.key]:
-        return True
-    return before is not None and tags.get(_input_tag(before)) != version
-
-
-def _input_tag(asset: dg.AssetKey) -> str:
-    return f"{INPUT_DATA_VERSION}{asset.to_user_string()}"
+def stale(dataset: Dataset, partitions: Sequence[str], most: int) -> tuple[list[str], int]:
+    """The first stale ones of the partitions, by what is committed, and how many there was time to look at."""
+    found: list[str] = []
+    looked, end = 0, time.monotonic() + _STALE_SECONDS
+    for start in range(0, len(partitions), 2 * REQUESTS_AT_ONCE):
+        if len(found) >= most or time.monotonic() >= end:
+            break
+        some = partitions[start : start + 2 * REQUESTS_AT_ONCE]
+        answers = bounded_map(lambda key: chain.is_stale(dataset, key), some, REQUESTS_AT_ONCE)
+        found += [key for key, answer in zip(some, answers, strict=True) if answer]
+        looked += len(some)
+    return found[:most], looked
 
 
 def failures_in_a_row(

@@ -12,6 +12,7 @@ from shardmill.errors import ConfigurationError
 from shardmill.partitions import BatchPartitions
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, read_commit
+from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.layout import Layout
 from shardmill.sources import Manifest
 from shardmill.stages.embedding_map import has_basis, map_of
@@ -48,7 +49,11 @@ def _nothing_there(dataset: Dataset, partition: str) -> str:
 
 def webdataset_shards(dataset: Dataset, raw: ShardSet) -> LazyShardSet:
     """The objects of the manifest, packed."""
-    return pack(read_manifest(raw), dataset.spec.shards, pack_stage(dataset.spec))
+    return pack(read_manifest(raw), dataset.spec.shards, pack_stage(dataset.spec), _packed_from(dataset, raw))
+
+
+def _packed_from(dataset: Dataset, raw: ShardSet) -> str:
+    return fingerprint(manifest=raw.commit.digest, shards=dataset.spec.shards.model_dump(mode="json"))
 
 
 def transformed_shards(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
@@ -169,6 +174,37 @@ def _is_current(
     named = {entry.fingerprint for entry in present.commit.shards}
     standing = lazy.standing(dataset.storage, present.folder, present.commit)
     return set(lazy.fingerprints) == named == set(standing)
+
+
+def is_stale(dataset: Dataset, partition: str) -> bool:
+    """Whether an asset of a committed partition was made from another one before it, or by other rules than now.
+
+    Reads five small files; neither lists the source nor looks whether every shard stands, as `states` does. What is
+    missing is not stale.
+    """
+    upstream: ShardSet | None = None
+    for asset in ASSETS:
+        present = stored(dataset, asset, partition)
+        if present is None:
+            return False
+        if upstream is not None and _is_made_otherwise(dataset, asset, partition, present, upstream):
+            return True
+        upstream = present
+    return False
+
+
+def _is_made_otherwise(
+    dataset: Dataset, asset: AssetName, partition: str, present: ShardSet, upstream: ShardSet
+) -> bool:
+    commit = present.commit
+    if asset == "webdataset_shards":
+        stage = pack_stage(dataset.spec)
+        made = (commit.made_from, commit.stage_version, commit.parameters)
+        return made != (_packed_from(dataset, upstream), stage.version, stage.parameters())
+    if asset == "embedding_map" and not has_basis(upstream, dataset.spec.projection, dataset.home):
+        return True
+    lazy = plan(dataset, asset, partition, upstream)
+    return set(lazy.fingerprints) != {entry.fingerprint for entry in commit.shards}
 
 
 @dataclass(frozen=True)

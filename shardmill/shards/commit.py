@@ -71,6 +71,8 @@ class Commit(BaseModel):
     suffix: Suffix
     parameters: dict[str, Any] = {}
     """What the stage was told; part of every fingerprint."""
+    made_from: str = ""
+    """Digest of what decided which samples went into which shard, where that is more than the asset before."""
     versions: dict[str, str] = {}
     """Of the software that made it; for the reader, part of no fingerprint."""
     total_samples_in: int = 0
@@ -92,7 +94,7 @@ class Commit(BaseModel):
 
     def says_the_same_as(self, other: Commit) -> bool:
         """Whether the two differ in nothing but times and versions of software."""
-        mine, theirs = ((c.digest, c.name, c.stage_version, c.parameters) for c in (self, other))
+        mine, theirs = ((c.digest, c.name, c.stage_version, c.parameters, c.made_from) for c in (self, other))
         return mine == theirs
 
     def to_json(self) -> bytes:

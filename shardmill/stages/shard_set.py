@@ -102,14 +102,15 @@ class ShardSet:
         return stream
 
 
-def pack(manifest: Manifest, spec: ShardSpec, stage: PackStage) -> LazyShardSet:
-    """The samples of a manifest, packed into shards."""
+def pack(manifest: Manifest, spec: ShardSpec, stage: PackStage, made_from: str = "") -> LazyShardSet:
+    """The samples of a manifest, packed into shards. `made_from` is for the commit."""
     groups = [tuple(group) for _, group in manifest.by_key()]
     keys = [group[0].key for group in groups]
     sizes = [sum(stored_size(item.size) for item in group) for group in groups]
     slice_up = slice_by_hash if spec.order == "hash" else slice_by_key
     slices = slice_up(keys, sizes, spec.max_samples, spec.max_bytes)
-    return LazyShardSet(stage, [RawShard(piece.id, tuple(groups[i] for i in piece.members)) for piece in slices])
+    shards = [RawShard(piece.id, tuple(groups[i] for i in piece.members)) for piece in slices]
+    return LazyShardSet(stage, shards, made_from)
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ class LazyShardSet:
 
     stage: Stage[Any]
     inputs: Sequence[InputShard]
+    made_from: str = ""
+    """See `Commit`."""
     samples: int = field(init=False)
     """Samples that go in."""
 
@@ -255,6 +258,7 @@ class LazyShardSet:
             stage_version=self.stage.version,
             suffix=self.stage.suffix,
             parameters=self.stage.parameters(),
+            made_from=self.made_from,
             versions=software_versions(),
             total_samples_in=sum(entry.samples_in for entry in entries),
             total_samples=sum(entry.nsamples for entry in entries),
