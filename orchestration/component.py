@@ -12,11 +12,13 @@ from pydantic import BaseModel
 from assets.checks import build_checks
 from assets.embedding_map import build_embedding_map
 from assets.embeddings import build_embeddings
+from assets.health import build_health_check, health_check_key
 from assets.raw_images import build_raw_images
 from assets.transformed_shards import build_transformed_shards
 from assets.webdataset_shards import build_webdataset_shards
 from orchestration.automation import build_automation_sensor
 from orchestration.backfills import build_backfill_schedule
+from orchestration.health import build_health_schedule
 from orchestration.new_objects import build_new_objects_sensor
 from orchestration.runs import job_name
 from shardmill.dataset import DatasetSpec, TemplateEnvironment
@@ -85,7 +87,7 @@ def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
     ]
     job = dg.define_asset_job(
         name=job_name(spec),
-        selection=dg.AssetSelection.groups(spec.name),
+        selection=dg.AssetSelection.groups(spec.name) - dg.AssetSelection.checks(health_check_key(spec)),
         description=f"Everything of {spec.name}, {spec.partitions_per_run} of its partitions a run at most.",
     )
     sensors: list[dg.SensorDefinition] = []
@@ -94,6 +96,7 @@ def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
     if spec.automation:
         sensors.append(build_automation_sensor(spec))
     schedules = [build_backfill_schedule(spec, spec.backfill, assets)] if spec.backfill else []
-    return dg.Definitions(
-        assets=assets, asset_checks=build_checks(spec), jobs=[job], sensors=sensors, schedules=schedules
-    )
+    if sensors or schedules:
+        schedules.append(build_health_schedule(spec))
+    checks = [*build_checks(spec), build_health_check(spec)]
+    return dg.Definitions(assets=assets, asset_checks=checks, jobs=[job], sensors=sensors, schedules=schedules)

@@ -1,10 +1,13 @@
 """A stand-in for Dagster's daemon: evaluates sensors and schedules, and carries out the runs that they ask for."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 import dagster as dg
+import numpy as np
+from PIL import Image
 
 from orchestration.component import dataset_definitions
 from orchestration.definitions import build_defs
@@ -106,3 +109,13 @@ class Operator:
             asset_selection=list(request.asset_selection) if request.asset_selection else None,
             raise_on_error=False,
         )
+
+
+NewOperator = Callable[..., Operator]
+
+
+def photograph(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (24, 24, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()

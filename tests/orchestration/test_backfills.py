@@ -1,0 +1,132 @@
+"""The backfill schedule: what is missing, failed or stale is launched, so many at a tick, and not for ever."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from tests.orchestration.dataset_operator import LOGS, NewOperator, Operator, photograph
+from tests.servers.places import NewPlace, Place
+
+NIGHT = datetime(2026, 11, 21, 3, tzinfo=UTC)
+
+
+@pytest.fixture
+def where(place: NewPlace) -> Place:
+    made = place("file")
+    for partition in "abc":
+        made.put(f"raw/{partition}/0.jpg", photograph(ord(partition)))
+    return made
+
+
+def operator_of(new_operator: NewOperator, where: Place, **settings: Any) -> Operator:
+    """Of four declared partitions, the last of which the source has nothing of."""
+    backfill = {"cron": "0 3 * * *", "max_partitions": 2, **settings}
+    return new_operator(where, partitions=["a", "b", "c", "d"], sensor=None, backfill=backfill)
+
+
+def keys(requests: list[dg.RunRequest]) -> list[str | None]:
+    return [request.partition_key for request in requests]
+
+
+def test_missing_partitions_are_launched_the_newest_first_and_bounded(where: Place, new_operator: NewOperator) -> None:
+    operator = operator_of(new_operator, where)
+    asked = []
+    for night in range(3):
+        requests = operator.scheduled(NIGHT + timedelta(days=night))
+        asked.append(keys(requests))
+        assert all(result.success for result in operator.run(requests))
+    assert asked == [["c", "b"], ["a"], []]
+    assert operator.log == "partitions: 0 failed, 1 missing, 0 stale"
+
+
+def test_the_oldest_come_first_if_so_declared(where: Place, new_operator: NewOperator) -> None:
+    assert keys(operator_of(new_operator, where, order="oldest").scheduled(NIGHT)) == ["a", "b"]
+
+
+def test_a_partition_of_which_a_run_is_under_way_is_left_alone(where: Place, new_operator: NewOperator) -> None:
+    operator = operator_of(new_operator, where)
+    job = operator.defs.resolve_job_def("watched_job")
+    operator.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "c"})
+    assert keys(operator.scheduled(NIGHT)) == ["b", "a"]
+
+
+def test_a_partition_that_fails_is_tried_again_so_many_times(where: Place, new_operator: NewOperator) -> None:
+    where.put("raw/c/1.jpg", b"")
+    operator = operator_of(new_operator, where, max_partitions=1, max_failures=2)
+    for night in range(2):
+        (request,) = operator.scheduled(NIGHT + timedelta(days=night))
+        assert request.partition_key == "c"
+        assert not operator.run([request])[0].success
+    (request,) = operator.scheduled(NIGHT + timedelta(days=2))
+    assert request.partition_key == "b"
+    assert operator.run([request])[0].success
+
+    mended = operator_of(new_operator, where, max_partitions=1, max_failures=2)
+    mended.spec = mended.spec.model_copy(update={"max_reject_ratio": 0.5})
+    (request,) = mended.scheduled(NIGHT + timedelta(days=3))
+    assert request.partition_key == "c", "failures under another dataset file do not count"
+    assert mended.run([request])[0].success
+
+
+def test_stale_partitions_are_made_anew(where: Place, new_operator: NewOperator) -> None:
+    operator = operator_of(new_operator, where, max_partitions=3)
+    operator.run(operator.scheduled(NIGHT))
+    assert operator.scheduled(NIGHT + timedelta(days=1)) == []
+
+    smaller = {"operations": [{"operation": "Resize", "arguments": {"size": 16}}]}
+    changed = new_operator(
+        where, partitions=["a", "b", "c", "d"], sensor=None, transform=smaller, backfill={"cron": "0 3 * * *"}
+    )
+    requests = changed.scheduled(NIGHT + timedelta(days=2))
+    assert keys(requests) == ["c", "b", "a"]
+    made = changed.made(changed.run(requests[:1]))
+    assert made["c"]["webdataset_shards"] == 0
+    assert made["c"]["transformed_shards"] == 1
+    assert keys(changed.scheduled(NIGHT + timedelta(days=3))) == ["b", "a"]
+
+
+def test_neighbours_share_a_run(where: Place, new_operator: NewOperator) -> None:
+    backfill = {"cron": "0 3 * * *"}
+    operator = new_operator(where, partitions=list("abcd"), sensor=None, backfill=backfill, partitions_per_run=2)
+    requests = operator.scheduled(NIGHT)
+    ranges = [(request.tags.get("dagster/asset_partition_range_start"), request.partition_key) for request in requests]
+    assert ranges == [("a", None), (None, "c")]
+
+
+def test_assets_follow_the_asset_before_them(where: Place, new_operator: NewOperator) -> None:
+    operator = new_operator(where, partitions=["a", "b"], sensor=None, automation=True)
+    raw = dg.AssetKey(["watched", "raw_images"])
+    first = dg.evaluate_automation_conditions(operator.defs, operator.instance)
+    assert first.total_requested == 0
+    assert operator.run([dg.RunRequest(partition_key="a", asset_selection=[raw])])[0].success
+    found = dg.evaluate_automation_conditions(operator.defs, operator.instance, cursor=first.cursor)
+    assert found.get_requested_partitions(dg.AssetKey(["watched", "webdataset_shards"])) == {"a"}
+    assert found.get_requested_partitions(dg.AssetKey(["watched", "embedding_map"])) == {"a"}
+    again = dg.evaluate_automation_conditions(operator.defs, operator.instance, cursor=found.cursor)
+    assert again.total_requested == 0
+
+
+def test_the_health_check_says_which_partitions_failed_and_why(where: Place, new_operator: NewOperator) -> None:
+    where.put("raw/b/1.jpg", b"")
+    operator = operator_of(new_operator, where, max_partitions=3)
+    operator.run(operator.scheduled(NIGHT))
+    job = operator.defs.resolve_job_def("watched_health_job")
+    result = job.execute_in_process(run_config=LOGS, instance=operator.instance)
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert not evaluation.passed
+    metadata = evaluation.metadata
+    (failed,) = [record.data for record in metadata["failed partitions"].records]
+    assert (failed["partition"], failed["asset"]) == ("b", "webdataset_shards")
+    assert "max_reject_ratio" in str(failed["reason"])
+    by_state = {row.data["asset"]: row.data for row in metadata["by state"].records}
+    assert by_state["embeddings"] == {
+        "asset": "embeddings",
+        "materialized": 2,
+        "failed": 1,
+        "in progress": 0,
+        "missing": 1,
+    }
+    assert str(metadata["history"].value).startswith("![history](data:image/png;base64,")
+    assert "last success" in metadata
