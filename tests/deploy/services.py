@@ -48,11 +48,21 @@ class Services:
     ) -> None:
         self._children.close()
 
-    def start(self, name: str, command: Sequence[str]) -> None:
-        """Start one of the processes."""
+    def start(self, name: str, command: Sequence[str]) -> Child:
+        """Start one of the processes, which ends with the block."""
         environment = {**self._instance.environment, "PYTHONPATH": str(self._project)}
         child = Child([self._of_the_test(word) for word in command], self._log(name), environment)
         self._children.callback(child.stop)
+        return child
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """What the web server's GraphQL answers."""
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        address = f"http://127.0.0.1:{self.web_port}/graphql"
+        request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            data: dict[str, Any] = json.load(answer)["data"]
+        return data
 
     def submit(self, asset: list[str], partition: str) -> str:
         """Ask the web server for a run, as the UI does, and return its id."""
@@ -68,7 +78,7 @@ class Services:
 
         def launched() -> bool:
             with suppress(OSError):
-                answers.append(self._ask(LAUNCH, parameters=parameters)["launchPipelineExecution"])
+                answers.append(self.ask(LAUNCH, parameters=parameters)["launchPipelineExecution"])
             return bool(answers) and "run" in answers[-1]
 
         self.wait_until(launched)
@@ -76,23 +86,15 @@ class Services:
 
     def reload(self) -> None:
         """Reload the definitions, as the UI's button does."""
-        self._ask(RELOAD, location="shardmill")
+        self.ask(RELOAD, location="shardmill")
 
     def wait_for(self, run: str, status: str) -> None:
         """Return once the run has this status."""
-        self.wait_until(lambda: self._ask(STATUS, run=run)["runOrError"].get("status") == status)
+        self.wait_until(lambda: self.ask(STATUS, run=run)["runOrError"].get("status") == status)
 
-    def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        address = f"http://127.0.0.1:{self.web_port}/graphql"
-        request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            data: dict[str, Any] = json.load(answer)["data"]
-        return data
-
-    def wait_until(self, condition: Callable[[], bool]) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = SECONDS) -> None:
         """Return once `condition()` holds; raise with every log when that takes too long."""
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 raise RuntimeError(self._logs())
