@@ -7,18 +7,20 @@ import os
 import re
 import threading
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote
 
-from shardmill.errors import AccessDeniedError, ConfigurationError, StorageError
+from shardmill.errors import AccessDeniedError, ConfigurationError
 from shardmill.storage.credentials import ANONYMOUS, GCSCredentials, reveal
 from shardmill.storage.object_store import ObjectStore
 from shardmill.storage.retries import Forbidden, NoSuchBucket, Request, Unauthenticated, carry_out
 from shardmill.storage.storage import ObjectInfo
 
 _PAGE = 1000
+_GOOGLE = "https://storage.googleapis.com"
 _FIELDS = "items(name,size,generation,updated),nextPageToken"
 _READ_WRITE = "https://www.googleapis.com/auth/devstorage.read_write"
 _CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
@@ -78,25 +80,36 @@ class GCSStore(ObjectStore):
         return {"version": version}
 
     def page(self, bucket: str, prefix: str, after: str) -> tuple[list[ObjectInfo], bool]:
-        """By Google's client: unlike obstore, it gives every name as it is, and the generation."""
-        listing = self._bucket(bucket).list_blobs(
+        """By the JSON API: unlike obstore, it gives every name as it is, and the generation.
+
+        Not by Google's client, which takes three times as long to make an object of each item.
+        https://cloud.google.com/storage/docs/json_api/v1/objects/list
+        """
+        query = {"prefix": prefix, "maxResults": _PAGE, "fields": _FIELDS, "userProject": self._given.user_project}
+        if after:
             # The server's start is inclusive: what comes after a name begins with the name and a character of zero.
-            prefix=prefix or None,
-            start_offset=f"{after}\0" if after else None,
-            max_results=_PAGE,
-            fields=_FIELDS,
-            retry=None,
-            timeout=self.credentials.request_seconds,
-        )
-        try:
-            blobs = list(listing)
-        except Exception as error:
-            raise self._translated(error) from error
+            query["startOffset"] = f"{after}\0"
+        url = f"{self._given.service_url or _GOOGLE}/storage/v1/b/{quote(bucket, safe='')}/o"
+        while True:
+            try:
+                answer = self._session.get(url, params=query, timeout=self.credentials.request_seconds)
+            except Exception as error:
+                raise self._translated(error) from error
+            page = self._json(answer)
+            items, token = page.get("items", []), page.get("nextPageToken")
+            if items or not token:
+                break
+            query["pageToken"] = token  # of a page that is empty, and not the last
         infos = [
-            ObjectInfo(self._uri(bucket, blob.name), blob.size, str(blob.generation), blob.updated.timestamp())
-            for blob in blobs
+            ObjectInfo(
+                self._uri(bucket, item["name"]),
+                int(item["size"]),
+                item["generation"],
+                datetime.fromisoformat(item["updated"]).timestamp(),
+            )
+            for item in items
         ]
-        return infos, len(infos) < _PAGE
+        return infos, not token
 
     def read_odd(self, bucket: str, name: str) -> tuple[bytes, ObjectInfo]:
         """By Google's client."""
@@ -134,24 +147,37 @@ class GCSStore(ObjectStore):
 
         def attempt() -> Any:
             try:
-                answer = self._cloud.post(url, json=dict(content), timeout=seconds, max_allowed_time=seconds)
+                answer = self._cloud.post(url, json=dict(content), timeout=seconds)
             except Exception as error:
                 raise self._translated(error) from error
-            if answer.status_code in (401, 403):
-                raise (Unauthenticated if answer.status_code == 401 else Forbidden)(url)
-            if answer.status_code >= 500 or answer.status_code == 429:
-                raise ConnectionError(f"HTTP status {answer.status_code}")
-            if answer.status_code != 200:
-                raise StorageError(f"{url} answers with HTTP status {answer.status_code}")
-            return answer.json()
+            return self._json(answer)
 
         return carry_out(request, attempt, self._forget_cloud)
+
+    def _json(self, answer: Any) -> Any:
+        """What the answer holds, or the error that it is."""
+        from google.api_core.exceptions import from_http_response
+
+        if answer.status_code != 200:
+            error = from_http_response(answer)
+            raise self._translated(error) from error
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise ConnectionError("the answer was cut off") from error
+
+    @cached_property
+    def _session(self) -> Any:
+        import requests
+        from google.auth.transport.requests import AuthorizedSession
+
+        return requests.Session() if self._given.anonymous else AuthorizedSession(_for_google(self._tokens))
 
     @cached_property
     def _cloud(self) -> Any:
         from google.auth.transport.requests import AuthorizedSession
 
-        return AuthorizedSession(_credentials(self._given, _CLOUD_PLATFORM), default_host=None)
+        return AuthorizedSession(_credentials(self._given, _CLOUD_PLATFORM))
 
     def _forget_cloud(self) -> None:
         self.__dict__.pop("_cloud", None)
