@@ -77,7 +77,8 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
             context.log.info(str(progress))
 
         try:
-            result = lazy.write(self.storage.open(), folder, name, self.engine.open(), ratio, for_a_log(log))
+            engine = self.engine.open(context.log.info)
+            result = lazy.write(self.storage.open(), folder, name, engine, ratio, for_a_log(log))
         except ShardmillError as error:
             raise failure(error) from error
         total = len(result.commit.shards)

@@ -40,7 +40,7 @@ def transformed_shards(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
 def embeddings(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
     """The embeddings of the transformed shards."""
     spec = dataset.spec
-    return shards.embed(spec.resolved_embedder, spec.transform.masks, spec.max_pixels)
+    return shards.embed(spec.resolved_embedder, spec.transform.masks, spec.max_pixels, spec.gpu)
 
 
 def embedding_map(dataset: Dataset, table: ShardSet) -> LazyShardSet:
