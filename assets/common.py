@@ -14,7 +14,6 @@ from shardmill.shards.fingerprint import fingerprint
 from shardmill.stages.shard_set import LazyShardSet, ShardSet
 
 IO_MANAGER = "shard_set_io_manager"
-GPU_POOL = "gpu"
 
 AnyShardSet = Any
 """`ShardSet` of the run's one partition, or a dict from partition to set: Dagster's types know no unions."""

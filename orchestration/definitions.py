@@ -7,18 +7,22 @@ from typing import Any
 
 import dagster as dg
 
+from orchestration.executors import choose_executor
 from resources.engine import LocalEngineResource
 from resources.shard_set_io_manager import ShardSetIOManager
 from resources.storage import StorageResource
 
 
 def build_defs(
-    datasets: dg.Definitions | None = None, resource_overrides: Mapping[str, Any] | None = None
+    datasets: dg.Definitions | None = None,
+    resource_overrides: Mapping[str, Any] | None = None,
+    executor: str | None = None,
 ) -> dg.Definitions:
     """The whole code location.
 
     `datasets` are definitions to use instead of those below `defs/`; `resource_overrides` replace the resources
-    `storage` and `engine`, also inside the IO manager.
+    `storage` and `engine`, also inside the IO manager; `executor` names one of `orchestration.executors`, by default
+    the one that SHARDMILL_EXECUTOR names. Raises ConfigurationError if there is none such.
     """
     if datasets is None:
         # Not `dg.load_from_defs_folder`: to list component types it imports every installed integration, and every run
@@ -36,8 +40,7 @@ def build_defs(
         "shard_set_io_manager": ShardSetIOManager(storage=storage, engine=engine),
         **overrides,
     }
-    # Steps run in the run's own process: the engine is what keeps the cores busy.
-    return dg.Definitions.merge(datasets, dg.Definitions(resources=resources, executor=dg.in_process_executor))
+    return dg.Definitions.merge(datasets, dg.Definitions(resources=resources, executor=choose_executor(executor)))
 
 
 @dg.definitions
