@@ -1,5 +1,6 @@
 """Leases: one holder a device, whoever dies; first come, first served; a message for those who wait."""
 
+import fcntl
 import json
 import os
 import random
@@ -47,8 +48,9 @@ WORKER = """
     import pathlib, time
 
     def worker(held, folder):
+        begun = time.monotonic()
         pathlib.Path(folder, "begun").touch()
-        while not pathlib.Path(folder, "end").exists():
+        while not pathlib.Path(folder, "end").exists() and time.monotonic() < begun + 20:
             time.sleep(0.02)
 """
 
@@ -113,7 +115,7 @@ def test_never_two_on_one_device_and_never_a_leaked_lease_whoever_is_killed(simu
     assert len(killed) >= 4
     assert len(set(names) - killed.keys()) >= 6
     for name in set(names) - killed.keys():
-        assert processes[name].wait() == 0
+        assert processes[name].wait(1) == 0
         assert name in left
     # A process that was killed had its devices until then at least.
     ends = {name: left[name][3] if name in left else killed[name] for name in took}
@@ -265,9 +267,18 @@ def test_a_link_in_the_place_of_a_lock_is_refused_and_not_written_through(simula
     assert precious.read_text() == "mine"
 
 
-def test_locks_that_a_cleaner_of_temporary_files_removed_are_made_anew(simulate: Any, log: Log) -> None:
+def test_a_lock_that_a_cleaner_of_temporary_files_removed_counts_no_more(simulate: Any, log: Log) -> None:
     simulate(1)
     assert_free(1)
-    for file in (log.file.parent / "locks").iterdir():
+    file = log.file.parent / "locks/mutex"
+    with file.open() as old:
+        fcntl.flock(old, fcntl.LOCK_EX)
+        process = log.hold("waiting")  # for the file that is removed now
+        time.sleep(1)
         file.unlink()
-    assert_free(1)
+        new = file.open("w")
+        fcntl.flock(new, fcntl.LOCK_EX)
+    time.sleep(0.5)
+    assert not log.events("takes")
+    new.close()
+    assert process.wait(20) == 0
