@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec, suffix_of
+from shardmill.devices import GPUSpec, fitting_devices
 from shardmill.embedders import choose_runtime
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, read_commit
@@ -116,7 +117,8 @@ def run(
     """Bring a partition up to date, asset by asset, without Dagster. Mistakes in the file show first."""
     dataset.folder("raw_images", partition)
     check_transform_and_model(dataset)
-    choose_runtime(dataset.spec.resolved_embedder)
+    if choose_runtime(dataset.spec.resolved_embedder) == "cuda":
+        fitting_devices(dataset.spec.gpu or GPUSpec(), dataset.name("embeddings", partition))
     upstream: ShardSet | None = None
     for asset in ASSETS:
         lazy = plan(dataset, asset, partition, upstream)

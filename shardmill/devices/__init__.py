@@ -2,6 +2,6 @@
 
 from shardmill.devices.leases import LOCKS, Lease, lease
 from shardmill.devices.spec import GPUField, GPUSpec
-from shardmill.devices.visible import VISIBLE, Device, visible_devices
+from shardmill.devices.visible import VISIBLE, Device, fitting_devices, visible_devices
 
-__all__ = ["LOCKS", "VISIBLE", "Device", "GPUField", "GPUSpec", "Lease", "lease", "visible_devices"]
+__all__ = ["LOCKS", "VISIBLE", "Device", "GPUField", "GPUSpec", "Lease", "fitting_devices", "lease", "visible_devices"]

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from shardmill.devices.visible import VISIBLE, Device, visible_devices
+from shardmill.devices.visible import Device
 from shardmill.errors import ConfigurationError
 from shardmill.progress import format_duration
 
@@ -57,37 +57,22 @@ def _hand_over(devices: tuple[str, ...], handed: Sequence[Any]) -> Lease:
 
 
 @contextmanager
-def lease(count: int, memory: int | None, task: str, say: Callable[[str], None]) -> Iterator[Lease]:
-    """Hold `count` of the visible devices, each of at least `memory` GiB, for `task`; wait until it is one's turn.
+def lease(devices: Sequence[Device], count: int, task: str, say: Callable[[str], None]) -> Iterator[Lease]:
+    """Hold `count` of these devices for `task`; wait until it is one's turn.
 
     While it waits, `say` is told at once and then every minute who holds the devices. First come, first served.
-    Raises ConfigurationError if there are not so many devices, or if the folder of the locks cannot be used.
+    Raises ConfigurationError if the folder of the locks cannot be used.
     """
-    visible = visible_devices()
-    fitting = [device for device in visible if memory is None or device.memory is None or device.memory >= memory << 10]
-    if len(fitting) < count:
-        raise ConfigurationError(_too_few(count, memory, task, visible))
+    assert 1 <= count <= len(devices)  # else it would wait for ever
     with ExitStack() as held:
         try:
-            descriptors = _wait(held, fitting, count, task, say)
+            descriptors = _wait(held, devices, count, task, say)
         except OSError as error:
             raise ConfigurationError(
                 f"cannot lock devices below {_folder_name()}: {error.strerror}. All users of the devices must be able "
                 f"to write to that folder (mode 1777); {LOCKS} may name another"
             ) from error
         yield Lease(tuple(device.name for device in descriptors), tuple(descriptors.values()))
-
-
-def _too_few(count: int, memory: int | None, task: str, visible: Sequence[Device]) -> str:
-    there = ", ".join(
-        device.name + (f" ({device.memory / 1024:.1f} GiB)" if device.memory else "") for device in visible
-    )
-    wanted = f"{count} CUDA device{'s' * (count > 1)}" + (f" of at least {memory} GiB" if memory else "")
-    inherited = f"{VISIBLE} is {os.environ[VISIBLE]!r}" if VISIBLE in os.environ else f"{VISIBLE} is not set"
-    return (
-        f"{task} needs {wanted}; visible are: {there or 'none'}. {inherited}: it says which devices may be used, by "
-        "default all that nvidia-smi lists"
-    )
 
 
 def _wait(

@@ -6,6 +6,9 @@ import os
 import subprocess
 from dataclasses import dataclass
 
+from shardmill.devices.spec import GPUSpec
+from shardmill.errors import ConfigurationError
+
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _QUERY = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
 
@@ -37,6 +40,23 @@ def visible_devices() -> list[Device]:
             break
         found.setdefault(device.name, device)
     return list(found.values())
+
+
+def fitting_devices(gpu: GPUSpec, task: str) -> list[Device]:
+    """The visible devices that will do. Raises ConfigurationError if they are fewer than asked for."""
+    visible = visible_devices()
+    fitting = [
+        each for each in visible if gpu.memory is None or each.memory is None or each.memory >= gpu.memory * 1024
+    ]
+    if len(fitting) >= gpu.count:
+        return fitting
+    there = [each.name + (f" ({each.memory / 1024:.1f} GiB)" if each.memory else "") for each in visible]
+    wanted = f"{gpu.count} CUDA device{'s' * (gpu.count > 1)}" + (f" of at least {gpu.memory} GiB" * bool(gpu.memory))
+    inherited = f"{VISIBLE} is {os.environ[VISIBLE]!r}" if VISIBLE in os.environ else f"{VISIBLE} is not set"
+    raise ConfigurationError(
+        f"{task} needs {wanted}; visible are: {', '.join(there) or 'none'}. {inherited}: it says which devices may be "
+        "used, by default all that nvidia-smi lists"
+    )
 
 
 def _named(entry: str, listed: dict[str, Device]) -> Device | None:

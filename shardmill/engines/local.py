@@ -27,7 +27,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from shardmill.concurrency import usable_cores
-from shardmill.devices import VISIBLE, Lease, lease
+from shardmill.devices import VISIBLE, Lease, fitting_devices, lease
 from shardmill.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -66,8 +66,8 @@ class LocalEngine:
         workers = self.workers or usable_cores()
         gpu = make.stage.gpu
         if gpu is not None:
-            count = min(gpu.count, len(shards))
-            with lease(count, gpu.memory, f"{make.stage.name} in {make.folder}", self.say) as leased:
+            task, count = f"{make.stage.name} in {make.folder}", min(gpu.count, len(shards))
+            with lease(fitting_devices(gpu, task), count, task, self.say) as leased:
                 yield from _run_in_processes(make, shards, storage, advance, count, math.ceil(workers / count), leased)
             return
         processes = 1 if make.stage.exclusive else min(math.ceil(workers / THREADS), len(shards))

@@ -17,7 +17,7 @@ from PIL import Image
 
 from orchestration.definitions import build_defs
 from orchestration.executors import choose_executor, multiprocess_config
-from shardmill.devices import lease
+from shardmill.devices import lease, visible_devices
 from shardmill.errors import ConfigurationError
 
 TINY = """
@@ -221,7 +221,7 @@ def test_a_step_that_waits_for_a_device_says_so_in_its_log(
     [uuid] = simulate(1)
     done: list[Any] = []
     thread = threading.Thread(target=lambda: done.append(materialize(run_in, project, "key:user/use", "a")))
-    with lease(1, None, "somebody's notebook", print):
+    with lease(visible_devices(), 1, "somebody's notebook", print):
         thread.start()
         while thread.is_alive() and not list((tmp_path / "locks").glob("ticket-*")):
             time.sleep(0.1)

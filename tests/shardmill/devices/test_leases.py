@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from shardmill.devices import lease
+from shardmill.devices import lease, visible_devices
 from shardmill.errors import ConfigurationError
 
 HOLDER = """
 import json, sys, time
-from shardmill.devices import lease
+from shardmill.devices import lease, visible_devices
 
 log, name, count, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 
@@ -28,7 +28,7 @@ def tell(event, value):
     with open(log, "a") as stream:
         stream.write(json.dumps([name, event, value, time.monotonic()]) + "\\n")
 
-with lease(count, None, name, lambda text: tell("waits", text)) as held:
+with lease(visible_devices(), count, name, lambda text: tell("waits", text)) as held:
     tell("takes", held.devices)
     time.sleep(seconds)
     tell("leaves", held.devices)
@@ -36,10 +36,10 @@ with lease(count, None, name, lambda text: tell("waits", text)) as held:
 PARENT = """
 import multiprocessing, sys, time
 from {module} import worker
-from shardmill.devices import lease
+from shardmill.devices import lease, visible_devices
 
 if __name__ == "__main__":
-    with lease(1, None, "parent", print) as held:
+    with lease(visible_devices(), 1, "parent", print) as held:
         process = multiprocessing.get_context("forkserver").Process(target=worker, args=(held, sys.argv[1]))
         process.start()
         time.sleep(60)
@@ -90,7 +90,7 @@ def refuse_to_wait(text: str) -> None:
 
 
 def assert_free(count: int) -> None:
-    with lease(count, None, "test", refuse_to_wait) as held:
+    with lease(visible_devices(), count, "test", refuse_to_wait) as held:
         assert len(set(held.devices)) == count
 
 
@@ -99,6 +99,9 @@ def test_never_two_on_one_device_and_never_a_leaked_lease_whoever_is_killed(simu
     rng = random.Random(0)
     names = [f"step{number}" for number in range(12)]
     processes = {name: log.hold(name, 2 if number % 4 == 3 else 1, 0.5) for number, name in enumerate(names)}
+    with lease(visible_devices(), 4, "test", refuse_to_wait):
+        for name in names:
+            log.await_event("waits", name)
     holders, waiters, killed = set(rng.sample(names, 4)), 2, dict[str, float]()
     deadline = time.monotonic() + 60
     while any(process.poll() is None for process in processes.values()) and time.monotonic() < deadline:
@@ -130,7 +133,7 @@ def test_never_two_on_one_device_and_never_a_leaked_lease_whoever_is_killed(simu
 def test_who_comes_first_is_served_first_and_the_dead_hold_nobody_up(simulate: Any, log: Log) -> None:
     simulate(1)
     processes = {}
-    with lease(1, None, "test", refuse_to_wait):
+    with lease(visible_devices(), 1, "test", refuse_to_wait):
         for name in ("first", "killed", "second", "third"):
             processes[name] = log.hold(name)
             log.await_event("waits", name)
@@ -144,7 +147,7 @@ def test_who_comes_first_is_served_first_and_the_dead_hold_nobody_up(simulate: A
 
 def test_several_devices_are_taken_at_once_or_not_at_all_and_nobody_slips_by(simulate: Any, log: Log) -> None:
     simulate(2)
-    with lease(1, None, "test", refuse_to_wait):
+    with lease(visible_devices(), 1, "test", refuse_to_wait):
         log.hold("two", 2)
         log.await_event("waits", "two")
         log.hold("one", 1)
@@ -160,7 +163,7 @@ def test_who_waits_for_one_device_does_not_hinder_who_wants_another(
 ) -> None:
     simulate(2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with lease(1, None, "test", refuse_to_wait):
+    with lease(visible_devices(), 1, "test", refuse_to_wait):
         log.hold("waiting")
         log.await_event("waits", "waiting")
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
@@ -170,7 +173,7 @@ def test_who_waits_for_one_device_does_not_hinder_who_wants_another(
 def test_an_index_and_a_uuid_are_the_same_device(simulate: Any, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     uuids = simulate(3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
-    with lease(1, None, "test", refuse_to_wait) as held:
+    with lease(visible_devices(), 1, "test", refuse_to_wait) as held:
         assert held.devices == (uuids[2],)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", uuids[2])
         other = log.hold("other")
@@ -193,7 +196,7 @@ def test_who_waits_is_told_at_once_and_again_who_holds_what_since_when(
         if len(told) == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), lease(1, None, "mine", say):
+    with pytest.raises(KeyboardInterrupt), lease(visible_devices(), 1, "mine", say):
         pass
     assert re.fullmatch(
         rf"mine has waited 0:00 for a CUDA device\. Held: {uuid} by process {holder.pid} since "
@@ -219,32 +222,11 @@ def test_a_lease_that_was_handed_to_a_worker_lasts_as_long_as_the_worker(
         time.sleep(0.02)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    with pytest.raises(AssertionError, match="by process"), lease(1, None, "test", refuse_to_wait):
+    with pytest.raises(AssertionError, match="by process"), lease(visible_devices(), 1, "test", refuse_to_wait):
         pass
     (tmp_path / "end").touch()
-    with lease(1, None, "test", lambda _: None) as held:
+    with lease(visible_devices(), 1, "test", lambda _: None) as held:
         assert len(held.devices) == 1
-
-
-def test_devices_that_are_not_there_are_an_error_that_says_what_is(
-    simulate: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uuids = simulate(2, memory=24)
-    with (
-        pytest.raises(
-            ConfigurationError, match=r"mine needs 3 CUDA devices; visible are: GPU-aaa.* \(24\.0 GiB\), GPU-b"
-        ),
-        lease(3, None, "mine", refuse_to_wait),
-    ):
-        pass
-    with pytest.raises(ConfigurationError, match="1 CUDA device of at least 80 GiB"), lease(1, 80, "m", refuse_to_wait):
-        pass
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    with pytest.raises(ConfigurationError, match=r"none\. CUDA_VISIBLE_DEVICES is '-1'"), lease(1, None, "m", print):
-        pass
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    with lease(1, 24, "mine", refuse_to_wait) as held:
-        assert held.devices == (uuids[1],)
 
 
 def test_every_user_may_lock_and_none_may_remove_the_locks_of_others(simulate: Any, tmp_path: Path) -> None:
@@ -262,7 +244,10 @@ def test_a_link_in_the_place_of_a_lock_is_refused_and_not_written_through(simula
     assert_free(1)
     (tmp_path / f"locks/device-{uuid}").unlink()
     (tmp_path / f"locks/device-{uuid}").symlink_to(precious)
-    with pytest.raises(ConfigurationError, match="SHARDMILL_DEVICE_LOCKS"), lease(1, None, "m", refuse_to_wait):
+    with (
+        pytest.raises(ConfigurationError, match="SHARDMILL_DEVICE_LOCKS"),
+        lease(visible_devices(), 1, "m", refuse_to_wait),
+    ):
         pass
     assert precious.read_text() == "mine"
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from shardmill.devices import visible_devices
+from shardmill.devices import GPUSpec, fitting_devices, visible_devices
+from shardmill.errors import ConfigurationError
 
 
 def names() -> list[str]:
@@ -61,3 +62,28 @@ def test_where_nvidia_smi_cannot_say_the_variable_is_taken_at_its_word(
     assert names() == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-abc,-1,0")
     assert names() == ["1", "GPU-abc"]
+
+
+def test_devices_fit_that_have_the_memory(simulate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    uuids = simulate(2, memory=24)
+    assert [device.name for device in fitting_devices(GPUSpec(memory=24), "mine")] == uuids
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert [device.name for device in fitting_devices(GPUSpec(), "mine")] == uuids[1:]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "inherited", "message"),
+    [
+        (GPUSpec(count=3), None, r"mine needs 3 CUDA devices; visible are: GPU-a.* \(24\.0 GiB\), GPU-b.* is not set"),
+        (GPUSpec(memory=80), None, "mine needs 1 CUDA device of at least 80 GiB; visible are: GPU-a"),
+        (GPUSpec(), "-1", r"visible are: none\. CUDA_VISIBLE_DEVICES is '-1'"),
+    ],
+)
+def test_devices_that_are_not_there_are_an_error_that_says_what_is(
+    simulate: Any, monkeypatch: pytest.MonkeyPatch, gpu: GPUSpec, inherited: str | None, message: str
+) -> None:
+    simulate(2, memory=24)
+    if inherited is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", inherited)
+    with pytest.raises(ConfigurationError, match=message):
+        fitting_devices(gpu, "mine")

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from shardmill.devices import GPUSpec, lease
+from shardmill.devices import GPUSpec, lease, visible_devices
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError, EngineError
 from shardmill.stages.shard_set import LazyShardSet
@@ -93,8 +93,12 @@ def test_concurrent_runs_get_devices_of_their_own_and_the_killed_give_theirs_bac
 ) -> None:
     uuids = simulate(2)
     code = f"import sys; from {stage.__name__} import write; write(*sys.argv[1:])"
-    runs = [start(code, str(tmp_path), f"file://{tmp_path}/{number}", "0.5", "2") for number in range(5)]
-    deadline = time.monotonic() + 30
+    with lease(visible_devices(), 2, "test", refuse_to_wait):
+        runs = [start(code, str(tmp_path), f"file://{tmp_path}/{number}", "0.5", "2") for number in range(5)]
+        deadline = time.monotonic() + 30
+        while len(list((tmp_path / "locks").glob("ticket-*"))) < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
     while not list(tmp_path.glob("*.begun")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -107,7 +111,7 @@ def test_concurrent_runs_get_devices_of_their_own_and_the_killed_give_theirs_bac
     assert not any(use["torch"] for use in found)
     for use, following in pairwise(found):
         assert use["device"] != following["device"] or use["end"] <= following["begin"]
-    with lease(2, None, "test", refuse_to_wait):
+    with lease(visible_devices(), 2, "test", refuse_to_wait):
         pass
 
 
@@ -125,9 +129,10 @@ def test_a_worker_on_each_device_of_a_stage_that_asks_for_several(stage: Any, si
 def test_no_more_devices_are_held_than_there_are_shards_and_none_for_no_shard(
     stage: Any, simulate: Any, tmp_path: Path
 ) -> None:
-    simulate(1)
-    lazy = LazyShardSet(stage.Record(str(tmp_path), 0, GPUSpec(count=4)), stage.shards(1))
-    lazy.write(Storage(), f"file://{tmp_path}/out", "d/record/p", LocalEngine(1))
+    simulate(2)
+    lazy = LazyShardSet(stage.Record(str(tmp_path), 0, GPUSpec(count=2)), stage.shards(1))
+    with lease(visible_devices(), 1, "test", refuse_to_wait):
+        lazy.write(Storage(), f"file://{tmp_path}/out", "d/record/p", LocalEngine(1, refuse_to_wait))
     simulate(0)
     assert lazy.write(Storage(), f"file://{tmp_path}/out", "d/record/p", LocalEngine(1)).made == 0
 
@@ -149,7 +154,7 @@ def test_the_engine_says_what_it_waits_for_and_stops_waiting_when_it_is_interrup
         raise KeyboardInterrupt
 
     lazy = LazyShardSet(stage.Record(str(tmp_path)), stage.shards(1))
-    with lease(1, None, "test", refuse_to_wait), pytest.raises(KeyboardInterrupt):
+    with lease(visible_devices(), 1, "test", refuse_to_wait), pytest.raises(KeyboardInterrupt):
         lazy.write(Storage(), folder, "d/record/p", LocalEngine(1, interrupt))
     lazy.write(Storage(), folder, "d/record/p", LocalEngine(1, refuse_to_wait))
 
@@ -158,7 +163,7 @@ def test_a_worker_that_dies_gives_its_device_back(stage: Any, simulate: Any, tmp
     simulate(1)
     with pytest.raises(EngineError, match="a worker process died while record ran"):
         stage.write(str(tmp_path), f"file://{tmp_path}/out", -1, 1)
-    with lease(1, None, "test", refuse_to_wait):
+    with lease(visible_devices(), 1, "test", refuse_to_wait):
         pass
 
 
@@ -182,8 +187,11 @@ def test_a_killed_runs_device_is_free_once_its_worker_is_gone(
     os.kill(worker.pid, signal.SIGSTOP)  # it cannot follow its parent into death yet
     run.kill()
     run.wait()
-    with pytest.raises(AssertionError, match=f"by process {run.pid}"), lease(1, None, "test", refuse_to_wait):
+    with (
+        pytest.raises(AssertionError, match=f"by process {run.pid}"),
+        lease(visible_devices(), 1, "test", refuse_to_wait),
+    ):
         pass
     os.kill(worker.pid, signal.SIGCONT)
-    with lease(1, None, "test", lambda _: None):
+    with lease(visible_devices(), 1, "test", lambda _: None):
         assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
