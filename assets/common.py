@@ -17,7 +17,6 @@ from shardmill.shards.fingerprint import fingerprint
 from shardmill.stages.shard_set import LazyShardSet, ShardSet
 
 IO_MANAGER = "shard_set_io_manager"
-GPU_POOL = "gpu"
 
 LoadedPartitions = Any
 """`ShardSet` of the run's one partition, or a dict from each partition to its set or the error of loading it."""

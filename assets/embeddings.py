@@ -1,18 +1,9 @@
 """`embeddings`: one row a sample, with the way back to the raw object."""
 
-from typing import Any
-
 import dagster as dg
 
-from assets.common import (
-    GPU_POOL,
-    AnyOutput,
-    LoadedPartitions,
-    asset_options,
-    code_version,
-    each_partition,
-    upstream_of,
-)
+from assets.common import AnyOutput, LoadedPartitions, asset_options, code_version, each_partition, upstream_of
+from assets.gpu import gpu_options
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.stages.embed import EmbedStage
@@ -29,7 +20,7 @@ def build_embeddings(spec: DatasetSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         **asset_options(spec, "embeddings", {"parquet", "pytorch"}, code, description),
-        **(_gpu_options() if spec.gpu else {}),
+        **(gpu_options(spec.gpu) if spec.gpu else {}),
         ins={"transformed_shards": upstream_of(spec, "transformed_shards")},
     )
     def embeddings(context: dg.AssetExecutionContext, transformed_shards: LoadedPartitions) -> AnyOutput:
@@ -39,9 +30,3 @@ def build_embeddings(spec: DatasetSpec) -> dg.AssetsDefinition:
         return each_partition(context, transformed_shards, make)
 
     return embeddings
-
-
-def _gpu_options() -> dict[str, Any]:
-    """The pool admits across runs; the tags reach the executor, of which Kubernetes' reads its own."""
-    container = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
-    return {"pool": GPU_POOL, "op_tags": {"gpu": "1", "dagster-k8s/config": {"container_config": container}}}

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from orchestration.alerts import build_alert_sensors
+from orchestration.executors import choose_executor
 from orchestration.partial_failures import build_partial_failures_sensor
 from resources.engine import LocalEngineResource
 from resources.shard_set_io_manager import ShardSetIOManager
@@ -15,12 +16,15 @@ from resources.storage import StorageResource
 
 
 def build_defs(
-    datasets: dg.Definitions | None = None, resource_overrides: Mapping[str, Any] | None = None
+    datasets: dg.Definitions | None = None,
+    resource_overrides: Mapping[str, Any] | None = None,
+    executor: str | None = None,
 ) -> dg.Definitions:
     """The whole code location.
 
     `datasets` are definitions to use instead of those below `defs/`; `resource_overrides` replace the resources
-    `storage` and `engine`, also inside the IO manager.
+    `storage` and `engine`, also inside the IO manager; `executor` names one of `orchestration.executors`, by default
+    the one that SHARDMILL_EXECUTOR names. Raises ConfigurationError if there is none such.
     """
     if datasets is None:
         # Not `dg.load_from_defs_folder`: to list component types it imports every installed integration, and every run
@@ -39,8 +43,7 @@ def build_defs(
         **overrides,
     }
     sensors = [build_partial_failures_sensor(list(datasets.jobs or ())), *build_alert_sensors()]
-    # Steps run in the run's own process: the engine is what keeps the cores busy.
-    shared = dg.Definitions(resources=resources, sensors=sensors, executor=dg.in_process_executor)
+    shared = dg.Definitions(resources=resources, sensors=sensors, executor=choose_executor(executor))
     return dg.Definitions.merge(datasets, shared)
 
 

@@ -1,5 +1,7 @@
 """Engines as Dagster resources: on which threads, processes and machines stages run."""
 
+from collections.abc import Callable
+
 import dagster as dg
 
 from shardmill.engines import LocalEngine
@@ -11,6 +13,6 @@ class LocalEngineResource(dg.ConfigurableResource[None]):
     workers: int | None = None
     """Threads in all; by default one a core that the process may use."""
 
-    def open(self) -> LocalEngine:
-        """The engine."""
-        return LocalEngine(self.workers)
+    def open(self, say: Callable[[str], None]) -> LocalEngine:
+        """The engine; `say` is told what it waits for."""
+        return LocalEngine(self.workers, say)

@@ -80,7 +80,8 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
         def log(progress: Progress) -> None:
             context.log.info(str(progress))
 
-        result = lazy.write(self.storage.open(), folder, name, self.engine.open(), ratio, for_a_log(log))
+        engine = self.engine.open(context.log.info)
+        result = lazy.write(self.storage.open(), folder, name, engine, ratio, for_a_log(log))
         total = len(result.commit.shards)
         context.log.info(f"{name}: {result.made} of {total} shards made, {total - result.made} stood already")
         return result

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec, suffix_of
+from shardmill.devices import GPUSpec, fitting_devices
 from shardmill.embedders import choose_runtime
 from shardmill.errors import ConfigurationError
 from shardmill.partitions import BatchPartitions
@@ -64,7 +65,7 @@ def transformed_shards(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
 def embeddings(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
     """The embeddings of the transformed shards."""
     spec = dataset.spec
-    return shards.embed(spec.resolved_embedder, spec.transform.masks, spec.max_pixels)
+    return shards.embed(spec.resolved_embedder, spec.transform.masks, spec.max_pixels, spec.gpu)
 
 
 def embedding_map(dataset: Dataset, table: ShardSet) -> LazyShardSet:
@@ -152,7 +153,8 @@ def run(
     """Bring a partition up to date, asset by asset, without Dagster. Mistakes in the file show first."""
     dataset.folder("raw_images", partition)  # there is such a partition
     check_transform_and_model(dataset)
-    choose_runtime(dataset.spec.resolved_embedder)
+    if choose_runtime(dataset.spec.resolved_embedder) == "cuda":
+        fitting_devices(dataset.spec.gpu or GPUSpec(), dataset.name("embeddings", partition))
     upstream: ShardSet | None = None
     for asset in ASSETS:
         lazy = plan(dataset, asset, partition, upstream)

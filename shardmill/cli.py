@@ -75,6 +75,10 @@ def _print_error(error: ShardmillError) -> None:
     Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
+def _say(text: str) -> None:
+    console.print(escape(text), highlight=False, soft_wrap=True)
+
+
 def _storage(credentials: Path | None) -> Storage:
     return Storage(load_credentials(credentials) if credentials else ())
 
@@ -92,7 +96,7 @@ def run(
         for key in partition or dataset.partitions():
             started = time.monotonic()
             with _progress() as sink:
-                for asset, shards in chain.run(dataset, key, LocalEngine(workers), sink):
+                for asset, shards in chain.run(dataset, key, LocalEngine(workers, _say), sink):
                     commit = shards.commit
                     rejects = f", {commit.total_rejects} rejects" if commit.total_rejects else ""
                     console.print(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shardmill.devices import GPUField
 from shardmill.embedders.protocol import EMBEDDERS, unknown_model
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
@@ -80,12 +81,12 @@ class DatasetSpec(BaseModel):
     """Names of the classes that `cls` numbers from 0, for the map's legend."""
     min_same_class_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     """If given, checked: the share of samples whose nearest neighbour has the same `cls`."""
-    gpu: bool = False
-    """Whether the embeddings need a CUDA device: they run where there is one, and nowhere else."""
+    gpu: GPUField = None
+    """The CUDA devices that the embeddings need: they run where there are such, and nowhere else."""
 
     @property
     def resolved_embedder(self) -> EmbedderSpec:
-        """The embedder, on a CUDA device and nowhere else if the dataset says `gpu: true`."""
+        """The embedder, on a CUDA device and nowhere else if the dataset says `gpu`."""
         return self.embedder.model_copy(update={"runtime": "cuda"}) if self.gpu else self.embedder
 
     @model_validator(mode="after")
@@ -100,7 +101,7 @@ class DatasetSpec(BaseModel):
         if family not in EMBEDDERS and "{{" not in family:
             raise ValueError(str(unknown_model(self.embedder.model, list(EMBEDDERS))))
         if self.gpu and self.embedder.runtime not in ("auto", "cuda"):
-            raise ValueError(f"gpu: true asks for a CUDA device, runtime: {self.embedder.runtime} for none")
+            raise ValueError(f"gpu asks for a CUDA device, runtime: {self.embedder.runtime} for none")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: a storage, a folder on it, and processes that run a piece of code side by side."""
+"""Fixtures that every test may use: a storage, a folder on it, processes that run a piece of code, simulated GPUs."""
 
 import os
 import subprocess
@@ -44,6 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 Write = Callable[..., str]
 Start = Callable[..., subprocess.Popen[str]]
+Simulate = Callable[..., list[str]]
 
 
 @pytest.fixture
@@ -86,3 +87,26 @@ def start() -> Iterator[Start]:
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def simulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Simulate:
+    """`simulate(4, memory=24)`: devices of so many GiB for this process and those that it starts. Returns the UUIDs."""
+    monkeypatch.setenv("SHARDMILL_DEVICE_LOCKS", str(tmp_path / "locks"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def make(count: int, memory: int = 24) -> list[str]:
+        uuids = [f"GPU-{letter * 8}-0000-4000-8000-000000000000" for letter in "abcdef"[:count]]
+        lines = (
+            "\n".join(f"{index}, {uuid}, {memory * 1024}" for index, uuid in enumerate(uuids))
+            or "No devices were found"
+        )
+        program = folder / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\ncat <<'END'\n{lines}\nEND\n")
+        program.chmod(0o755)
+        return uuids
+
+    return make

@@ -1,11 +1,15 @@
 """The local engine: all cores of this machine.
 
+What runs on CUDA does so in workers that live no longer than the lease of their devices: a process that has asked CUDA
+for one device can neither change to another nor let go of it before it ends.
+
 A process keeps up to `THREADS` threads busy: decoding, resizing and hashing release Python's lock, and what holds it
 would not feed more. Machines with more cores get several such processes, each on a shard of its own.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import os
@@ -16,13 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any
 
 from shardmill.concurrency import usable_cores
+from shardmill.devices import VISIBLE, Lease, fitting_devices, lease
 from shardmill.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -35,6 +40,8 @@ from shardmill.shards.commit import ShardEntry
 from shardmill.stages.stage import MakeShard, PlannedShard, Work
 from shardmill.storage import Storage
 
+logger = logging.getLogger(__name__)
+
 THREADS = 4
 """Most threads a process can keep busy with samples."""
 
@@ -44,12 +51,25 @@ class LocalEngine:
     """Runs stages on this machine, with `workers` threads in all (default: one a core that this process may use)."""
 
     workers: int | None = None
+    say: Callable[[str], None] = field(default=logger.warning, compare=False)
+    """Told what it waits for: devices that others hold."""
 
     def run(
         self, make: MakeShard, shards: Sequence[PlannedShard], storage: Storage, advance: Callable[[int], None]
     ) -> Iterator[ShardEntry]:
-        """See `Engine`. Memory grows with `workers`, not with the number or size of the shards."""
+        """See `Engine`. Memory grows with `workers`, not with the number or size of the shards.
+
+        Raises ConfigurationError if the stage needs CUDA devices that this machine has not.
+        """
+        if not shards:
+            return
         workers = self.workers or usable_cores()
+        gpu = make.stage.gpu
+        if gpu is not None:
+            task, count = f"{make.stage.name} in {make.folder}", min(gpu.count, len(shards))
+            with lease(fitting_devices(gpu, task), count, task, self.say) as leased:
+                yield from _run_in_processes(make, shards, storage, advance, count, math.ceil(workers / count), leased)
+            return
         processes = 1 if make.stage.exclusive else min(math.ceil(workers / THREADS), len(shards))
         if processes <= 1:
             for shard in shards:
@@ -92,12 +112,18 @@ def _run_in_processes(
     advance: Callable[[int], None],
     processes: int,
     threads: int,
+    leased: Lease | None = None,
 ) -> Iterator[ShardEntry]:
+    """With a lease, each process gets one of its devices."""
     # Never forked from this process: storage clients and thread pools do not survive that.
     context = multiprocessing.get_context("forkserver")
     counts = context.SimpleQueue()
     cancelled = context.RawValue("b")  # without a lock, which a worker that dies could hold for ever
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (counts, cancelled, dict(os.environ)))
+    devices = context.SimpleQueue()
+    for device in leased.devices if leased else ():
+        devices.put(device)
+    arguments = (counts, cancelled, dict(os.environ), leased, devices)
+    pool = ProcessPoolExecutor(processes, context, _start_worker, arguments)
     try:
         with _interrupts_held_back():
             _start_fork_server()
@@ -162,15 +188,19 @@ class _Cancelled(Exception):
 
 
 _advance_in_worker: Callable[[int], None]
+_leased: Lease | None
 
 
-def _start_worker(counts: Any, cancelled: Any, environment: dict[str, str]) -> None:
+def _start_worker(counts: Any, cancelled: Any, environment: dict[str, str], leased: Lease | None, devices: Any) -> None:
     """Set up a worker: the parent alone answers Ctrl-C, and a worker never outlives its parent.
 
     The fork server's environment is that of its start; the parent's may have changed since, secrets among it.
     """
-    global _advance_in_worker
+    global _advance_in_worker, _leased
     os.environ.update(environment)
+    _leased = leased  # kept, so that the devices stay leased until this process ends
+    if leased:
+        os.environ[VISIBLE] = devices.get()  # before anything asks CUDA, which reads it once
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _advance_in_worker = partial(_count, counts, cancelled)

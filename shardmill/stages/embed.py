@@ -10,7 +10,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from shardmill.concurrency import bounded_map
-from shardmill.embedders import Embedder, EmbedderSpec, Runtime, build_runtime, load_embedder
+from shardmill.devices import GPUSpec
+from shardmill.embedders import Embedder, EmbedderSpec, Runtime, build_runtime, choose_runtime, load_embedder
 from shardmill.embedders.protocol import weights_identity
 from shardmill.errors import Rejected
 from shardmill.images import MAX_PIXELS, decode_image
@@ -48,11 +49,18 @@ class EmbedStage:
     max_pixels: int = MAX_PIXELS
     storage: Storage = field(default_factory=Storage)
     """Where the weights are, if the spec names a URI."""
+    devices: GPUSpec = field(default_factory=GPUSpec)
+    """What it takes of a machine's CUDA devices, where it runs on CUDA."""
 
     name = "embed"
     version = 1
     suffix: Suffix = "parquet"
     exclusive = True
+
+    @property
+    def gpu(self) -> GPUSpec | None:
+        """See `Stage`. Raises ConfigurationError if the spec asks for a runtime that is not to be had here."""
+        return self.devices if choose_runtime(self.spec) == "cuda" else None
 
     def parameters(self) -> dict[str, Any]:
         """See `Stage`."""

@@ -57,6 +57,7 @@ class MapStage:
     version = 1
     suffix: Suffix = "parquet"
     exclusive = True
+    gpu = None
 
     def parameters(self) -> dict[str, Any]:
         """See `Stage`."""

@@ -38,6 +38,7 @@ class ListStage:
     version = 1
     suffix: Suffix = "parquet"
     exclusive = True
+    gpu = None
 
     def parameters(self) -> dict[str, Any]:
         """See `Stage`."""

@@ -68,6 +68,7 @@ class PackStage:
     version = 1
     suffix: Suffix = "tar"
     exclusive = False
+    gpu = None
 
     def parameters(self) -> dict[str, Any]:
         """See `Stage`."""

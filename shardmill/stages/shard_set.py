@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import Any, BinaryIO
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
+from shardmill.devices import GPUSpec
 from shardmill.embedders import EmbedderSpec
 from shardmill.errors import ConflictError, CorruptionError, TooManyRejectsError
 from shardmill.images import MAX_PIXELS
@@ -79,9 +80,19 @@ class ShardSet:
         """These shards after a transform, shard by shard."""
         return LazyShardSet(TransformStage(spec, max_pixels), self.shards)
 
-    def embed(self, spec: EmbedderSpec, masks: Sequence[str] = (), max_pixels: int = MAX_PIXELS) -> LazyShardSet:
-        """The embeddings of these shards, a part a shard. `masks` are components that are never embedded."""
-        return LazyShardSet(EmbedStage(spec, tuple(masks), max_pixels, self.storage), self.shards)
+    def embed(
+        self,
+        spec: EmbedderSpec,
+        masks: Sequence[str] = (),
+        max_pixels: int = MAX_PIXELS,
+        devices: GPUSpec | None = None,
+    ) -> LazyShardSet:
+        """The embeddings of these shards, a part a shard. `masks` are components that are never embedded.
+
+        `devices` says how many CUDA devices to use where the runtime is CUDA, and which will do; by default any one.
+        """
+        stage = EmbedStage(spec, tuple(masks), max_pixels, self.storage, devices or GPUSpec())
+        return LazyShardSet(stage, self.shards)
 
     def open_table(self, entry: ShardEntry) -> BinaryIO:
         """A part of a table, its bytes verified. Raises CorruptionError if they are not what was committed."""

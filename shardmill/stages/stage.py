@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from shardmill.devices import GPUSpec
 from shardmill.errors import ConflictError, CorruptionError
 from shardmill.shards.commit import ShardEntry, entry_of, file_names, file_sizes
 from shardmill.shards.fingerprint import file_sha256, fingerprint
@@ -78,6 +79,10 @@ class Stage(Protocol[InputT]):
     @property
     def exclusive(self) -> bool:
         """Whether one process should run it with all threads (it holds a model), instead of several processes."""
+
+    @property
+    def gpu(self) -> GPUSpec | None:
+        """The CUDA devices that an engine has to reserve for it; None if it uses none."""
 
     def parameters(self) -> dict[str, Any]:
         """Plain JSON of everything else that determines the output."""

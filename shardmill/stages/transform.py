@@ -35,6 +35,7 @@ class TransformStage:
     version = 1
     suffix: Suffix = "tar"
     exclusive = False
+    gpu = None
 
     def parameters(self) -> dict[str, Any]:
         """See `Stage`."""

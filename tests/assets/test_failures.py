@@ -119,12 +119,12 @@ def test_a_gpu_dataset_asks_for_one_for_its_embeddings_alone(tiny: Any) -> None:
         config = definition.op.tags.get("dagster-k8s/config")
         if asset == "embeddings":
             assert definition.op.pool == "gpu"
-            assert definition.op.tags["gpu"] == "1"
+            assert definition.op.tags["shardmill/gpu"] == "1"
             assert "nvidia.com/gpu" in str(config)
         else:
             assert definition.op.pool is None
             assert config is None
-            assert "gpu" not in definition.op.tags
+            assert "shardmill/gpu" not in definition.op.tags
 
 
 def test_a_dataset_without_gpu_asks_for_none(tiny: Any) -> None:

@@ -94,3 +94,15 @@ def test_a_source_with_nothing_in_it_is_an_error_and_no_empty_partition(tmp_path
     with pytest.raises(ConfigurationError, match="nowhere"):
         list(chain.run(dataset, "p", LocalEngine(1)))
     assert not (tmp_path / "root").exists()
+
+
+def test_devices_that_this_machine_has_not_are_missed_before_anything_is_made(
+    tmp_path: Path, images, make_dataset, simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate(1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    images(tmp_path / "raw", 2)
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "root", gpu={"count": 2})
+    with pytest.raises(ConfigurationError, match="d/embeddings/p needs 2 CUDA devices"):
+        next(chain.run(dataset, "p", LocalEngine(1)))
+    assert not (tmp_path / "root").exists()

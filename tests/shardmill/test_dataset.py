@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shardmill.dataset import ASSETS, load_dataset, suffix_of
+from shardmill.dataset import ASSETS, DatasetSpec, load_dataset, suffix_of
+from shardmill.devices import GPUSpec
 from shardmill.errors import ConfigurationError
 
 MINIMAL = """
@@ -138,7 +139,11 @@ def test_shards_are_tars_and_all_else_tables() -> None:
         (with_lines("source: {uri: 'a/{partition}', table: b.csv}"), "source: .*either `uri`"),
         (with_lines("source: {uri: /data/raw}"), r"/data/raw.*\{partition\}"),
         (with_lines("source: {uri: 'a/{partition}', components: {jpg: a.jpg}}"), r"source\.components: .*'a\.jpg'"),
-        (with_lines("gpu: true", "embedder: {runtime: openvino}"), "gpu: true.*openvino"),
+        (with_lines("gpu: true", "embedder: {runtime: openvino}"), "gpu asks.*openvino"),
+        (with_lines("gpu: {count: 0}"), r"gpu.*count: .*greater than 0"),
+        (with_lines("gpu: {memory: 16GB}"), r"gpu.*memory: .*integer"),
+        (with_lines("gpu: {accelerator: 'an l4'}"), r"gpu.*accelerator: .*pattern"),
+        (with_lines("gpu: {kind: l4}"), r"gpu.*kind: Extra"),
         (with_lines("embedder: {batch_size: 0}"), r"embedder\.batch_size: "),
         (with_lines("max_reject_ratio: 1.5"), "max_reject_ratio: "),
         (with_lines("projection: tsne"), "projection: "),
@@ -218,6 +223,23 @@ def test_a_gpu_goes_with_the_runtimes_that_use_one(yaml_file: WriteYaml) -> None
     for runtime in ("auto", "cuda"):
         content = with_lines("gpu: true", f"embedder: {{runtime: {runtime}}}")
         assert load_dataset(yaml_file(content)).spec.gpu
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", None),
+        ("gpu: false", None),
+        ("gpu: true", GPUSpec()),
+        ("gpu: {}", GPUSpec()),
+        ("gpu: {count: 2, memory: 16, accelerator: nvidia-l4}", GPUSpec(count=2, memory=16, accelerator="nvidia-l4")),
+    ],
+)
+def test_gpu_says_how_many_devices_and_which_will_do(yaml_file: WriteYaml, line: str, expected: GPUSpec | None) -> None:
+    spec = load_dataset(yaml_file(with_lines(line))).spec
+    assert spec.gpu == expected
+    assert spec.resolved_embedder.runtime == ("auto" if expected is None else "cuda")
+    assert DatasetSpec.model_validate(spec.model_dump(exclude_unset=True)) == spec
 
 
 def test_one_partition_needs_no_place_in_the_source(yaml_file: WriteYaml) -> None:

@@ -9,8 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from shardmill.dataset import Dataset
+from shardmill.devices import GPUSpec
 from shardmill.embedders import EmbedderSpec, load_embedder
+from shardmill.errors import ConfigurationError
 from shardmill.images import decode_image
+from shardmill.stages.embed import EmbedStage
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,22 @@ def test_masks_are_never_embedded(tmp_path: Path, images, make_dataset, run_chai
     dataset = make_dataset(tmp_path / "raw", tmp_path / "root", transform={"operations": [], "masks": ["mask.png"]})
     run_chain(dataset)
     assert set(pd.read_parquet(dataset.folder("embeddings", "p"))["component"]) == {"jpg"}
+
+
+def test_devices_are_reserved_where_it_runs_on_cuda_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = GPUSpec(count=2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert EmbedStage(EmbedderSpec(), devices=two).gpu == two
+    assert EmbedStage(EmbedderSpec(runtime="cuda")).gpu == GPUSpec()
+    assert EmbedStage(EmbedderSpec(runtime="torch"), devices=two).gpu is None
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert EmbedStage(EmbedderSpec(), devices=two).gpu is None
+    with pytest.raises(ConfigurationError, match="torch sees no GPU"):
+        _ = EmbedStage(EmbedderSpec(runtime="cuda")).gpu
+
+
+def test_the_number_of_devices_changes_nothing_in_the_table() -> None:
+    assert EmbedStage(EmbedderSpec(), devices=GPUSpec(count=2)).parameters() == EmbedStage(EmbedderSpec()).parameters()
 
 
 @pytest.mark.slow

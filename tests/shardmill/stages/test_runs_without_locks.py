@@ -54,6 +54,7 @@ class Spell:
     version = 1
     suffix: Literal["tar"] = "tar"
     exclusive = True
+    gpu = None
 
     def parameters(self) -> dict[str, Any]:
         return {}

@@ -1,0 +1,197 @@
+"""The local engine on CUDA devices, simulated: a fresh worker on each, the lease as long as the workers."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from shardmill.devices import GPUSpec, lease, visible_devices
+from shardmill.engines import LocalEngine
+from shardmill.errors import ConfigurationError, EngineError
+from shardmill.stages.shard_set import LazyShardSet
+from shardmill.storage import Storage
+
+STAGE = """
+    import json, os, sys, time
+    from dataclasses import dataclass
+    from pathlib import Path
+    from shardmill.devices import GPUSpec
+    from shardmill.engines import LocalEngine
+    from shardmill.shards.index import IndexWriter
+    from shardmill.shards.report import ShardReport
+    from shardmill.stages.shard_set import LazyShardSet
+    from shardmill.stages.stage import OutputFiles
+    from shardmill.storage import Storage
+
+    @dataclass(frozen=True)
+    class Number:
+        id: str
+        samples = 1
+
+        def identity(self):
+            return self.id
+
+    @dataclass(frozen=True)
+    class Record:
+        log: str
+        seconds: float = 0
+        gpu: GPUSpec = GPUSpec()
+        name = "record"
+        version = 1
+        suffix = "tar"
+        exclusive = True
+
+        def parameters(self):
+            return {}
+
+        def __call__(self, shard, work):
+            use = {"device": os.environ["CUDA_VISIBLE_DEVICES"], "torch": "torch" in sys.modules, "pid": os.getpid()}
+            use |= {"shard": shard.id, "threads": work.threads, "begin": time.monotonic()}
+            if self.seconds < 0:
+                os._exit(3)
+            Path(self.log, f"{os.getpid()}.begun").touch()
+            time.sleep(self.seconds)
+            use["end"] = time.monotonic()
+            with open(Path(self.log, "log"), "a") as stream:
+                stream.write(json.dumps(use) + "\\n")
+            return OutputFiles(None, IndexWriter()), ShardReport(samples_in=1, kept=0, filtered=1, samples=0)
+
+    def shards(count):
+        return [Number(f"{number:06x}") for number in range(count)]
+
+    def write(log, folder, seconds, count):
+        lazy = LazyShardSet(Record(log, float(seconds)), shards(int(count)))
+        lazy.write(Storage(), folder, "d/record/p", LocalEngine(1))
+"""
+
+
+@pytest.fixture
+def stage(write_module: Callable[[str], str]) -> Any:
+    """A module with a stage that writes down what device it was given, and `write`, which runs it."""
+    return import_module(write_module(STAGE))
+
+
+def uses(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+
+
+def refuse_to_wait(text: str) -> None:
+    raise AssertionError(text)
+
+
+def test_concurrent_runs_get_devices_of_their_own_and_the_killed_give_theirs_back(
+    stage: Any, simulate: Any, tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    uuids = simulate(2)
+    code = f"import sys; from {stage.__name__} import write; write(*sys.argv[1:])"
+    with lease(visible_devices(), 2, "test", refuse_to_wait):
+        runs = [start(code, str(tmp_path), f"file://{tmp_path}/{number}", "0.5", "2") for number in range(5)]
+        deadline = time.monotonic() + 30
+        while len(list((tmp_path / "locks").glob("ticket-*"))) < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    while not list(tmp_path.glob("*.begun")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    victim = next(run for run in runs if psutil.Process(run.pid).children())
+    victim.kill()
+    victim.wait()
+    assert [run.wait(30) for run in runs if run is not victim] == [0] * 4
+    found = sorted(uses(tmp_path), key=lambda use: (use["device"], use["begin"]))
+    assert {use["device"] for use in found} == set(uuids)
+    assert not any(use["torch"] for use in found)
+    for use, following in pairwise(found):
+        assert use["device"] != following["device"] or use["end"] <= following["begin"]
+    with lease(visible_devices(), 2, "test", refuse_to_wait):
+        pass
+
+
+def test_a_worker_on_each_device_of_a_stage_that_asks_for_several(stage: Any, simulate: Any, tmp_path: Path) -> None:
+    uuids = simulate(4)
+    lazy = LazyShardSet(stage.Record(str(tmp_path), 0.3, GPUSpec(count=2)), stage.shards(4))
+    lazy.write(Storage(), f"file://{tmp_path}/out", "d/record/p", LocalEngine(5))
+    found = uses(tmp_path)
+    assert {use["device"] for use in found} == set(uuids[:2])
+    assert len({use["pid"] for use in found}) == 2
+    assert {use["threads"] for use in found} == {3}
+    assert sorted(use["shard"] for use in found) == [shard.id for shard in stage.shards(4)]
+
+
+def test_no_more_devices_are_held_than_there_are_shards_and_none_for_no_shard(
+    stage: Any, simulate: Any, tmp_path: Path
+) -> None:
+    simulate(2)
+    lazy = LazyShardSet(stage.Record(str(tmp_path), 0, GPUSpec(count=2)), stage.shards(1))
+    with lease(visible_devices(), 1, "test", refuse_to_wait):
+        lazy.write(Storage(), f"file://{tmp_path}/out", "d/record/p", LocalEngine(1, refuse_to_wait))
+    simulate(0)
+    assert lazy.write(Storage(), f"file://{tmp_path}/out", "d/record/p", LocalEngine(1)).made == 0
+
+
+def test_this_process_keeps_its_environment(stage: Any, simulate: Any, tmp_path: Path) -> None:
+    simulate(2)
+    stage.write(str(tmp_path), f"file://{tmp_path}/out", 0, 1)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_the_engine_says_what_it_waits_for_and_stops_waiting_when_it_is_interrupted(
+    stage: Any, simulate: Any, tmp_path: Path
+) -> None:
+    simulate(1)
+    folder = f"file://{tmp_path}/out"
+
+    def interrupt(text: str) -> None:
+        assert text.startswith(f"record in {folder} has waited 0:00 for a CUDA device")
+        raise KeyboardInterrupt
+
+    lazy = LazyShardSet(stage.Record(str(tmp_path)), stage.shards(1))
+    with lease(visible_devices(), 1, "test", refuse_to_wait), pytest.raises(KeyboardInterrupt):
+        lazy.write(Storage(), folder, "d/record/p", LocalEngine(1, interrupt))
+    lazy.write(Storage(), folder, "d/record/p", LocalEngine(1, refuse_to_wait))
+
+
+def test_a_worker_that_dies_gives_its_device_back(stage: Any, simulate: Any, tmp_path: Path) -> None:
+    simulate(1)
+    with pytest.raises(EngineError, match="a worker process died while record ran"):
+        stage.write(str(tmp_path), f"file://{tmp_path}/out", -1, 1)
+    with lease(visible_devices(), 1, "test", refuse_to_wait):
+        pass
+
+
+def test_a_machine_without_devices_is_an_error_and_no_endless_wait(stage: Any, simulate: Any, tmp_path: Path) -> None:
+    simulate(0)
+    with pytest.raises(ConfigurationError, match="needs 1 CUDA device; visible are: none"):
+        stage.write(str(tmp_path), f"file://{tmp_path}/out", 0, 1)
+
+
+def test_a_killed_runs_device_is_free_once_its_worker_is_gone(
+    stage: Any, simulate: Any, tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    simulate(1)
+    code = f"import sys; from {stage.__name__} import write; write(*sys.argv[1:])"
+    run = start(code, str(tmp_path), f"file://{tmp_path}/out", "60", "1")
+    deadline = time.monotonic() + 30
+    while not (begun := list(tmp_path.glob("*.begun"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    worker = psutil.Process(int(begun[0].stem))
+    os.kill(worker.pid, signal.SIGSTOP)  # it cannot follow its parent into death yet
+    run.kill()
+    run.wait()
+    with (
+        pytest.raises(AssertionError, match=f"by process {run.pid}"),
+        lease(visible_devices(), 1, "test", refuse_to_wait),
+    ):
+        pass
+    os.kill(worker.pid, signal.SIGCONT)
+    with lease(visible_devices(), 1, "test", lambda _: None):
+        assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
