@@ -24,17 +24,19 @@ EACH_ALONE = "shardmill/each_alone"
 
 
 class ShardSetIOManager(dg.ConfigurableIOManager):
-    """Stores `PlannedPartitions` and loads `ShardSet`s, at `<root>/<asset key>/<partition>`."""
+    """Stores lazy shard sets and loads `ShardSet`s, at `<root>/<asset key>/<partition>`."""
 
     storage: dg.ResourceDependency[StorageResource]
     engine: dg.ResourceDependency[LocalEngineResource]
 
-    def handle_output(self, context: dg.OutputContext, obj: PlannedPartitions) -> None:
-        """Run, commit and describe each partition.
+    def handle_output(self, context: dg.OutputContext, obj: PlannedPartitions | LazyShardSet) -> None:
+        """Run, commit and describe each partition; a bare `LazyShardSet` is that of the run's one partition.
 
         A failure leaves the partition's last commit as it was, and the other partitions are made nevertheless. The step
         fails in the end; its metadata say which partitions failed and which ranges are left to carry on with.
         """
+        if isinstance(obj, LazyShardSet):
+            obj = PlannedPartitions({context.partition_key: obj}, lambda _, data: context.add_output_metadata({**data}))
         failed: dict[str, ShardmillError] = {}
         for partition, planned in obj.partitions.items():
             started = time.monotonic()
