@@ -149,11 +149,19 @@ def test_whatever_dies_every_object_ends_up_in_one_committed_shard(
 
 
 def _settle_soon(instance: Instance) -> None:
-    """A run whose process died with the database is given up after two minutes, and not after a day."""
+    """What died with the daemon or the database is given up after a minute or two, and not after a day."""
     file = instance.home / "dagster.yaml"
-    text = file.read_text().replace("max_runtime_seconds: 86400", "max_runtime_seconds: 120")
-    text = text.replace("poll_interval_seconds: 60", "poll_interval_seconds: 5")
-    file.write_text(text.replace("max_concurrent_runs: 20", "max_concurrent_runs: 2"))
+    text = file.read_text()
+    sooner = {
+        "start_timeout_seconds: 900": "start_timeout_seconds: 60",  # its daemon died before it was launched
+        "max_runtime_seconds: 86400": "max_runtime_seconds: 120",  # its process died
+        "poll_interval_seconds: 60": "poll_interval_seconds: 5",
+        "max_concurrent_runs: 20": "max_concurrent_runs: 2",
+    }
+    for theirs, ours in sooner.items():
+        assert theirs in text
+        text = text.replace(theirs, ours)
+    file.write_text(text)
 
 
 def _backfill(services: Services, dataset: Dataset) -> None:
