@@ -9,11 +9,11 @@ from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.storage import absolute_uri
 from shardmill.storage.check import impatient
 from shardmill.upkeep import SensorSpec
-from shardmill.watch import look
+from shardmill.watch import Look, look
 from shardmill.watch.notifications import open_notifications
 
 MOST_ADDITIONS = 25_000
-"""Partitions that Dagster adds in one tick."""
+"""Partitions that are added in one tick: Dagster's own limit."""
 LAUNCHED_BY = "shardmill/launched_by"
 
 
@@ -42,24 +42,26 @@ def build_new_objects_sensor(spec: DatasetSpec, settings: SensorSpec) -> dg.Sens
             most=settings.max_runs_per_tick * spec.partitions_per_run,
             notifications=queue,
         )
-        additions: list[str] = []
         if isinstance(definition, dg.DynamicPartitionsDefinition):
-            additions = sorted(set(found.partitions) - set(known))[:MOST_ADDITIONS]
-        keys = [*known, *additions]
-        positions = set(keys)
-        due = {item.partition: item.reason for item in found.due if item.partition in positions}
+            known += _add(context.instance, spec.name, found, set(known))
+        due = {item.partition: item.reason for item in found.due}
         context.log.info(f"{spec.name}: {found}")
         return dg.SensorResult(
-            run_requests=list(run_requests(spec, due, keys, {LAUNCHED_BY: "sensor"})),
+            run_requests=list(run_requests(spec, due, known, {LAUNCHED_BY: "sensor"})),
             skip_reason=None if due else dg.SkipReason(str(found)),
             cursor=found.cursor,
-            dynamic_partitions_requests=_added(definition, additions),
         )
 
     return new_objects
 
 
-def _added(definition: dg.PartitionsDefinition, keys: list[str]) -> list[dg.AddDynamicPartitionsRequest]:
-    if not isinstance(definition, dg.DynamicPartitionsDefinition) or not keys:
-        return []
-    return [definition.build_add_request(keys)]
+def _add(instance: dg.DagsterInstance, name: str, found: Look, known: set[str]) -> list[str]:
+    """Make partitions known to Dagster, those that are due first. Returns them.
+
+    Not by a request in the tick's result: the daemon looks each key up on its own, which takes minutes for thousands.
+    """
+    due = [item.partition for item in found.due]
+    additions = [key for key in dict.fromkeys([*due, *sorted(found.partitions)]) if key not in known][:MOST_ADDITIONS]
+    if additions:
+        instance.add_dynamic_partitions(name, additions)
+    return additions

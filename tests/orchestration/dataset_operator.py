@@ -38,7 +38,7 @@ class Operator:
         return build_defs(dataset_definitions(self.spec), {"storage": self.resource})
 
     def requests(self) -> list[dg.RunRequest]:
-        """What the sensor asks for, less what it has asked for before. Partitions are added, the cursor is kept."""
+        """What the sensor asks for, less what it has asked for before. The cursor is kept."""
         sensor = self.defs.resolve_sensor_def(f"{self.spec.name}_new_objects")
         with dg.build_sensor_context(
             self.instance, self.cursor, definitions=self.defs, resources={"storage": self.resource}
@@ -47,8 +47,6 @@ class Operator:
         assert isinstance(found, dg.SensorResult)
         self.cursor = found.cursor
         self.log = str(found.skip_reason.skip_message if found.skip_reason else "")
-        for addition in found.dynamic_partitions_requests or ():
-            self.instance.add_dynamic_partitions(addition.partitions_def_name, list(addition.partition_keys))
         return self._new(found.run_requests or ())
 
     def scheduled(self, moment: datetime) -> list[dg.RunRequest]:
