@@ -159,9 +159,8 @@ def measure(deployment: Deployment, count: int, backfill: int) -> None:
         return len(deployment.ask(KEYS, key=key)["assetNodeOrError"]["partitionKeys"])
 
     def ask_as_the_ui_does() -> None:
-        say(
-            f"the UI's query for keys {timed(deployment, KEYS, key):.2f} s, for states {timed(deployment, STATUSES, key):.2f} s"
-        )
+        keys, states = timed(deployment, KEYS, key), timed(deployment, STATUSES, key)
+        say(f"the UI's query for keys {keys:.2f} s, for states {states:.2f} s")
 
     deployment.start_daemon()
     started = time.perf_counter()
@@ -170,9 +169,8 @@ def measure(deployment: Deployment, count: int, backfill: int) -> None:
     first = time.perf_counter()
     while known() < count:
         time.sleep(0.1)
-    say(
-        f"added {first - started:.0f} s after the daemon's start, all {time.perf_counter() - first:.1f} s after the first"
-    )
+    last = time.perf_counter()
+    say(f"the first added {first - started:.0f} s after the daemon's start, all {last - started:.0f} s after it")
     ask_as_the_ui_does()
 
     names = [f"p{number:05}" for number in range(backfill)]
