@@ -75,7 +75,7 @@ def test_different_names_have_different_keys(names: list[str]) -> None:
     assert len({encode_segment(name) for name in names}) == len(names)
 
 
-@given(st.text("a.~0AE7é", max_size=12) | st.from_regex(r"[a.]{95,105}~~[0-9a-f]{16}", fullmatch=True))
+@given(st.text("a.~0AE7é", max_size=12))
 @example("~7e")
 @example("~41")
 @example("~2E~2E")
@@ -83,8 +83,6 @@ def test_different_names_have_different_keys(names: list[str]) -> None:
 @example("a~2E")
 @example("~")
 @example("~~")
-@example("a~~0123456789abcdef")
-@example("a" * 102 + "~~0123456789abcdef")
 @example("a" * 101 + "\n")
 def test_what_no_name_has_for_a_key_is_no_key(text: str) -> None:
     assume(not is_shortened(text))
