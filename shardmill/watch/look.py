@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from shardmill import chain
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset
 from shardmill.errors import ConfigurationError, CorruptionError
-from shardmill.partitions import BatchPartitions, TimePartitioning
+from shardmill.partitions import BatchPartitions, PartitionsSpec, TimePartitioning
 from shardmill.shards.commit import read_commit
+from shardmill.shards.fingerprint import fingerprint
 from shardmill.sources import content_digest
 from shardmill.upkeep import SensorSpec
 from shardmill.watch.batching import Batching
@@ -175,7 +177,8 @@ class _Looker:
         recent = isinstance(partitioning, TimePartitioning)
         if isinstance(partitioning, TimePartitioning):
             self._heat(partitioning.recent(self._spec.late_hours))
-        due = self._now - self._reconciled >= self._spec.reconcile_hours * 3600
+        # A time that is still to come was that of a wrong clock.
+        due = not 0 <= self._now - self._reconciled < self._spec.reconcile_hours * 3600
         if self._state.walk is None and (due or not (recent or self._notifications)):
             self._state.walk, self._state.listed = Walk(), []
             self._state.reconciling = due
@@ -237,7 +240,7 @@ class _Looker:
         come_by = set(state.listed)
         known = set(state.seen)
         if state.reconciling:
-            known |= set(chain.stored_partitions(self._dataset, "raw_images"))
+            known |= {key for key in chain.stored_partitions(self._dataset, "raw_images") if self._can_be(key)}
             for seen in state.seen.values():
                 seen.settled = ""
             self._reconciled = self._now
@@ -245,6 +248,14 @@ class _Looker:
             for key in sorted(known - come_by):
                 self._observe(Tally(key, marked=True), gone=True)
         state.walk, state.listed, state.reconciling = None, [], False
+
+    def _can_be(self, partition: str) -> bool:
+        """Whether there can be such a partition: what was made under another declaration is left alone."""
+        try:
+            self._dataset.folder("raw_images", partition)
+        except ConfigurationError:
+            return False
+        return True
 
     def _decide(self, running: set[str], most: int, budget: Budget) -> None:
         """Of the partitions that are not settled: which are due, and which have to wait."""
@@ -293,10 +304,19 @@ class _Looker:
 
 def _remembered(dataset: Dataset, cursor: str | None) -> tuple[Cursor | None, State, str | None]:
     """The cursor, its state, and why there is none if there should be one."""
+    spec = dataset.spec
+    declared = fingerprint(source=spec.source.model_dump(mode="json"), partitions=_plain(spec.partitions))
     if not cursor:
-        return None, State(), "the first look"
+        return None, State(declared), "the first look"
     try:
         parsed = Cursor.parse(cursor)
-        return parsed, load_state(dataset.storage, dataset.home, parsed), None
+        state = load_state(dataset.storage, dataset.home, parsed)
     except CorruptionError as error:
-        return None, State(), str(error)
+        return None, State(declared), str(error)
+    if state.declared != declared:
+        return None, State(declared), "the dataset's source or partitions are declared anew"
+    return parsed, state, None
+
+
+def _plain(partitions: PartitionsSpec) -> Any:
+    return partitions if isinstance(partitions, list) else partitions.model_dump(mode="json")

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+import re
 import uuid
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,6 +22,7 @@ from shardmill.sources import content_digest
 from shardmill.storage import Storage, join_uri, relative_to
 
 _FORMAT = 1
+_NAME = re.compile(r"[0-9]{8,}-[0-9a-f]{8}\.json\.gz")
 
 
 @dataclass
@@ -81,6 +85,8 @@ class Waiting:
 class State:
     """All that a watcher remembers."""
 
+    declared: str = ""
+    """Digest of the source and of the partitions as they were declared."""
     seen: dict[str, Seen] = field(default_factory=dict)
     hot: list[str] = field(default_factory=list)
     """Partitions to list before all others."""
@@ -122,7 +128,7 @@ class State:
             for name in ("walk", "hot_walk"):
                 plain[name] = _walk(plain[name])
             return cls(**plain)
-        except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, zlib.error) as error:
             raise CorruptionError(f"the sensor's state cannot be read: {type(error).__name__}") from error
 
 
@@ -149,18 +155,21 @@ class Cursor:
         """The cursor again. Raises CorruptionError for anything else."""
         try:
             plain = json.loads(text)
-            if plain.pop("format") != _FORMAT or not isinstance(plain["state"], str):
+            if plain.pop("format") != _FORMAT:
                 raise CorruptionError("the cursor is of another version")
-            return cls(plain["state"], float(plain["reconciled"]))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            state, reconciled = plain["state"], float(plain["reconciled"])
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise CorruptionError("the cursor cannot be read") from error
+        if not (isinstance(state, str) and _NAME.fullmatch(state) and math.isfinite(reconciled)):
+            raise CorruptionError("the cursor cannot be read")
+        return cls(state, reconciled)
 
 
 def load_state(storage: Storage, home: str, cursor: Cursor) -> State:
     """The state that the cursor points to. Raises CorruptionError if it is not there or not whole."""
     try:
         return State.from_bytes(storage.read(join_uri(_folder(home), cursor.state)))
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         raise CorruptionError(f"the sensor's state {cursor.state} is gone") from None
 
 
