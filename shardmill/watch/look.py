@@ -229,10 +229,9 @@ class _Looker:
             earlier.marked = tally.marked
             return
         since = self._now if earlier else 0.0
+        newest = min(tally.newest, self._now)  # a date that is still to come is a mistake
         settled = earlier.settled if earlier else ""
-        self._state.seen[tally.key] = Seen(
-            content, tally.objects, tally.bytes, tally.newest, since, tally.marked, settled
-        )
+        self._state.seen[tally.key] = Seen(content, tally.objects, tally.bytes, newest, since, tally.marked, settled)
 
     def _end(self) -> None:
         """Everything was listed: what was not come by is gone."""
