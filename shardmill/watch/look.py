@@ -245,7 +245,7 @@ class _Looker:
             self._reconciled = self._now
         if not self._batching:
             for key in sorted(known - come_by):
-                self._observe(Tally(key, marked=True), gone=True)
+                self._observe(Tally(key), gone=True)
         state.walk, state.listed, state.reconciling = None, [], False
 
     def _can_be(self, partition: str) -> bool:
@@ -282,7 +282,7 @@ class _Looker:
                     found.due.append(Due(key, f"{key} {seen.content} {version or 'new'}"))
 
     def _is_ready(self, seen: Seen) -> bool:
-        if self._dataset.spec.source.marker and not seen.marked:
+        if self._dataset.spec.source.marker and seen.objects and not seen.marked:
             return False
         return self._now - max(seen.newest, seen.since) >= self._spec.quiet_seconds
 
