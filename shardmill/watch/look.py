@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -132,9 +133,13 @@ class _Looker:
         state, found = self._state, self._found
         self._hear()
         self._begin()
-        first = Budget(budget.seconds * _HOT_SHARE, budget.objects) if state.walk else budget
+        first = budget
+        if state.walk:
+            first = Budget(budget.seconds * _HOT_SHARE, math.ceil(budget.objects * _HOT_SHARE))
         for tally in self._hot(first):
             self._observe(tally)
+            if state.walk and tally.objects and tally.key not in state.listed:
+                state.listed.append(tally.key)  # it may have appeared behind the listing of everything
         budget.scanned = max(budget.scanned, first.scanned)
         if state.walk and not budget.spent:
             for tally in self._everything(state.walk, budget):
