@@ -294,7 +294,10 @@ class _Looker:
     def _committed(self, partition: str) -> tuple[str | None, str | None]:
         """The content of which the partition was last made, and the version of that commit."""
         folder = self._dataset.folder("raw_images", partition)
-        commit, version = read_commit(self._dataset.storage, folder, "parquet")
+        try:
+            commit, version = read_commit(self._dataset.storage, folder, "parquet")
+        except CorruptionError:
+            return "", "damaged"  # its run says so; the other partitions have nothing to do with it
         if commit is None:
             return None, version
         return str(commit.shards[0].summary.get("content", "")) if commit.shards else NOTHING, version
