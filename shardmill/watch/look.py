@@ -36,7 +36,9 @@ class Due:
 
     partition: str
     reason: str
-    """The same for the same content over the same commit, so that it can be asked for once only."""
+    """The same whenever the same change is asked for again: also by a look that is taken again because it died. What
+    changes back, and then again, is another change.
+    """
 
 
 @dataclass
@@ -120,6 +122,7 @@ class _Looker:
         self._before, self._state, why = _remembered(dataset, cursor)
         self._found = Look("", reconciled=why)
         self._reconciled = self._before.reconciled if self._before else 0.0
+        self._number = self._before.number + 1 if self._before else 1
         self._bytes = self._state.to_bytes()
         self._lister: Lister | None = None
         self._batching: Batching | None = None
@@ -236,7 +239,9 @@ class _Looker:
         since = self._now if earlier else 0.0
         newest = min(tally.newest, self._now)  # a date that is still to come is a mistake
         settled = earlier.settled if earlier else ""
-        self._state.seen[tally.key] = Seen(content, tally.objects, tally.bytes, newest, since, tally.marked, settled)
+        self._state.seen[tally.key] = Seen(
+            content, tally.objects, tally.bytes, newest, since, tally.marked, self._number, settled
+        )
 
     def _end(self) -> None:
         """Everything was listed: what was not come by is gone."""
@@ -284,7 +289,7 @@ class _Looker:
                     found.pending += 1
                 else:
                     seen.settled = seen.content
-                    found.due.append(Due(key, f"{key} {seen.content} {version or 'new'}"))
+                    found.due.append(Due(key, f"{key} {seen.content} {version or 'new'} {seen.look}"))
 
     def _is_ready(self, seen: Seen) -> bool:
         if self._dataset.spec.source.marker and seen.objects and not seen.marked:
@@ -303,10 +308,10 @@ class _Looker:
         return str(commit.shards[0].summary.get("content", "")) if commit.shards else NOTHING, version
 
     def _keep(self) -> str:
-        name = self._before.state if self._before else None
-        if name is None or self._state.to_bytes() != self._bytes:
-            name = save_state(self._dataset.storage, self._dataset.home, self._state, name)
-        return str(Cursor(name, self._reconciled))
+        before = self._before
+        if before is not None and self._state.to_bytes() == self._bytes:
+            return str(Cursor(before.state, self._reconciled))
+        return str(Cursor(save_state(self._dataset.storage, self._dataset.home, self._state, before), self._reconciled))
 
 
 def _remembered(dataset: Dataset, cursor: str | None) -> tuple[Cursor | None, State, str | None]:

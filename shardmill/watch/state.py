@@ -64,6 +64,8 @@ class Seen:
     since: float
     """When it was first seen to be another than before; 0 for a partition that had never been seen."""
     marked: bool
+    look: int
+    """Number of the look that first saw this content: one more than that of the state before."""
     settled: str = ""
     """The content that is committed or asked for. Nothing is to be done while it is what was listed."""
 
@@ -147,6 +149,11 @@ class Cursor:
     reconciled: float
     """When everything was last compared with what is committed, in seconds since the epoch."""
 
+    @property
+    def number(self) -> int:
+        """Counts the states."""
+        return int(self.state.partition("-")[0])
+
     def __str__(self) -> str:
         return json.dumps({"format": _FORMAT, **asdict(self)})
 
@@ -173,12 +180,11 @@ def load_state(storage: Storage, home: str, cursor: Cursor) -> State:
         raise CorruptionError(f"the sensor's state {cursor.state} is gone") from None
 
 
-def save_state(storage: Storage, home: str, state: State, before: str | None) -> str:
+def save_state(storage: Storage, home: str, state: State, before: Cursor | None) -> str:
     """Store a state beside the one `before` and return its name. All others are removed."""
-    number = int(before.partition("-")[0]) + 1 if before else 1
-    name = f"{number:08}-{uuid.uuid4().hex[:8]}.json.gz"
+    name = f"{before.number + 1 if before else 1:08}-{uuid.uuid4().hex[:8]}.json.gz"
     for info in storage.list(_folder(home)):
-        if relative_to(_folder(home), info.uri) != before:
+        if before is None or relative_to(_folder(home), info.uri) != before.state:
             storage.delete(info.uri)
     storage.replace(join_uri(_folder(home), name), state.to_bytes(), expected=None)
     return name
