@@ -190,6 +190,8 @@ class _Looker:
         if self._state.walk is None and (due or not (recent or self._notifications)):
             self._state.walk, self._state.listed = Walk(), []
             self._state.reconciling = due
+        if self._batching:
+            self._heat(self._batching.missed())
         if self._state.reconciling:
             self._found.reconciled = self._found.reconciled or "as every so often"
 
