@@ -79,8 +79,7 @@ def test_a_window_that_appears_behind_the_listing_is_not_taken_for_gone(watch: W
         watched.put(f"raw/{day(1)}/{number}.jpg")
     while watched.look_and_run(now, objects=20):
         pass
-    for _ in range(2):
-        watched.look(now + 25 * HOUR, objects=13)  # lists what is recent, and some of everything
+    assert watched.look(now + 25 * HOUR, objects=13).listing  # it lists what is recent, and some of everything
     watched.put(f"raw/{day(3)}/late.jpg")
     found = [watched.look(now + 25 * HOUR, objects=13) for _ in range(4)]
     assert [item.partition for each in found for item in each.due] == [day(3)]
