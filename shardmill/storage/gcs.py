@@ -133,6 +133,7 @@ class GCSStore(ObjectStore):
         seconds = self.credentials.request_seconds
 
         def attempt() -> Any:
+            self.authenticate()  # an error can say then whose credentials they are
             try:
                 answer = self._cloud.post(url, json=dict(content), timeout=seconds, max_allowed_time=seconds)
             except Exception as error:
