@@ -58,7 +58,7 @@ class Look:
     changed: int = 0
     """Partitions with other objects than when they were last listed."""
     deleted: int = 0
-    """Partitions without any object left."""
+    """Partitions that were seen before and have no object left."""
     announced: int = 0
     """Notifications of objects."""
     unread: int = 0
@@ -231,14 +231,13 @@ class _Looker:
             if not tally.objects and not gone:
                 return
             self._found.new += bool(tally.objects)
-            self._found.deleted += not tally.objects
         elif earlier.content != content:
             self._found.changed += bool(tally.objects)
             self._found.deleted += not tally.objects
         else:
             earlier.marked = tally.marked
             return
-        since = self._now if earlier else 0.0
+        since = self._now if earlier or gone else 0.0
         newest = min(tally.newest, self._now)  # a date that is still to come is a mistake
         settled = earlier.settled if earlier else ""
         self._state.seen[tally.key] = Seen(
