@@ -15,7 +15,7 @@ from shardmill import chain
 from shardmill.errors import ConfigurationError, CorruptionError
 from shardmill.shards.layout import Layout
 from shardmill.watch.state import Cursor
-from tests.servers.places import KINDS, Kind
+from tests.servers.places import BUCKETS, KINDS, Kind
 from tests.shardmill.watch.conftest import Watch, Watched
 
 DAY = 86400.0
@@ -210,6 +210,28 @@ def test_a_date_in_the_future_does_not_make_a_partition_wait_for_ever(watch: Wat
     os.utime(uri.removeprefix("file://"), (now + 400 * DAY, now + 400 * DAY))
     assert watched.look(now + 1).due == []
     assert len(watched.look(now + 62).due) == 1
+
+
+def test_a_partition_that_is_gone_waits_even_if_the_cursor_was_lost(watch: Watch) -> None:
+    """Somebody may be replacing all that is in it."""
+    watched = watch(quiet_seconds=60)
+    watched.put("a/1")
+    now = time.time() + 100
+    assert watched.look_and_run(now) == ["a"]
+    watched.delete("a/1")
+    watched.cursor = None
+    assert watched.look(now).due == []
+    assert len(watched.look(now + 61).due) == 1
+
+
+def test_a_declared_partition_without_objects_is_no_deleted_one(watch: Watch) -> None:
+    watched = watch(partitions=["a", "b"])
+    watched.put("a/1")
+    found = watched.look_and_run()
+    assert found == ["a"]
+    watched.cursor = None
+    again = watched.look()
+    assert (again.due, again.deleted, again.partitions) == ([], 0, ["a"])
 
 
 def test_equal_dates_hide_nothing(watch: Watch) -> None:
@@ -534,3 +556,23 @@ def test_without_a_lost_run_or_cursor_nothing_is_asked_for_twice_and_nothing_is_
     reasons = [item.reason for item in watched.asked]
     assert len(reasons) == len(set(reasons))
     assert watched.look(objects=1000).due == []
+
+
+@pytest.mark.parametrize("kind", BUCKETS)
+def test_random_changes_in_a_bucket_are_all_committed(watch: Watch, kind: Kind) -> None:
+    watched = watch(kind)
+    draw = random.Random(1)
+    for _ in range(12):
+        for _ in range(draw.randrange(1, 4)):
+            name = f"{draw.choice(['a', 'a-b', 'a.b', 'c c', 'é'])}/{draw.randrange(3)}.jpg"
+            if draw.random() < 0.7:
+                watched.put(name, draw.randbytes(draw.randrange(1, 3)))
+            else:
+                watched.delete(name)
+        with suppress(ConfigurationError):
+            watched.look_and_run(objects=draw.randrange(2, 9))
+    for _ in range(6):
+        watched.look_and_run(objects=9)
+    assert watched.committed() == watched.there()
+    reasons = [item.reason for item in watched.asked]
+    assert len(reasons) == len(set(reasons))
