@@ -20,6 +20,10 @@ _DIGITS = {"Y": "[0-9]{4}", "m": "[0-9]{2}", "d": "[0-9]{2}", "H": "[0-9]{2}"}
 _NEEDED = {"hour": "YmdH", "day": "Ymd", "month": "Ym"}
 
 
+class NothingThereError(ConfigurationError):
+    """The source holds no object of a partition, and without one its folder has no name: its key is a shortened one."""
+
+
 class Partitioning(ABC):
     """A source's template, read both ways. In a listing by name the objects of a partition stand together."""
 
@@ -95,14 +99,14 @@ class PrefixPartitioning(Partitioning):
             raise ConfigurationError(f"there is no partition {key!r}: no name below {self.base} has this key")
 
     def folder(self, key: str, storage: Storage) -> str:
-        """See `Partitioning`. A shortened key is looked up in the source."""
+        """See `Partitioning`. Looks a shortened key up in the source; raises NothingThereError if it finds none."""
         self.check(key)
         if not is_shortened(key):
             return self._located(decode_segment(key))
         for name in self._names(storage, decode_segment(key)):
             if encode_segment(name) == key:
                 return self._located(name)
-        raise ConfigurationError(f"there is no folder for the partition {key!r} below {self.base}")
+        raise NothingThereError(f"there is no folder for the partition {key!r} below {self.base}")
 
     def keys(self, storage: Storage) -> list[str]:
         """See `Partitioning`. One listing request a partition."""

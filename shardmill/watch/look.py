@@ -12,7 +12,7 @@ from shardmill import chain
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset
 from shardmill.errors import ConfigurationError, CorruptionError
-from shardmill.partitions import BatchPartitions, PartitionsSpec, TimePartitioning
+from shardmill.partitions import BatchPartitions, NothingThereError, PartitionsSpec, TimePartitioning
 from shardmill.shards.commit import read_commit
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.sources import content_digest
@@ -210,7 +210,7 @@ class _Looker:
                 state.hot_walk = state.hot_walk or Walk()
                 try:
                     tally = self._lister.partition(state.hot[0], state.hot_walk, budget)
-                except ConfigurationError:  # of a name that is too long for a key, and is gone
+                except NothingThereError:
                     tally = Tally(state.hot[0])
             if tally is None:
                 return

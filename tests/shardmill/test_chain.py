@@ -13,7 +13,7 @@ from shardmill import chain
 from shardmill.dataset import ASSETS, Dataset
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError
-from shardmill.partitions import seal_batch
+from shardmill.partitions import encode_segment, seal_batch
 from shardmill.verify import verify
 
 
@@ -103,15 +103,18 @@ def test_a_source_with_nothing_in_it_is_an_error_and_no_empty_partition(tmp_path
 # A partition whose objects were all deleted: its rows are gone from every asset, and it stays whole.
 
 
-@pytest.mark.parametrize("partitions", [["p"], {"by": "prefix"}, {"by": "batch"}])
+@pytest.mark.parametrize(
+    ("partitions", "name"),
+    [(["p"], "p"), ({"by": "prefix"}, "p q"), ({"by": "prefix"}, "long" * 40), ({"by": "batch"}, "p")],
+)
 def test_a_partition_without_objects_is_committed_without_rows(
-    tmp_path: Path, images: Any, make_dataset: Any, run_chain: Any, partitions: Any
+    tmp_path: Path, images: Any, make_dataset: Any, run_chain: Any, partitions: Any, name: str
 ) -> None:
-    source = tmp_path / "raw" / "p"
+    source = tmp_path / "raw" / name
     images(source, 3)
     template = tmp_path / "raw" / ("{partition}" if partitions != {"by": "batch"} else "p")
     dataset = make_dataset(template, tmp_path / "root", partitions=partitions)
-    partition = "p"
+    partition = encode_segment(name)
     if partitions == {"by": "batch"}:
         partition = seal_batch(dataset.storage, dataset.home, 1, list(dataset.storage.list(f"file://{source}"))).key
     full = run_chain(dataset, partition)

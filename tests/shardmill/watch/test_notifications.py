@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shardmill.errors import AccessDeniedError, ConfigurationError, StorageError
-from shardmill.partitions import sealed_batches
+from shardmill.partitions import encode_segment, sealed_batches
 from shardmill.storage import S3Credentials, Storage
 from shardmill.storage.retries import Request
 from shardmill.storage.s3 import S3Store
@@ -168,6 +168,16 @@ def test_a_look_lists_the_partitions_that_were_announced_alone(queued: Queued, w
     watched.run("a")
     assert watched.look(time.time()).due == []
     assert watched.committed() == watched.there()
+
+
+def test_a_partition_whose_key_was_shortened_is_found_gone(pubsub: Queued, watch: Watch) -> None:
+    name = "long" * 40
+    put(pubsub, f"{name}/1.jpg")
+    watched = watching(pubsub, watch)
+    delete(pubsub, f"{name}/1.jpg")
+    assert watched.look_and_run(time.time()) == [encode_segment(name)]
+    assert watched.committed() == {}
+    assert watched.look(time.time()).due == []
 
 
 def test_what_nobody_announced_is_found_by_reconciliation(queued: Queued, watch: Watch) -> None:
