@@ -9,6 +9,7 @@ from shardmill.partitions import BatchPartitions, PartitionsSpec, PrefixPartitio
 
 SPEC: TypeAdapter[Any] = TypeAdapter(PartitionsSpec)
 DAY = {"by": "time", "start": "2024-01-01"}
+HOUR = {"by": "time", "every": "hour"}
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,7 @@ DAY = {"by": "time", "start": "2024-01-01"}
         (["a", "b=1", "x.y-z+_"], list),
         (DAY, TimePartitions),
         ({**DAY, "every": "hour", "timezone": "Asia/Kolkata"}, TimePartitions),
+        ({**HOUR, "start": "2015-01-01", "timezone": "Europe/Moscow"}, TimePartitions),
         ({"by": "prefix"}, PrefixPartitions),
         ({"by": "batch", "max_objects": 5, "max_age_minutes": 0}, BatchPartitions),
     ],
@@ -40,7 +42,8 @@ def test_what_is_declared_says_itself_which_kind_it_is(declared: Any, kind: type
         ({"by": "time"}, "start"),
         ({**DAY, "timezone": "Mars/Olympus"}, "is no time zone; give an IANA name"),
         ({**DAY, "timezone": "../etc"}, "is no time zone"),
-        ({**DAY, "every": "hour", "timezone": "Europe/Berlin"}, "a zone without daylight saving time, such as UTC"),
+        ({**DAY, "every": "hour", "timezone": "Europe/Berlin"}, "a zone whose clocks are never changed, such as UTC"),
+        ({**HOUR, "start": "2013-01-01", "timezone": "Europe/Moscow"}, "whose clocks are never changed"),
         ({**DAY, "every": "month", "start": "2024-01-02"}, "start on the first of a month"),
         ({"by": "batch", "max_objects": 0}, "greater than 0"),
     ],
