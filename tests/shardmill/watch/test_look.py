@@ -73,15 +73,15 @@ def test_a_listing_is_finished_over_many_looks(watch: Watch, kind: Kind) -> None
     for partition in ("a", "b", "c-d", "c"):
         for number in range(4):
             watched.put(f"{partition}/{number}.jpg")
-    asked: list[str] = []
-    looks = 0
-    while not looks or found.listing:  # noqa: F821
+    scanned, going_on, asked = [], [], []
+    for _ in range(6):
         found = watched.look(objects=3)
-        assert found.scanned <= 3
+        scanned.append(found.scanned)
+        going_on.append(found.listing is not None)
         asked += [item.partition for item in found.due]
         watched.run(*(item.partition for item in found.due))
-        looks += 1
-    assert looks == 6
+    assert scanned == [3, 3, 3, 3, 3, 1]
+    assert going_on == [True] * 5 + [False]
     assert sorted(asked) == ["a", "b", "c", "c-d"]
     assert watched.committed() == watched.there()
 
