@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import re
 import uuid
 import zlib
@@ -167,7 +166,7 @@ class Cursor:
             state, reconciled = plain["state"], float(plain["reconciled"])
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise CorruptionError("the cursor cannot be read") from error
-        if not (isinstance(state, str) and _NAME.fullmatch(state) and math.isfinite(reconciled)):
+        if not isinstance(state, str) or not _NAME.fullmatch(state):
             raise CorruptionError("the cursor cannot be read")
         return cls(state, reconciled)
 

@@ -245,7 +245,7 @@ def test_a_template_that_does_not_fit_is_refused(declared: Any, template: str, p
 # On stores.
 
 NAMES = ["a", "a-b", "a.b", "a b", "a0", "é,写", "~", "...x"]
-LONG = ["long-" + "x" * 118, "long-" + "x" * 118 + "-y", "写" * 60]
+LONG = ["long-" + "x" * 118, "long-" + "x" * 118 + "-y", "写" * 60, "x" * 102 + "-y" * 20]
 
 
 def put_all(place: Any, template: str, names: list[str]) -> None:

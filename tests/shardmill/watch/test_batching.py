@@ -112,6 +112,18 @@ def test_objects_that_are_still_being_written_stay_out_of_batches(watch: Watch) 
     assert sealed(watched)["batch-000003"] == ["b"]
 
 
+def test_an_object_that_is_deleted_while_it_waits_is_never_sealed(watch: Watch) -> None:
+    watched = watch(**batches(3, 60))
+    now = time.time() + MINUTE
+    for name in "ab":
+        watched.put(f"raw/{name}")
+    assert watched.look(now).waiting == 2
+    watched.delete("raw/a")
+    assert watched.look(now + MINUTE).waiting == 1
+    assert watched.look_and_run(now + 70 * MINUTE) == ["batch-000001"]
+    assert sealed(watched) == {"batch-000001": ["b"]}
+
+
 def test_more_objects_than_may_wait_are_not_forgotten(watch: Watch) -> None:
     watched = watch(**batches(3), quiet_seconds=60)
     for number in range(20):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shardmill.errors import AccessDeniedError, ConfigurationError, StorageError
-from shardmill.partitions import encode_segment, sealed_batches
+from shardmill.partitions import encode_segment, read_batch, sealed_batches
 from shardmill.storage import S3Credentials, Storage
 from shardmill.storage.retries import Request
 from shardmill.storage.s3 import S3Store
@@ -237,11 +237,14 @@ def test_announced_objects_are_sealed_in_batches_and_changed_ones_make_theirs_du
     put(queued, "raw/gone.jpg")
     delete(queued, "raw/gone.jpg")
     assert watched.look_and_run(time.time() + 9) == ["batch-000001", "batch-000002", "batch-000003"]
+    storage, home = watched.dataset.storage, watched.dataset.home
+    sealed = [uri for key in sealed_batches(storage, home) for uri in read_batch(storage, home, key).uris]
+    assert sealed == [f"{queued.place.uri}/raw/{name}.jpg" for name in "abcde"]
     put(queued, "raw/c.jpg", b"other")
     delete(queued, "raw/a.jpg")
     assert sorted(watched.look_and_run(time.time() + 9)) == ["batch-000001", "batch-000002"]
     assert watched.look(time.time() + 9).due == []
-    assert len(sealed_batches(watched.dataset.storage, watched.dataset.home)) == 3
+    assert len(sealed_batches(storage, home)) == 3
     assert watched.there().keys() == {"all"}
 
 
