@@ -18,6 +18,7 @@ from shardmill.errors import ConfigurationError
 from shardmill.images import MAX_PIXELS
 from shardmill.partitions import (
     BatchPartitions,
+    NothingThereError,
     Partitioning,
     PartitionsSpec,
     is_batch_key,
@@ -155,7 +156,11 @@ class Dataset:
         if isinstance(self.spec.partitions, BatchPartitions):
             batch = read_batch(self.storage, self.home, partition)
             return manifest_of(self.spec.source, self.partitioning.base, batch.objects(self.storage))
-        return list_source(self.spec.source, self.partitioning.folder(partition, self.storage), self.storage)
+        try:
+            location = self.partitioning.folder(partition, self.storage)
+        except NothingThereError:
+            return Manifest.from_objects([])
+        return list_source(self.spec.source, location, self.storage)
 
     def folder(self, asset: AssetName, partition: str) -> str:
         """URI of an asset's partition. Raises ConfigurationError for a key that no partition can have."""

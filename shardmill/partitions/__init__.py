@@ -3,6 +3,7 @@
 from shardmill.partitions.batches import Batch, batch_number, is_batch_key, read_batch, seal_batch, sealed_batches
 from shardmill.partitions.keys import decode_segment, encode_segment
 from shardmill.partitions.partitioning import (
+    NothingThereError,
     Partitioning,
     PrefixPartitioning,
     StaticPartitioning,
@@ -14,6 +15,7 @@ from shardmill.partitions.spec import BatchPartitions, PartitionsSpec, PrefixPar
 __all__ = [
     "Batch",
     "BatchPartitions",
+    "NothingThereError",
     "Partitioning",
     "PartitionsSpec",
     "PrefixPartitioning",

@@ -12,6 +12,11 @@ MAX_KEY = 120
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_=+-")
 _LEGAL = re.compile(r"~|(?:[A-Za-z0-9_=+-]|\.(?!\.)|~[0-9A-F]{2})+(?:~~[0-9a-f]{16})?")
 _DIGEST = 16
+_LONGEST = MAX_KEY - len("~~") - _DIGEST
+_SHORTEST = _LONGEST - len("~FF") + 1
+"""What a shortened key keeps: as much as there is room for, in whole escapes."""
+_BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))
+"""Bytes that are no UTF-8, as `surrogateescape` has them."""
 
 
 def encode_segment(name: str) -> str:
@@ -27,7 +32,7 @@ def encode_segment(name: str) -> str:
         return key
     kept = ""
     for piece in pieces:
-        if len(kept) + len(piece) > MAX_KEY - _DIGEST - 2:
+        if len(kept) + len(piece) > _LONGEST:
             break
         kept += piece
     return f"{kept}~~{hashlib.blake2b(name.encode('utf-8', 'surrogateescape'), digest_size=8).hexdigest()}"
@@ -37,9 +42,9 @@ def decode_segment(key: str) -> str:
     """The name that a key stands for; of a shortened key the beginning."""
     if key == "~":
         return ""
-    kept = key.partition("~~")[0]
-    raw = re.sub(rb"~([0-9A-F]{2})", lambda found: bytes([int(found[1], 16)]), kept.encode())
-    return raw.decode("utf-8", "surrogateescape" if is_shortened(key) is False else "ignore")
+    raw = re.sub(rb"~([0-9A-F]{2})", lambda found: bytes([int(found[1], 16)]), key.partition("~~")[0].encode())
+    name = raw.decode("utf-8", "surrogateescape")
+    return name.rstrip(_BYTES) if is_shortened(key) else name  # the last character may have lost its end
 
 
 def is_shortened(key: str) -> bool:
@@ -48,9 +53,10 @@ def is_shortened(key: str) -> bool:
 
 
 def is_key(text: str) -> bool:
-    """Whether `encode_segment` could have made it."""
-    return (
-        bool(_LEGAL.fullmatch(text))
-        and not text.startswith(".")
-        and (is_shortened(text) or encode_segment(decode_segment(text)) == text)
-    )
+    """Whether `encode_segment` could have made it; whether the digest of a shortened one is right, nobody can tell."""
+    if not _LEGAL.fullmatch(text):
+        return False
+    kept, shortened, _ = text.partition("~~")
+    if shortened and not _SHORTEST <= len(kept) <= _LONGEST:
+        return False
+    return encode_segment(decode_segment(kept)) == kept

@@ -14,10 +14,14 @@ from shardmill.partitions.spec import BatchPartitions, PartitionsSpec, PrefixPar
 from shardmill.storage import Storage, absolute_uri, relative_to
 
 PLACEHOLDER = "{partition}"
-AFTER_ALL = "\U0010ffff"
-"""Comes after every name."""
-_DIGITS = {"Y": r"\d{4}", "m": r"\d{2}", "d": r"\d{2}", "H": r"\d{2}"}
+_LAST = "\U0010ffff"
+"""Comes after nearly every name: also where a server lists folder by folder, and what is in `a` before `a-b`."""
+_DIGITS = {"Y": "[0-9]{4}", "m": "[0-9]{2}", "d": "[0-9]{2}", "H": "[0-9]{2}"}
 _NEEDED = {"hour": "YmdH", "day": "Ymd", "month": "Ym"}
+
+
+class NothingThereError(ConfigurationError):
+    """The source holds no object of a partition, and without one its folder has no name: its key is a shortened one."""
 
 
 class Partitioning(ABC):
@@ -52,7 +56,7 @@ class StaticPartitioning(Partitioning):
     def __init__(self, keys: Sequence[str], template: str) -> None:
         self._keys = list(keys)
         self._known = frozenset(keys)
-        self._template = template
+        self._template = absolute_uri(template)
         self.base, self._pattern = _compiled(template)
 
     def match(self, name: str) -> tuple[str, int] | None:
@@ -70,7 +74,7 @@ class StaticPartitioning(Partitioning):
     def folder(self, key: str, storage: Storage) -> str:  # noqa: ARG002
         """See `Partitioning`."""
         self.check(key)
-        return absolute_uri(self._template.replace(PLACEHOLDER, key))
+        return self._template.replace(PLACEHOLDER, key)
 
     def keys(self, storage: Storage) -> list[str]:  # noqa: ARG002
         """See `Partitioning`."""
@@ -81,7 +85,7 @@ class PrefixPartitioning(Partitioning):
     """A partition for each name in the placeholder's place."""
 
     def __init__(self, template: str) -> None:
-        self._template = template
+        self._template = absolute_uri(template)
         self.base, self._pattern = _compiled(template)
 
     def match(self, name: str) -> tuple[str, int] | None:
@@ -91,36 +95,39 @@ class PrefixPartitioning(Partitioning):
 
     def check(self, key: str) -> None:
         """See `Partitioning`."""
-        if not is_key(key):
+        if not is_key(key) or (key == encode_segment("") and _is_whole_name(self._template)):
             raise ConfigurationError(f"there is no partition {key!r}: no name below {self.base} has this key")
 
     def folder(self, key: str, storage: Storage) -> str:
-        """See `Partitioning`. A shortened key is looked up in the source."""
+        """See `Partitioning`. Looks a shortened key up in the source; raises NothingThereError if it finds none."""
         self.check(key)
         if not is_shortened(key):
             return self._located(decode_segment(key))
-        for name in self._names(storage, after=decode_segment(key)):
+        for name in self._names(storage, decode_segment(key)):
             if encode_segment(name) == key:
                 return self._located(name)
-        raise ConfigurationError(f"there is no folder for the partition {key!r} below {self.base}")
+        raise NothingThereError(f"there is no folder for the partition {key!r} below {self.base}")
 
     def keys(self, storage: Storage) -> list[str]:
         """See `Partitioning`. One listing request a partition."""
         return sorted(encode_segment(name) for name in self._names(storage))
 
     def _located(self, name: str) -> str:
-        return absolute_uri(self._template.replace(PLACEHOLDER, name))
+        return self._template.replace(PLACEHOLDER, name)
 
-    def _names(self, storage: Storage, after: str = "") -> Iterator[str]:
-        """Names in the placeholder's place, from the first after `after`; what lies below each is leapt over."""
-        position = f"{self._located(after)}" if after else None
+    def _names(self, storage: Storage, beginning: str = "") -> Iterator[str]:
+        """Names in the placeholder's place, from the first with this beginning; what lies below each is leapt over."""
+        position, last = f"{self._template.partition(PLACEHOLDER)[0]}{beginning}", None
         while True:
             for info in storage.list(self.base, position):
-                name = relative_to(self.base, info.uri)
-                found = self._pattern.match(name)
+                found = self._pattern.match(relative_to(self.base, info.uri))
                 if found:
-                    yield found["partition"]
-                    position = f"{self._located(found['partition'])}/{AFTER_ALL}"
+                    name = found["partition"]
+                    if name != last:
+                        yield name
+                    # An object whose name comes after `_LAST` is not leapt over.
+                    position = info.uri if name == last else f"{self._located(name)}/{_LAST}"
+                    last = name
                     break
             else:
                 return
@@ -251,12 +258,17 @@ def _compiled(template: str, field: re.Pattern[str] = _PLACE) -> tuple[str, re.P
     rest = whole[len(base) + 1 :]
     pattern, position = "", 0
     for found in field.finditer(rest):
-        pattern += re.escape(rest[position : found.start()]) + _part(found)
+        pattern += re.escape(rest[position : found.start()]) + _part(found, whole)
         position = found.end()
     return base, re.compile(f"{pattern}{re.escape(rest[position:])}/(?=.)", re.DOTALL)
 
 
-def _part(field: re.Match[str]) -> str:
+def _part(field: re.Match[str], template: str) -> str:
     if field[0] == PLACEHOLDER:
-        return "(?P<partition>[^/]*)"
+        return "(?P<partition>[^/]+)" if _is_whole_name(template) else "(?P<partition>[^/]*)"
     return "%" if field[1] == "%" else f"(?P<{field[1]}>{_DIGITS[field[1]]})"
+
+
+def _is_whole_name(template: str) -> bool:
+    """Whether the placeholder is all of a folder's name: then it cannot be empty, a URI has no name for the folder."""
+    return f"/{PLACEHOLDER}/" in f"{template}/"

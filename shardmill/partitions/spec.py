@@ -40,11 +40,12 @@ class TimePartitions(BaseModel):
     def _one_folder_an_hour(self) -> TimePartitions:
         zone = ZoneInfo(self.timezone)
         noon = datetime(self.start.year, 1, 15, 12, tzinfo=zone)
-        offsets = {(noon + timedelta(days=30 * month)).utcoffset() for month in range(12)}
+        months = 12 * (max(0, datetime.now(zone).year - self.start.year) + 1)
+        offsets = {(noon + timedelta(days=30.4 * month)).utcoffset() for month in range(months)}
         if self.every == "hour" and len(offsets) > 1:
             raise ValueError(
-                f"hourly partitions need a zone without daylight saving time, such as UTC: in {self.timezone} two "
-                "hours a year have the same name, so they would share a folder"
+                f"hourly partitions need a zone whose clocks are never changed, such as UTC: in {self.timezone} two "
+                "hours have the same name each time, so they would share a folder"
             )
         if self.every == "month" and self.start.day != 1:
             raise ValueError(f"monthly partitions start on the first of a month, not on {self.start}")

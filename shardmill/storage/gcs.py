@@ -146,6 +146,7 @@ class GCSStore(ObjectStore):
         seconds = self.credentials.request_seconds
 
         def attempt() -> Any:
+            self.authenticate()  # an error can say then whose credentials they are
             try:
                 answer = self._cloud.post(url, json=dict(content), timeout=seconds)
             except Exception as error:

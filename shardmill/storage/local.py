@@ -26,12 +26,12 @@ class LocalStore:
     identity = "the user of this process"
 
     def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]:
-        """See `Storage.list`. In the order of the names; our scratch directories and locks are left out.
+        """See `Storage.list`. In the order of the names' bytes; our scratch directories and locks are left out.
 
         Symbolic links are followed. A link that leads nowhere is listed, so that it is missed when it is read and not
         lost silently. Raises StorageError for links that lead round in a circle.
         """
-        return _list(str(_path(folder)), after)
+        return _list(str(_path(folder)), os.fsencode(after or ""))
 
     def stat(self, uri: str) -> ObjectInfo | None:
         """See `Storage.stat`. Only a regular file is an object."""
@@ -153,28 +153,28 @@ def _info(uri: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(uri, status.st_size, version, status.st_mtime_ns / 1e9)
 
 
-def _list(directory: str, after: str | None) -> Iterator[ObjectInfo]:
+def _list(directory: str, after: bytes) -> Iterator[ObjectInfo]:
     try:
         with os.scandir(directory) as entries:
             # A directory sorts as its contents do: `a-b` and `a.c` come before what is in `a`, `a0` after it.
-            names = sorted(f"{e.name}/" if e.is_dir() else e.name for e in entries if e.name not in (SCRATCH, LOCK))
+            names = sorted(
+                (f"{e.name}/" if e.is_dir() else e.name for e in entries if e.name not in (SCRATCH, LOCK)),
+                key=os.fsencode,
+            )
     except FileNotFoundError:
         return
     except OSError as error:
         raise StorageError(f"cannot list file://{directory}: {error.strerror}") from error
     for name in names:
         path = f"{directory.removesuffix('/')}/{name}"
+        place = os.fsencode(f"file://{path}")
         if name.endswith("/"):
-            if after is None or after < f"file://{path}{_LAST}":
+            if place > after or after.startswith(place):
                 yield from _list(path[:-1], after)
-        elif after is None or f"file://{path}" > after:
+        elif place > after:
             status = _status(path)
             if status is not None and not _is_special(status.st_mode):
                 yield _info(f"file://{path}", status)
-
-
-_LAST = "\U0010ffff"
-"""Comes after every name."""
 
 
 def _status(path: str) -> os.stat_result | None:

@@ -15,8 +15,11 @@ T = TypeVar("T")
 
 FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 8.0
-UNAUTHENTICATED = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
-"""What S3 calls credentials that it does not accept; the status may be 400 or 403."""
+UNAUTHENTICATED = (
+    *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
+    *("InvalidClientTokenId", "UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException"),
+)
+"""What S3, and then SQS, call credentials that they do not accept; the status may be 400 or 403."""
 _TEMPORARY = ("RequestTimeout", "NoSuchUpload")
 """S3: the body came too slowly; the answer that an upload is complete was lost, and it can be begun anew."""
 

@@ -34,12 +34,25 @@ class Batching:
         self.keys = sealed_batches(dataset.storage, dataset.home)
         self._known = known_objects(dataset.storage, dataset.home, self.keys)
         self.outside = 0
+        # A look that died may have sealed them.
+        numbers = self._known.numbers(list(state.waiting))
+        sealed = [uri for uri, number in zip(state.waiting, numbers, strict=True) if number]
+        for uri in sealed:
+            del state.waiting[uri]
+
+    def missed(self) -> list[str]:
+        """Batches that neither a look nor the listing of everything has seen: a look that died sealed them."""
+        walk = self._state.walk
+        if walk and walk.after is None:
+            return []
+        return [key for key in self.keys[self._state.batches :] if key not in self._state.seen]
 
     def partition(self, key: str) -> Tally:
         """A batch as it is now."""
         tally = Tally(key)
         for info in read_batch(self._dataset.storage, self._dataset.home, key).objects(self._dataset.storage):
-            _count(tally, info)
+            if self._takes(info.uri):
+                _count(tally, info)
         return tally
 
     def everything(self, walk: Walk, budget: Budget) -> Iterator[Tally]:
@@ -52,7 +65,8 @@ class Batching:
             state.tallies, state.batches = {}, len(self.keys)
             state.round += 1
         listing = self._dataset.storage.list(self._base, walk.after)
-        while page := list(islice(listing, _PAGE)):
+        most = min(_PAGE, self._spec.max_objects)
+        while page := list(islice(listing, max(1, min(most, budget.objects - budget.scanned)))):
             self._take(page)
             if len(state.waiting) >= self._spec.max_objects:
                 yield from self.seal()
@@ -70,10 +84,13 @@ class Batching:
         """Take in objects that are said to have changed. Returns the batches in which they are."""
         below = [uri for uri in uris if uri.startswith(f"{self._base}/")]
         numbers = self._known.numbers(below)
-        fresh = [uri for uri, number in zip(below, numbers, strict=True) if not number]
-        for info in bounded_map(self._dataset.storage.stat, fresh, REQUESTS_AT_ONCE):
+        fresh = [uri for uri, number in zip(below, numbers, strict=True) if not number and self._takes(uri)]
+        infos = bounded_map(self._dataset.storage.stat, fresh, REQUESTS_AT_ONCE)
+        for uri, info in zip(fresh, infos, strict=True):
             if info is not None:
                 self._wait(info)
+            else:
+                self._state.waiting.pop(uri, None)
         return sorted({batch_key(number) for number in numbers if number})
 
     def seal(self) -> Iterator[Tally]:
@@ -103,20 +120,30 @@ class Batching:
     def _take(self, page: Sequence[ObjectInfo]) -> None:
         tallies = self._state.tallies
         for info, number in zip(page, self._known.numbers([info.uri for info in page]), strict=True):
-            if number:
+            if not self._takes(info.uri):
+                self.outside += 1
+            elif number:
                 key = batch_key(number)
                 _count(tallies.setdefault(key, Tally(key)), info)
-            elif self._names.takes(info.uri[len(self._base) + 1 :]):
+            elif info.uri in self._state.waiting or len(self._state.waiting) < 2 * self._spec.max_objects:
                 self._wait(info)
-            else:
-                self.outside += 1
+            # Else those at hand are still being written, and the next listing finds this one again.
+
+    def _takes(self, uri: str) -> bool:
+        """Whether the object belongs to a sample. No manifest could hold a name that is no UTF-8."""
+        try:
+            uri.encode()
+        except UnicodeEncodeError:
+            return False
+        return self._names.takes(uri[len(self._base) + 1 :])
 
     def _wait(self, info: ObjectInfo) -> None:
         earlier = self._state.waiting.get(info.uri)
-        if earlier is None and len(self._state.waiting) >= 2 * self._spec.max_objects:
-            return  # those at hand are still being written: the next listing finds this one again
+        modified = min(info.modified, self._now)  # a date that is still to come is a mistake
+        if earlier and earlier.version == info.version:
+            modified = earlier.modified
         self._state.waiting[info.uri] = Waiting(
-            info.size, info.version, info.modified, earlier.seen if earlier else self._now, self._state.round
+            info.size, info.version, modified, earlier.seen if earlier else self._now, self._state.round
         )
 
 

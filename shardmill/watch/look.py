@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from shardmill import chain
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset
 from shardmill.errors import ConfigurationError, CorruptionError
-from shardmill.partitions import BatchPartitions, TimePartitioning
+from shardmill.partitions import BatchPartitions, NothingThereError, PartitionsSpec, TimePartitioning
 from shardmill.shards.commit import read_commit
+from shardmill.shards.fingerprint import fingerprint
 from shardmill.sources import content_digest
 from shardmill.upkeep import SensorSpec
 from shardmill.watch.batching import Batching
@@ -33,7 +36,9 @@ class Due:
 
     partition: str
     reason: str
-    """The same for the same content over the same commit, so that it can be asked for once only."""
+    """The same whenever the same change is asked for again: also by a look that is taken again because it died. What
+    changes back, and then again, is another change.
+    """
 
 
 @dataclass
@@ -53,7 +58,7 @@ class Look:
     changed: int = 0
     """Partitions with other objects than when they were last listed."""
     deleted: int = 0
-    """Partitions without any object left."""
+    """Partitions that were seen before and have no object left."""
     announced: int = 0
     """Notifications of objects."""
     unread: int = 0
@@ -117,6 +122,7 @@ class _Looker:
         self._before, self._state, why = _remembered(dataset, cursor)
         self._found = Look("", reconciled=why)
         self._reconciled = self._before.reconciled if self._before else 0.0
+        self._number = self._before.number + 1 if self._before else 1
         self._bytes = self._state.to_bytes()
         self._lister: Lister | None = None
         self._batching: Batching | None = None
@@ -130,9 +136,13 @@ class _Looker:
         state, found = self._state, self._found
         self._hear()
         self._begin()
-        first = Budget(budget.seconds * _HOT_SHARE, budget.objects) if state.walk else budget
+        first = budget
+        if state.walk:
+            first = Budget(budget.seconds * _HOT_SHARE, math.ceil(budget.objects * _HOT_SHARE))
         for tally in self._hot(first):
             self._observe(tally)
+            if state.walk and tally.objects and tally.key not in state.listed:
+                state.listed.append(tally.key)  # it may have appeared behind the listing of everything
         budget.scanned = max(budget.scanned, first.scanned)
         if state.walk and not budget.spent:
             for tally in self._everything(state.walk, budget):
@@ -175,10 +185,13 @@ class _Looker:
         recent = isinstance(partitioning, TimePartitioning)
         if isinstance(partitioning, TimePartitioning):
             self._heat(partitioning.recent(self._spec.late_hours))
-        due = self._now - self._reconciled >= self._spec.reconcile_hours * 3600
+        # A time that is still to come was that of a wrong clock.
+        due = not 0 <= self._now - self._reconciled < self._spec.reconcile_hours * 3600
         if self._state.walk is None and (due or not (recent or self._notifications)):
             self._state.walk, self._state.listed = Walk(), []
             self._state.reconciling = due
+        if self._batching:
+            self._heat(self._batching.missed())
         if self._state.reconciling:
             self._found.reconciled = self._found.reconciled or "as every so often"
 
@@ -197,7 +210,7 @@ class _Looker:
                 state.hot_walk = state.hot_walk or Walk()
                 try:
                     tally = self._lister.partition(state.hot[0], state.hot_walk, budget)
-                except ConfigurationError:  # of a name that is too long for a key, and is gone
+                except NothingThereError:
                     tally = Tally(state.hot[0])
             if tally is None:
                 return
@@ -218,17 +231,17 @@ class _Looker:
             if not tally.objects and not gone:
                 return
             self._found.new += bool(tally.objects)
-            self._found.deleted += not tally.objects
         elif earlier.content != content:
             self._found.changed += bool(tally.objects)
             self._found.deleted += not tally.objects
         else:
             earlier.marked = tally.marked
             return
-        since = self._now if earlier else 0.0
+        since = self._now if earlier or gone else 0.0
+        newest = min(tally.newest, self._now)  # a date that is still to come is a mistake
         settled = earlier.settled if earlier else ""
         self._state.seen[tally.key] = Seen(
-            content, tally.objects, tally.bytes, tally.newest, since, tally.marked, settled
+            content, tally.objects, tally.bytes, newest, since, tally.marked, self._number, settled
         )
 
     def _end(self) -> None:
@@ -237,14 +250,22 @@ class _Looker:
         come_by = set(state.listed)
         known = set(state.seen)
         if state.reconciling:
-            known |= set(chain.stored_partitions(self._dataset, "raw_images"))
+            known |= {key for key in chain.stored_partitions(self._dataset, "raw_images") if self._can_be(key)}
             for seen in state.seen.values():
                 seen.settled = ""
             self._reconciled = self._now
         if not self._batching:
             for key in sorted(known - come_by):
-                self._observe(Tally(key, marked=True), gone=True)
+                self._observe(Tally(key), gone=True)
         state.walk, state.listed, state.reconciling = None, [], False
+
+    def _can_be(self, partition: str) -> bool:
+        """Whether there can be such a partition: what was made under another declaration is left alone."""
+        try:
+            self._dataset.folder("raw_images", partition)
+        except ConfigurationError:
+            return False
+        return True
 
     def _decide(self, running: set[str], most: int, budget: Budget) -> None:
         """Of the partitions that are not settled: which are due, and which have to wait."""
@@ -269,34 +290,46 @@ class _Looker:
                     found.pending += 1
                 else:
                     seen.settled = seen.content
-                    found.due.append(Due(key, f"{key} {seen.content} {version or 'new'}"))
+                    found.due.append(Due(key, f"{key} {seen.content} {version or 'new'} {seen.look}"))
 
     def _is_ready(self, seen: Seen) -> bool:
-        if self._dataset.spec.source.marker and not seen.marked:
+        if self._dataset.spec.source.marker and seen.objects and not seen.marked:
             return False
         return self._now - max(seen.newest, seen.since) >= self._spec.quiet_seconds
 
     def _committed(self, partition: str) -> tuple[str | None, str | None]:
         """The content of which the partition was last made, and the version of that commit."""
         folder = self._dataset.folder("raw_images", partition)
-        commit, version = read_commit(self._dataset.storage, folder, "parquet")
+        try:
+            commit, version = read_commit(self._dataset.storage, folder, "parquet")
+        except CorruptionError:
+            return "", "damaged"  # its run says so; the other partitions have nothing to do with it
         if commit is None:
             return None, version
         return str(commit.shards[0].summary.get("content", "")) if commit.shards else NOTHING, version
 
     def _keep(self) -> str:
-        name = self._before.state if self._before else None
-        if name is None or self._state.to_bytes() != self._bytes:
-            name = save_state(self._dataset.storage, self._dataset.home, self._state, name)
-        return str(Cursor(name, self._reconciled))
+        before = self._before
+        if before is not None and self._state.to_bytes() == self._bytes:
+            return str(Cursor(before.state, self._reconciled))
+        return str(Cursor(save_state(self._dataset.storage, self._dataset.home, self._state, before), self._reconciled))
 
 
 def _remembered(dataset: Dataset, cursor: str | None) -> tuple[Cursor | None, State, str | None]:
     """The cursor, its state, and why there is none if there should be one."""
+    spec = dataset.spec
+    declared = fingerprint(source=spec.source.model_dump(mode="json"), partitions=_plain(spec.partitions))
     if not cursor:
-        return None, State(), "the first look"
+        return None, State(declared), "the first look"
     try:
         parsed = Cursor.parse(cursor)
-        return parsed, load_state(dataset.storage, dataset.home, parsed), None
+        state = load_state(dataset.storage, dataset.home, parsed)
     except CorruptionError as error:
-        return None, State(), str(error)
+        return None, State(declared), str(error)
+    if state.declared != declared:
+        return None, State(declared), "the dataset's source or partitions are declared anew"
+    return parsed, state, None
+
+
+def _plain(partitions: PartitionsSpec) -> Any:
+    return partitions if isinstance(partitions, list) else partitions.model_dump(mode="json")

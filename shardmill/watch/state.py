@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import uuid
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,6 +21,7 @@ from shardmill.sources import content_digest
 from shardmill.storage import Storage, join_uri, relative_to
 
 _FORMAT = 1
+_NAME = re.compile(r"[0-9]{8,}-[0-9a-f]{8}\.json\.gz")
 
 
 @dataclass
@@ -60,6 +63,8 @@ class Seen:
     since: float
     """When it was first seen to be another than before; 0 for a partition that had never been seen."""
     marked: bool
+    look: int
+    """Number of the look that first saw this content: one more than that of the state before."""
     settled: str = ""
     """The content that is committed or asked for. Nothing is to be done while it is what was listed."""
 
@@ -81,6 +86,8 @@ class Waiting:
 class State:
     """All that a watcher remembers."""
 
+    declared: str = ""
+    """Digest of the source and of the partitions as they were declared."""
     seen: dict[str, Seen] = field(default_factory=dict)
     hot: list[str] = field(default_factory=list)
     """Partitions to list before all others."""
@@ -122,7 +129,7 @@ class State:
             for name in ("walk", "hot_walk"):
                 plain[name] = _walk(plain[name])
             return cls(**plain)
-        except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, zlib.error) as error:
             raise CorruptionError(f"the sensor's state cannot be read: {type(error).__name__}") from error
 
 
@@ -141,6 +148,11 @@ class Cursor:
     reconciled: float
     """When everything was last compared with what is committed, in seconds since the epoch."""
 
+    @property
+    def number(self) -> int:
+        """Counts the states."""
+        return int(self.state.partition("-")[0])
+
     def __str__(self) -> str:
         return json.dumps({"format": _FORMAT, **asdict(self)})
 
@@ -149,27 +161,29 @@ class Cursor:
         """The cursor again. Raises CorruptionError for anything else."""
         try:
             plain = json.loads(text)
-            if plain.pop("format") != _FORMAT or not isinstance(plain["state"], str):
+            if plain.pop("format") != _FORMAT:
                 raise CorruptionError("the cursor is of another version")
-            return cls(plain["state"], float(plain["reconciled"]))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            state, reconciled = plain["state"], float(plain["reconciled"])
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise CorruptionError("the cursor cannot be read") from error
+        if not isinstance(state, str) or not _NAME.fullmatch(state):
+            raise CorruptionError("the cursor cannot be read")
+        return cls(state, reconciled)
 
 
 def load_state(storage: Storage, home: str, cursor: Cursor) -> State:
     """The state that the cursor points to. Raises CorruptionError if it is not there or not whole."""
     try:
         return State.from_bytes(storage.read(join_uri(_folder(home), cursor.state)))
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         raise CorruptionError(f"the sensor's state {cursor.state} is gone") from None
 
 
-def save_state(storage: Storage, home: str, state: State, before: str | None) -> str:
+def save_state(storage: Storage, home: str, state: State, before: Cursor | None) -> str:
     """Store a state beside the one `before` and return its name. All others are removed."""
-    number = int(before.partition("-")[0]) + 1 if before else 1
-    name = f"{number:08}-{uuid.uuid4().hex[:8]}.json.gz"
+    name = f"{before.number + 1 if before else 1:08}-{uuid.uuid4().hex[:8]}.json.gz"
     for info in storage.list(_folder(home)):
-        if relative_to(_folder(home), info.uri) != before:
+        if before is None or relative_to(_folder(home), info.uri) != before.state:
             storage.delete(info.uri)
     storage.replace(join_uri(_folder(home), name), state.to_bytes(), expected=None)
     return name

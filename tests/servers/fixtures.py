@@ -10,7 +10,9 @@ from tests.servers.faults import FaultProxy
 from tests.servers.gcs import GCSServer
 from tests.servers.postgres import PostgresServer, installed
 from tests.servers.processes import CLIENT_ENVIRONMENT
+from tests.servers.pubsub import PubSubServer
 from tests.servers.seaweedfs import S3Server
+from tests.servers.sqs import SQSServer
 from tests.servers.sts import STSServer
 
 StartProxy = Callable[..., FaultProxy]
@@ -40,6 +42,18 @@ def s3_server(client_environment: None) -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def sts_server(client_environment: None) -> Iterator[STSServer]:
     with STSServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sqs_server(client_environment: None) -> Iterator[SQSServer]:
+    with SQSServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pubsub_server(gcs_server: GCSServer) -> Iterator[PubSubServer]:
+    with PubSubServer(gcs_server.url) as server:
         yield server
 
 

@@ -50,16 +50,16 @@ class STSServer(Server):
         setup = S3Keys("setup", "setup")
         iam = self.client("iam", setup)
         self.client("s3", setup).create_bucket(Bucket=self.bucket)
-        trust = _policy("sts:AssumeRole", Principal={"AWS": "*"})
+        trust = policy("sts:AssumeRole", Principal={"AWS": "*"})
         role = iam.create_role(RoleName="lab-role", AssumeRolePolicyDocument=trust)
         self.role_arn = role["Role"]["Arn"]
         resources = [f"arn:aws:s3:::{self.bucket}", f"arn:aws:s3:::{self.bucket}/*"]
         iam.put_role_policy(
-            RoleName="lab-role", PolicyName="bucket", PolicyDocument=_policy(*READ_WRITE, Resource=resources)
+            RoleName="lab-role", PolicyName="bucket", PolicyDocument=policy(*READ_WRITE, Resource=resources)
         )
         self.keys = self._make_user(iam, "lab-user")
         self.stranger = self._make_user(iam, "lab-stranger")
-        assume = _policy("sts:AssumeRole", Resource=self.role_arn)
+        assume = policy("sts:AssumeRole", Resource=self.role_arn)
         iam.put_user_policy(UserName="lab-user", PolicyName="assume", PolicyDocument=assume)
 
     def _make_user(self, iam: Any, name: str) -> S3Keys:
@@ -81,6 +81,7 @@ class STSServer(Server):
         return data
 
 
-def _policy(*actions: str, **rest: Any) -> str:
+def policy(*actions: str, **rest: Any) -> str:
+    """An IAM policy that allows these actions."""
     statement = {"Effect": "Allow", "Action": list(actions), **rest}
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})

@@ -24,7 +24,7 @@ from obstore.exceptions import (
 )
 from obstore.store import GCSStore, S3Store
 
-from tests.servers import GCSServer, S3Keys, S3Server, STSServer
+from tests.servers import GCSServer, PubSubServer, S3Keys, S3Server, SQSServer, STSServer
 from tests.servers.fixtures import StartProxy
 from tests.servers.postgres import PostgresServer, installed
 from tests.servers.processes import accepts
@@ -290,6 +290,54 @@ def attempts(store: Any, count: int) -> list[bool]:
             return False
 
     return [read(number) for number in range(count)]
+
+
+def test_sqs_announces_what_changes_to_those_who_may_read_it(sqs_server: SQSServer) -> None:
+    place = sqs_server.announcing()
+    s3, sqs = (sqs_server.client(service, sqs_server.keys) for service in ("s3", "sqs"))
+    s3.put_object(Bucket=place.bucket, Key="a b", Body=b"data")
+    bodies = [
+        json.loads(each["Body"])
+        for each in sqs.receive_message(QueueUrl=place.queue, MaxNumberOfMessages=10)["Messages"]
+    ]
+    assert bodies[0]["Event"] == "s3:TestEvent"
+    assert [body["Records"][0]["s3"]["object"]["key"] for body in bodies[1:]] == ["a+b"]
+    for keys in (sqs_server.stranger, replace(sqs_server.keys, secret_access_key="wrong")):
+        with pytest.raises(Exception, match="403"):
+            sqs_server.client("sqs", keys).receive_message(QueueUrl=place.queue)
+
+
+def test_pubsub_gives_a_message_again_until_it_is_acknowledged(gcs_server: GCSServer) -> None:
+    from google.auth.transport.requests import AuthorizedSession
+    from google.oauth2 import service_account
+
+    name = "projects/lab/subscriptions/s"
+    scopes = ["https://www.googleapis.com/auth/cloud-platform"]
+    key = gcs_server.account("subscriber", {})
+    with PubSubServer(gcs_server.url) as server:
+        server.subscribe(name)
+        server.publish(name, {"objectId": "a"}, b"data")
+        session = AuthorizedSession(service_account.Credentials.from_service_account_info(key, scopes=scopes))
+
+        def ask(verb: str, **content: Any) -> Any:
+            return session.post(f"{server.url}/v1/{name}:{verb}", json=content).json()
+
+        first = ask("pull", maxMessages=10)["receivedMessages"]
+        assert [each["message"]["attributes"] for each in first] == [{"objectId": "a"}]
+        assert ask("pull", maxMessages=10) == {}
+        server.let_pass(11)
+        [again] = ask("pull", maxMessages=10)["receivedMessages"]
+        assert again["ackId"] != first[0]["ackId"]
+        ask("modifyAckDeadline", ackIds=[again["ackId"]], ackDeadlineSeconds=600)
+        server.let_pass(300)
+        assert ask("pull", maxMessages=10) == {}
+        ask("acknowledge", ackIds=[again["ackId"]])
+        server.let_pass(700)
+        assert ask("pull", maxMessages=10) == {}
+        session.credentials.token = "forged"
+        gcs_server.revoke(key["client_email"])
+        with pytest.raises(Exception, match="invalid_grant"):  # 401, and then no new token
+            ask("pull", maxMessages=10)
 
 
 @pytest.mark.parametrize("kind", ["reset", "500", "503", "429", "truncate"])

@@ -1,16 +1,20 @@
 """The chain: the states of its assets, and what its import costs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shardmill import chain
-from shardmill.dataset import Dataset
+from shardmill.dataset import ASSETS, Dataset
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError
+from shardmill.partitions import encode_segment, seal_batch
+from shardmill.verify import verify
 
 
 @pytest.fixture
@@ -106,3 +110,47 @@ def test_devices_that_this_machine_has_not_are_missed_before_anything_is_made(
     with pytest.raises(ConfigurationError, match="d/embeddings/p needs 2 CUDA devices"):
         next(chain.run(dataset, "p", LocalEngine(1)))
     assert not (tmp_path / "root").exists()
+
+
+# A partition whose objects were all deleted: its rows are gone from every asset, and it stays whole.
+
+
+@pytest.mark.parametrize(
+    ("partitions", "name"),
+    [(["p"], "p"), ({"by": "prefix"}, "p q"), ({"by": "prefix"}, "long" * 40), ({"by": "batch"}, "p")],
+)
+def test_a_partition_without_objects_is_committed_without_rows(
+    tmp_path: Path, images: Any, make_dataset: Any, run_chain: Any, partitions: Any, name: str
+) -> None:
+    source = tmp_path / "raw" / name
+    images(source, 3)
+    template = tmp_path / "raw" / ("{partition}" if partitions != {"by": "batch"} else "p")
+    dataset = make_dataset(template, tmp_path / "root", partitions=partitions)
+    partition = encode_segment(name)
+    if partitions == {"by": "batch"}:
+        partition = seal_batch(dataset.storage, dataset.home, 1, list(dataset.storage.list(f"file://{source}"))).key
+    full = run_chain(dataset, partition)
+    assert {shards.commit.total_samples for shards in full.values()} == {3}
+
+    shutil.rmtree(source)
+    empty = run_chain(dataset, partition)
+    assert list(empty) == list(ASSETS)
+    for shards in empty.values():
+        assert (shards.commit.total_samples, shards.commit.total_samples_in, shards.commit.shardlist) == (0, 0, [])
+        assert shards.urls == []
+        assert list(verify(shards)) == []
+    assert chain.read_manifest(empty["raw_images"]).objects == 0
+    assert [found.state for found in chain.states(dataset, partition)] == ["up to date"] * 5
+    again = run_chain(dataset, partition)
+    assert {shards.made for shards in again.values()} == {0}
+
+    images(source, 3)
+    back = run_chain(dataset, partition)
+    assert {shards.commit.total_samples for shards in back.values()} == {3}
+    assert all(list(verify(shards)) == [] for shards in back.values())
+
+
+def test_a_partition_that_never_had_objects_is_a_mistake(tmp_path: Path, make_dataset: Any) -> None:
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "root")
+    with pytest.raises(ConfigurationError, match="no object below"):
+        next(chain.run(dataset, "p", LocalEngine(1)))

@@ -1,13 +1,15 @@
 import os
 import pickle
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shardmill.errors import ConfigurationError, ConflictError, StorageError
@@ -73,6 +75,64 @@ def test_list_gives_sizes_and_times(storage: Storage, folder: str, write: Write)
     [info] = storage.list(folder)
     assert info.size == 5
     assert abs(info.modified - time.time()) < 60
+
+
+_SEGMENTS = st.sampled_from(
+    [
+        "a",
+        "a-b",
+        "a.b",
+        "a0",
+        "aa",
+        "A",
+        "é",
+        "写",
+        "\U0001f600",
+        "\uffee",
+        "\U0010ffff",
+        "not utf-8 \udce9",
+        "\udcff",
+        " ",
+    ]
+)
+_TREES = st.lists(st.lists(_SEGMENTS, min_size=1, max_size=4).map("/".join), unique=True, max_size=25)
+
+
+def _make_tree(root: Path, names: list[str]) -> list[str]:
+    """The names of the tree, in the order of their bytes; a name that another needs as a folder is none."""
+    files = [name for name in names if not any(other.startswith(f"{name}/") for other in names)]
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return sorted(files, key=os.fsencode)
+
+
+@given(_TREES)
+@example(["a/x", "a-b/x", "a.b", "a0", "a0b/x", "aa"])
+@example(["\U0010ffff/\U0010ffff", "\U0010ffff/a"])
+@example(["\udcff", "\U0001f600"])
+@settings(max_examples=60)
+def test_list_is_in_the_order_of_bytes_and_goes_on_after_any_name(names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        storage, folder = Storage(), f"file://{directory}"
+        ordered = _make_tree(Path(directory), names)
+        whole = list(storage.list(folder))
+        assert [relative_to(folder, info.uri) for info in whole] == ordered
+        for after in {*ordered, *names, "", "a", "a/", "a/\U0010ffff", "\U0010ffff/\U0010ffff", "zz"}:
+            wanted = [name for name in ordered if os.fsencode(name) > os.fsencode(after)]
+            assert [relative_to(folder, info.uri) for info in storage.list(folder, join_uri(folder, after))] == wanted
+
+
+@given(_TREES, st.integers(1, 4))
+@settings(max_examples=40)
+def test_pages_of_any_length_give_every_object_once(names: list[str], length: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        storage, folder = Storage(), f"file://{directory}"
+        ordered = _make_tree(Path(directory), names)
+        found: list[str] = []
+        while page := list(islice(storage.list(folder, found[-1] if found else None), length)):
+            found += [info.uri for info in page]
+        assert [relative_to(folder, uri) for uri in found] == ordered
 
 
 def test_list_of_a_folder_that_does_not_exist_is_empty(storage: Storage, folder: str) -> None:

@@ -1,0 +1,58 @@
+"""What a watcher remembers between two looks."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardmill.errors import CorruptionError
+from shardmill.watch.state import Cursor, Seen, State, Tally, Waiting, Walk
+
+TEXT = st.text(max_size=8) | st.just("\udce9")
+NUMBER = st.integers(0, 1 << 130)
+TIME = st.floats(0, 4e9)
+TALLY = st.builds(Tally, TEXT, NUMBER, NUMBER, NUMBER, TIME, st.booleans())
+WALK = st.none() | st.builds(Walk, st.none() | TEXT, st.none() | TALLY)
+STATE = st.builds(
+    State,
+    TEXT,
+    st.dictionaries(TEXT, st.builds(Seen, TEXT, NUMBER, NUMBER, TIME, TIME, st.booleans(), NUMBER, TEXT), max_size=3),
+    st.lists(TEXT, max_size=3),
+    WALK,
+    WALK,
+    st.lists(TEXT, max_size=3),
+    st.booleans(),
+    NUMBER,
+    st.dictionaries(TEXT, TALLY, max_size=3),
+    NUMBER,
+    st.dictionaries(TEXT, st.builds(Waiting, NUMBER, TEXT, TIME, TIME, NUMBER), max_size=3),
+    st.lists(TEXT, max_size=3),
+)
+
+
+@given(STATE)
+def test_a_state_comes_back_as_it_was(state: State) -> None:
+    data = state.to_bytes()
+    assert State.from_bytes(data) == state
+    assert State.from_bytes(data).to_bytes() == data
+
+
+@given(STATE, st.data())
+def test_a_state_of_which_a_piece_is_missing_is_called_corrupt(state: State, data: st.DataObject) -> None:
+    whole = state.to_bytes()
+    end = data.draw(st.integers(0, len(whole) - 1))
+    with pytest.raises(CorruptionError):
+        State.from_bytes(whole[:end])
+
+
+@given(st.binary(max_size=40))
+def test_what_is_no_state_is_called_corrupt(data: bytes) -> None:
+    with pytest.raises(CorruptionError):
+        State.from_bytes(data)
+
+
+@given(st.integers(1, 10**12), TIME)
+def test_a_cursor_comes_back_as_it_was_and_is_short(number: int, reconciled: float) -> None:
+    cursor = Cursor(f"{number:08}-0123abcd.json.gz", reconciled)
+    assert Cursor.parse(str(cursor)) == cursor
+    assert cursor.number == number
+    assert len(str(cursor)) < 200
