@@ -92,8 +92,14 @@ class DatasetSpec(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetSpec:
-        if "{{" not in (self.source.uri or self.source.table or ""):  # a template that is not filled in yet
-            partitioning_of(self.partitions, self.source.uri or self.source.table or "")
+        template = self.source.uri or self.source.table or ""
+        if "{{" not in template:  # it is filled in already
+            partitioning = partitioning_of(self.partitions, template)
+            base = join_uri(partitioning.base, "")
+            ours = join_uri(absolute_uri(self.root), f"{self.name}/raw_images/partition/_index/index.json")
+            within = ours.startswith(base) and partitioning.match(ours.removeprefix(base))
+            if within and self.source.table is None:
+                raise ValueError(f"the root {self.root!r} lies within the source: what is made would be listed as raw")
         if self.source.table is not None and (self.sensor or not isinstance(self.partitions, list)):
             raise ValueError("a source that is a table has declared partitions and no sensor")
         if isinstance(self.partitions, BatchPartitions) and self.source.marker:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from shardmill.errors import AccessDeniedError, ConfigurationError
+from shardmill.errors import AccessDeniedError, ConfigurationError, StorageError
 from shardmill.storage.credentials import ANONYMOUS, GCSCredentials, reveal
 from shardmill.storage.object_store import ObjectStore
 from shardmill.storage.retries import Forbidden, NoSuchBucket, Request, Unauthenticated, carry_out
@@ -153,7 +153,10 @@ class GCSStore(ObjectStore):
                 raise self._translated(error) from error
             return self._json(answer)
 
-        return carry_out(request, attempt, self._forget_cloud)
+        try:
+            return carry_out(request, attempt, self._forget_cloud)
+        except FileNotFoundError:
+            raise StorageError(f"cannot {request.doing} {request.uri}: it does not exist") from None
 
     def _json(self, answer: Any) -> Any:
         """What the answer holds, or the error that it is."""

@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from shardmill import chain
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset
-from shardmill.errors import ConfigurationError, CorruptionError
+from shardmill.errors import ConfigurationError, CorruptionError, StorageError
 from shardmill.partitions import BatchPartitions, NothingThereError, PartitionsSpec, TimePartitioning
 from shardmill.shards.commit import read_commit
 from shardmill.shards.fingerprint import fingerprint
@@ -134,6 +135,12 @@ class _Looker:
     def look(self, running: set[str], most: int, budget: Budget) -> Look:
         started = time.monotonic()
         state, found = self._state, self._found
+        base = self._dataset.partitioning.base
+        if state.seen and not _is_there(base):
+            raise StorageError(
+                f"{base} does not exist any more, and held {len(state.seen)} partitions: is it mounted? Nothing is "
+                "taken for deleted"
+            )
         self._hear()
         self._begin()
         first = budget
@@ -313,6 +320,11 @@ class _Looker:
         if before is not None and self._state.to_bytes() == self._bytes:
             return str(Cursor(before.state, self._reconciled))
         return str(Cursor(save_state(self._dataset.storage, self._dataset.home, self._state, before), self._reconciled))
+
+
+def _is_there(base: str) -> bool:
+    """Whether a local source is; a bucket that is gone says so itself."""
+    return not base.startswith("file://") or Path(base.removeprefix("file://")).is_dir()
 
 
 def _remembered(dataset: Dataset, cursor: str | None) -> tuple[Cursor | None, State, str | None]:

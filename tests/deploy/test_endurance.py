@@ -49,7 +49,7 @@ class Source:
         present = sorted(self.folder.rglob("*.jpg"))
         if self.random.random() < 0.3:
             self._write(self.random.choice(present))
-        if self.random.random() < 0.3:
+        if self.random.random() < 0.3 and len(present) > 1:
             self.random.choice(present).unlink()
 
     def _write(self, file: Path) -> None:

@@ -66,14 +66,21 @@ class Operator:
 
     def carry_on(self, failed: dg.ExecuteInProcessResult) -> list[dg.RunRequest]:
         """What the sensor on partial failures asks for after a run that failed."""
+        found = self._tell("partial_failures", failed)
+        return [] if isinstance(found, dg.SkipReason) else self._new(found)
+
+    def alert(self, failed: dg.ExecuteInProcessResult) -> None:
+        """Have a run that failed told."""
+        self._tell("alert_on_failure", failed)
+
+    def _tell(self, sensor: str, failed: dg.ExecuteInProcessResult) -> Any:
         run = self.instance.get_run_by_id(failed.run_id)
         assert run is not None
         (event,) = [event for event in failed.all_events if event.is_run_failure]
         context = dg.build_run_status_sensor_context(
-            "partial_failures", event, self.instance, run, repository_def=self.defs.get_repository_def()
-        ).for_run_failure()
-        found = self.defs.resolve_sensor_def("partial_failures")(context)
-        return [] if isinstance(found, dg.SkipReason) else self._new(found)
+            sensor, event, self.instance, run, repository_def=self.defs.get_repository_def()
+        )
+        return self.defs.resolve_sensor_def(sensor)(context.for_run_failure())
 
     def run(self, requests: Sequence[dg.RunRequest]) -> list[dg.ExecuteInProcessResult]:
         """Carry out the runs, one after the other."""

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
 ASSETS = ("raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map")
 GOOD = "2026-03"  # one reject of 34 samples
-BAD = "2026-01"  # two rejects of 35 samples: more than max_reject_ratio
+BAD, ALSO_BAD = "2026-01", "2026-02"  # two rejects of 35 samples: more than max_reject_ratio
 CHROMIUM_OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -63,7 +63,10 @@ class Ui:
         answer = self.query("{runsOrError {... on Runs {results {id status tags {key value}}}}}")
         results = answer["runsOrError"]["results"]
         tags = [{tag["key"]: tag["value"] for tag in run["tags"]} for run in results]
-        return [(run["id"], run["status"], tag["dagster/partition"]) for run, tag in zip(results, tags, strict=True)]
+        return [
+            (run["id"], run["status"], tag.get("dagster/partition") or tag["dagster/asset_partition_range_start"])
+            for run, tag in zip(results, tags, strict=True)
+        ]
 
     def materialize_by_clicking(self, partition: str) -> tuple[str, str]:
         """Materialize the group's assets as a person does. Returns the run's id and how it ended."""
@@ -74,10 +77,14 @@ class Ui:
         self.keep(f"launch-{partition}")
         self.page.get_by_role("button", name="Launch 1 run").click()
         expect(self.page.get_by_text("Launched run")).to_be_visible()
+        return self.wait_for(partition)
+
+    def wait_for(self, partition: str, known: Collection[str] = ()) -> tuple[str, str]:
+        """The first run over a partition, or a range from it on, that ends and is not `known`; and how it ended."""
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             for run, status, of in self.runs():
-                if of == partition and status in ("SUCCESS", "FAILURE", "CANCELED"):
+                if of == partition and run not in known and status in ("SUCCESS", "FAILURE", "CANCELED"):
                     return run, status
             time.sleep(0.5)
         raise AssertionError(f"the run did not end: {self.runs()}")
@@ -115,6 +122,8 @@ def server(browser: BrowserContext, demo_project: Path, environment: Callable[[P
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    dataset = demo_project / "orchestration/defs/demo/defs.yaml"
+    dataset.write_text(f"{dataset.read_text()}  partitions_per_run: 2\n")
     log = demo_project / "dev.log"
     command = [str(Path(sys.executable).parent / "dagster"), "dev", "-w", "workspace.yaml"]
     with log.open("w") as output:
@@ -228,3 +237,29 @@ def test_a_failed_run_shows_one_error_in_plain_words(ui: Ui, good_run: str) -> N
     ui.open("/locations/shardmill/asset-groups/demo")
     ui.page.get_by_text("embedding_map").first.wait_for()
     ui.keep("asset-graph-afterwards")
+
+
+def test_a_backfill_of_a_range_ends_with_a_result_for_each_partition(ui: Ui, good_run: str) -> None:
+    """Two partitions share a run, and one of them fails: the other is carried on with."""
+    before = {run for run, _, _ in ui.runs()}
+    ui.open("/locations/shardmill/asset-groups/demo")
+    ui.page.get_by_role("button", name="Materialize all").click()
+    ui.page.get_by_text("Select a partition or create one").click()
+    for partition in (ALSO_BAD, GOOD):
+        ui.page.get_by_text(partition, exact=True).first.click()
+    ui.keep("launch-range")
+    ui.page.get_by_role("button", name="Launch backfill").click()
+    expect(ui.page.get_by_text("Created backfill")).to_be_visible()
+
+    failed, status = ui.wait_for(ALSO_BAD, before)
+    assert status == "FAILURE"
+    assert ui.wait_for(GOOD, before)[1] == "SUCCESS"
+    width, _ = ui.shown_picture(f"/assets/demo/webdataset_shards?view=partitions&partition={GOOD}", "sheet-range")
+    assert width > 800
+    ui.open(f"/assets/demo/webdataset_shards?view=partitions&partition={ALSO_BAD}")
+    expect(ui.page.get_by_text(re.compile("failed, and did not materialize this asset"))).to_be_visible()
+    ui.keep("failed-partition")
+    ui.page.get_by_text(failed[:8]).first.click()
+    ui.page.get_by_text(re.compile("1 of 2 partitions failed")).first.wait_for()
+    ui.page.get_by_text(re.compile(f"{ALSO_BAD}.*2 of 35 samples .* were rejected")).first.wait_for()
+    ui.keep("failed-range")

@@ -245,3 +245,25 @@ def test_gpu_says_how_many_devices_and_which_will_do(yaml_file: WriteYaml, line:
 def test_one_partition_needs_no_place_in_the_source(yaml_file: WriteYaml) -> None:
     content = with_lines("partitions: [all]", "source: {uri: /data/raw}")
     assert load_dataset(yaml_file(content)).spec.partitions == ["all"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "by", "root", "is_within"),
+    [
+        ("/data/{partition}", "prefix", "/data/made", True),
+        ("/data/{partition}/images", "prefix", "/data/made", False),
+        ("/data/raw/{partition}", "prefix", "/data/made", False),
+        ("/data", "batch", "/data/made", True),
+        ("gs://b/{partition}", "prefix", "gs://b/made", True),
+        ("gs://b/{partition}", "prefix", "gs://other/made", False),
+    ],
+)
+def test_a_root_within_the_source_is_a_mistake(
+    yaml_file: WriteYaml, uri: str, by: str, root: str, is_within: bool
+) -> None:
+    file = yaml_file(f"name: d\nsource: {{uri: '{uri}'}}\npartitions: {{by: {by}}}\nroot: '{root}'\n")
+    if not is_within:
+        assert load_dataset(file).spec.root == root
+        return
+    with pytest.raises(ConfigurationError, match="lies within the source"):
+        load_dataset(file)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardmill import chain
-from shardmill.errors import ConfigurationError, CorruptionError
+from shardmill.errors import ConfigurationError, CorruptionError, StorageError
 from shardmill.shards.layout import Layout
 from shardmill.watch.state import Cursor
 from tests.servers.places import BUCKETS, KINDS, Kind
@@ -576,3 +576,15 @@ def test_random_changes_in_a_bucket_are_all_committed(watch: Watch, kind: Kind) 
     assert watched.committed() == watched.there()
     reasons = [item.reason for item in watched.asked]
     assert len(reasons) == len(set(reasons))
+
+
+def test_a_local_source_that_is_not_mounted_is_an_error_and_no_deletion(watch: Watch) -> None:
+    watched = watch()
+    watched.put("a/0.jpg")
+    assert watched.look_and_run() == ["a"]
+    folder = Path(watched.source.uri.removeprefix("file://"))
+    away = folder.rename(folder.with_name("unmounted"))
+    with pytest.raises(StorageError, match=r"is it mounted\?"):
+        watched.look()
+    away.rename(folder)
+    assert watched.look_and_run() == []
