@@ -17,6 +17,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from assets.common import partitions_of
 from orchestration.component import dataset_definitions
 from orchestration.definitions import build_defs
 from resources.storage import StorageResource
@@ -35,7 +36,7 @@ def main(file: Path) -> int:
         with dg.DagsterInstance.get() as instance:
             runs = {
                 partition: _materialize(dataset, partition, instance)
-                for partition in dataset.partitions()
+                for partition in _add(dataset, instance)
                 if not _is_up_to_date(dataset, partition)
             }
         console.print(_table(dataset, runs))
@@ -61,6 +62,14 @@ class _Run:
     failures: list[str]
     """Why it failed; empty if it succeeded."""
     failed_checks: list[str]
+
+
+def _add(dataset: Dataset, instance: dg.DagsterInstance) -> list[str]:
+    """The dataset's partitions; Dagster is told of those that it cannot know by itself."""
+    partitions = chain.known_partitions(dataset)
+    if isinstance(partitions_of(dataset.spec), dg.DynamicPartitionsDefinition):
+        instance.add_dynamic_partitions(dataset.spec.name, partitions)
+    return partitions
 
 
 def _is_up_to_date(dataset: Dataset, partition: str) -> bool:
@@ -99,7 +108,7 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
 def _table(dataset: Dataset, runs: Mapping[str, _Run]) -> Table:
     """A row a partition: what is stored, what was rejected at any stage, and how fast this run was."""
     table = Table("partition", "samples", "shards", "bytes", "embeddings", "rejects by reason", "images/s")
-    for partition in dataset.partitions():
+    for partition in chain.known_partitions(dataset):
         sets = {asset: chain.stored(dataset, asset, partition) for asset in ASSETS}
         commits = {asset: found.commit if found else None for asset, found in sets.items()}
         stored = [commit for asset in ASSETS if (commit := commits[asset])]

@@ -125,13 +125,13 @@ def stored(dataset: Dataset, asset: AssetName, partition: str) -> ShardSet | Non
 
 
 def stored_partitions(dataset: Dataset, asset: AssetName) -> list[str]:
-    """The partitions of an asset that are committed, in order."""
+    """The partitions of an asset that are committed, in order; less those of which the dataset has no more."""
     if isinstance(dataset.spec.partitions, list):
         return dataset.spec.partitions
     folder = join_uri(dataset.home, asset)
     commit = Layout(suffix_of(asset)).commit
     names = (relative_to(folder, info.uri).partition("/") for info in dataset.storage.list(folder))
-    return sorted(partition for partition, _, name in names if name == commit)
+    return sorted(partition for partition, _, name in names if name == commit and dataset.may_have(partition))
 
 
 def write(
@@ -176,6 +176,22 @@ def _is_current(
     named = {entry.fingerprint for entry in present.commit.shards}
     standing = lazy.standing(dataset.storage, present.folder, present.commit)
     return set(lazy.fingerprints) == named == set(standing)
+
+
+def known_partitions(dataset: Dataset) -> list[str]:
+    """The partitions that the source has now, and those that were made and may have lost all their objects since.
+
+    Raises ConfigurationError if there are none.
+    """
+    partitions = dataset.partitions()
+    if not isinstance(dataset.spec.partitions, list):
+        partitions = sorted({*partitions, *stored_partitions(dataset, "raw_images")})
+    if partitions:
+        return partitions
+    if isinstance(dataset.spec.partitions, BatchPartitions):
+        raise ConfigurationError(f"{dataset.spec.name} has no batches yet: its sensor seals them, in Dagster's daemon")
+    base = dataset.partitioning.base
+    raise ConfigurationError(f"{dataset.spec.name} has no partitions: no object below {base} fits the source's uri")
 
 
 def is_stale(dataset: Dataset, partition: str) -> bool:

@@ -93,7 +93,7 @@ def run(
     """Bring partitions up to date: list, pack, transform, embed, map. What stands already is not made again."""
     with _readable_errors():
         dataset = load_dataset(file, _storage(credentials))
-        for key in partition or dataset.partitions():
+        for key in partition or chain.known_partitions(dataset):
             started = time.monotonic()
             with _progress() as sink:
                 for asset, shards in chain.run(dataset, key, LocalEngine(workers, _say), sink):
@@ -115,7 +115,7 @@ def partitions(file: DatasetFile, credentials: CredentialsFile = None) -> None:
         dataset = load_dataset(file, _storage(credentials))
         header = ("partition", "asset", "state", "samples", "shards", "bytes", "rejects")
         rows: list[Sequence[str]] = []
-        for key in dataset.partitions():
+        for key in chain.known_partitions(dataset):
             for found in chain.states(dataset, key):
                 commit = found.commit
                 figures = _figures(commit) if commit else []
@@ -146,7 +146,7 @@ def verify_command(file: DatasetFile, partition: Partitions = None, credentials:
     problems = 0
     with _readable_errors():
         dataset = load_dataset(file, _storage(credentials))
-        for key in partition or dataset.partitions():
+        for key in partition or chain.known_partitions(dataset):
             for asset in ASSETS:
                 found = _problems(dataset, asset, key)
                 problems += len(found)

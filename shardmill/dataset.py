@@ -170,11 +170,22 @@ class Dataset:
 
     def folder(self, asset: AssetName, partition: str) -> str:
         """URI of an asset's partition. Raises ConfigurationError for a key that no partition can have."""
+        self._check(partition)
+        return join_uri(absolute_uri(self.spec.root), self.name(asset, partition))
+
+    def may_have(self, partition: str) -> bool:
+        """Whether the dataset, as it is declared, could have a partition with this key."""
+        try:
+            self._check(partition)
+        except ConfigurationError:
+            return False
+        return True
+
+    def _check(self, partition: str) -> None:
         if not isinstance(self.spec.partitions, BatchPartitions):
             self.partitioning.check(partition)
         elif not is_batch_key(partition):
             raise ConfigurationError(f"there is no batch {partition!r}: they are called batch-000001 and so on")
-        return join_uri(absolute_uri(self.spec.root), self.name(asset, partition))
 
     @property
     def home(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from shardmill import chain
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset
-from shardmill.errors import ConfigurationError, CorruptionError, StorageError
+from shardmill.errors import CorruptionError, StorageError
 from shardmill.partitions import BatchPartitions, NothingThereError, PartitionsSpec, TimePartitioning
 from shardmill.shards.commit import read_commit
 from shardmill.shards.fingerprint import fingerprint
@@ -257,7 +257,7 @@ class _Looker:
         come_by = set(state.listed)
         known = set(state.seen)
         if state.reconciling:
-            known |= {key for key in chain.stored_partitions(self._dataset, "raw_images") if self._can_be(key)}
+            known |= set(chain.stored_partitions(self._dataset, "raw_images"))
             for seen in state.seen.values():
                 seen.settled = ""
             self._reconciled = self._now
@@ -265,14 +265,6 @@ class _Looker:
             for key in sorted(known - come_by):
                 self._observe(Tally(key), gone=True)
         state.walk, state.listed, state.reconciling = None, [], False
-
-    def _can_be(self, partition: str) -> bool:
-        """Whether there can be such a partition: what was made under another declaration is left alone."""
-        try:
-            self._dataset.folder("raw_images", partition)
-        except ConfigurationError:
-            return False
-        return True
 
     def _decide(self, running: set[str], most: int, budget: Budget) -> None:
         """Of the partitions that are not settled: which are due, and which have to wait."""

@@ -154,3 +154,23 @@ def test_a_partition_that_never_had_objects_is_a_mistake(tmp_path: Path, make_da
     dataset = make_dataset(tmp_path / "raw", tmp_path / "root")
     with pytest.raises(ConfigurationError, match="no object below"):
         next(chain.run(dataset, "p", LocalEngine(1)))
+
+
+def test_partitions_are_those_of_the_source_and_those_that_were_made(
+    tmp_path: Path, images: Any, make_dataset: Any, run_chain: Any
+) -> None:
+    template = tmp_path / "raw" / "{partition}"
+    dataset = make_dataset(template, tmp_path / "root", partitions={"by": "prefix"})
+    with pytest.raises(ConfigurationError, match="no object below"):
+        chain.known_partitions(dataset)
+    for name in ("a", "b"):
+        images(tmp_path / "raw" / name, 1)
+    run_chain(dataset, "b")
+    shutil.rmtree(tmp_path / "raw" / "b")
+    assert chain.known_partitions(dataset) == ["a", "b"]
+
+
+def test_without_a_batch_there_are_no_partitions(tmp_path: Path, make_dataset: Any) -> None:
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "root", partitions={"by": "batch"})
+    with pytest.raises(ConfigurationError, match="its sensor seals them"):
+        chain.known_partitions(dataset)
