@@ -10,7 +10,7 @@ from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec, suffix_of
 from shardmill.devices import GPUSpec, fitting_devices
 from shardmill.embedders import choose_runtime
 from shardmill.errors import ConfigurationError
-from shardmill.partitions import BatchPartitions
+from shardmill.partitions import BatchPartitions, NothingThereError
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, read_commit
 from shardmill.shards.fingerprint import fingerprint
@@ -28,24 +28,43 @@ State = Literal["missing", "stale", "up to date"]
 
 
 def raw_images(dataset: Dataset, partition: str) -> LazyShardSet:
-    """The partition's objects, listed now. Raises ConfigurationError if there are none, and never were any."""
+    """The partition's objects, listed now.
+
+    Raises ConfigurationError if there are none, unless they were there before and have been deleted since.
+    """
     manifest = dataset.manifest(partition)
-    if not manifest.objects and stored(dataset, "raw_images", partition) is None:
-        raise ConfigurationError(_nothing_there(dataset, partition))
+    if not manifest.objects:
+        _check_that_all_was_deleted(dataset, partition)
     return LazyShardSet(ListStage(), [ListedObjects(manifest)])
 
 
-def _nothing_there(dataset: Dataset, partition: str) -> str:
+def _check_that_all_was_deleted(dataset: Dataset, partition: str) -> None:
+    """Raises ConfigurationError where a mistake in the dataset file looks like a deletion of everything."""
     source = dataset.spec.source
-    if source.table is not None:
-        return f"the table {dataset.partitioning.folder(partition, dataset.storage)} has no rows"
+    before = stored(dataset, "raw_images", partition)
     if isinstance(dataset.spec.partitions, BatchPartitions):
-        return f"none of the objects of {partition} is there any more: nothing was made of it"
+        if before is None:
+            raise ConfigurationError(f"none of the objects of {partition} is there any more: nothing was made of it")
+        return
+    try:
+        folder = dataset.partitioning.folder(partition, dataset.storage)
+    except NothingThereError:
+        return
+    if source.table is not None:
+        raise ConfigurationError(f"the table {folder} has no rows")
     patterns = " that fits the patterns of `components`" if source.components else ""
-    return (
-        f"no object below {dataset.partitioning.folder(partition, dataset.storage)}/{patterns}: check the source's uri "
-        f"and that partition {partition!r} exists"
-    )
+    nothing = f"no object below {folder}/{patterns}: check the source's uri"
+    if before is None:
+        raise ConfigurationError(f"{nothing} and that partition {partition!r} exists")
+    marker = source.marker and join_uri(folder, source.marker)
+    misfit = next((info.uri for info in dataset.storage.list(folder) if info.uri != marker), None)
+    if misfit:
+        raise ConfigurationError(f"{nothing} and patterns. There is {misfit}; what was made before stays as it is")
+    made_of = next(iter(read_manifest(before)), None)
+    if made_of and not made_of.uri.startswith(join_uri(folder, "")):
+        raise ConfigurationError(
+            f"{nothing}. The partition was made of objects elsewhere, such as {made_of.uri}; it stays as it is"
+        )
 
 
 def webdataset_shards(dataset: Dataset, raw: ShardSet) -> LazyShardSet:

@@ -21,6 +21,7 @@ from shardmill.partitions import (
     NothingThereError,
     Partitioning,
     PartitionsSpec,
+    PrefixPartitions,
     is_batch_key,
     partitioning_of,
     read_batch,
@@ -98,7 +99,7 @@ class DatasetSpec(BaseModel):
             base = join_uri(partitioning.base, "")
             ours = join_uri(absolute_uri(self.root), f"{self.name}/raw_images/partition/_index/index.json")
             within = ours.startswith(base) and partitioning.match(ours.removeprefix(base))
-            if within and self.source.table is None:
+            if within and isinstance(self.partitions, PrefixPartitions | BatchPartitions):
                 raise ValueError(f"the root {self.root!r} lies within the source: what is made would be listed as raw")
         if self.source.table is not None and (self.sensor or not isinstance(self.partitions, list)):
             raise ValueError("a source that is a table has declared partitions and no sensor")

@@ -143,4 +143,4 @@ def test_too_few_neighbours_of_the_same_class_fail_the_check(stored: Any) -> Non
 
 def test_without_a_threshold_neighbours_are_not_checked(tiny: Any) -> None:
     names = {key.name for checks in tiny.defs(min_same_class_rate=None).asset_checks or [] for key in checks.check_keys}
-    assert names == {"nothing_lost", "readable", "sound"}
+    assert names == {"nothing_lost", "readable", "sound", "failed_partitions"}

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -134,7 +133,7 @@ def test_a_run_with_nothing_to_do_says_so_takes_seconds_and_rewrites_nothing(
     assert snapshot(project / "data/assets") == before
 
 
-def test_a_source_that_is_gone_fails_its_partition_and_no_other(
+def test_a_source_that_moved_fails_its_partition_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
@@ -150,12 +149,14 @@ def test_a_source_that_is_gone_fails_its_partition_and_no_other(
     )
     assert main(file) == 0
 
-    shutil.rmtree(tmp_path / "raw/a")
-    Image.effect_noise((50, 40), 60).save(tmp_path / "raw/b/new.png")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "raw/b").rename(tmp_path / "elsewhere/b")
+    file.write_text(file.read_text().replace(f"{tmp_path}/raw/", f"{tmp_path}/elsewhere/"))
+    Image.effect_noise((50, 40), 60).save(tmp_path / "elsewhere/b/new.png")
     capsys.readouterr()
     assert main(file) == 1
     said = re.sub(r"\s+", " ", capsys.readouterr().out)
-    assert f"a failed: no object below file://{tmp_path}/raw/a/: check the source's uri" in said
+    assert f"a failed: no object below file://{tmp_path}/elsewhere/a/: check the source's uri" in said
     assert "b failed" not in said
     assert "│ b │ 4 " in said
 

@@ -174,3 +174,22 @@ def test_without_a_batch_there_are_no_partitions(tmp_path: Path, make_dataset: A
     dataset = make_dataset(tmp_path / "raw", tmp_path / "root", partitions={"by": "batch"})
     with pytest.raises(ConfigurationError, match="its sensor seals them"):
         chain.known_partitions(dataset)
+
+
+def test_a_mistake_in_the_dataset_file_is_not_taken_for_a_deletion(
+    tmp_path: Path, images: Any, make_dataset: Any, run_chain: Any
+) -> None:
+    images(tmp_path / "raw", 2)
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "root")
+    run_chain(dataset, "p")
+    moved = make_dataset(tmp_path / "mistyped", tmp_path / "root")
+    with pytest.raises(ConfigurationError, match=r"made of objects elsewhere, such as .*/raw/"):
+        next(chain.run(moved, "p", LocalEngine(1)))
+    spec = dataset.spec.model_dump()
+    spec["source"]["components"] = {"jpg": "mistyped/{key}.jpg"}
+    misfit = Dataset(type(dataset.spec).model_validate(spec), dataset.storage)
+    with pytest.raises(ConfigurationError, match=r"patterns\. There is .*/raw/"):
+        next(chain.run(misfit, "p", LocalEngine(1)))
+    shards = chain.stored(dataset, "raw_images", "p")
+    assert shards is not None
+    assert shards.commit.total_samples == 2

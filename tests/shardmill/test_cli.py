@@ -131,8 +131,8 @@ def test_show_prints_a_sample_and_where_it_comes_from(base: Path, after_run: Run
         (["show", "{file}", "b"], "is not there yet: run `shardmill run"),
         (["show", "{file}", "a", "nobody"], "has no sample 'nobody'"),
         (["run", "{file}", "-p", "nowhere"], "nowhere"),
-        (["verify", "{file}", "-p", "nowhere"], "has no partition 'nowhere'; it has a, b"),
-        (["show", "{file}", "nowhere"], "has no partition 'nowhere'; it has a, b"),
+        (["verify", "{file}", "-p", "nowhere"], "there is no partition 'nowhere'; there are a, b"),
+        (["show", "{file}", "nowhere"], "there is no partition 'nowhere'; there are a, b"),
     ],
 )
 def test_an_error_is_one_sentence_and_exit_status_1(
