@@ -105,6 +105,10 @@ class DatasetSpec(BaseModel):
             raise ValueError("a source that is a table has declared partitions and no sensor")
         if isinstance(self.partitions, BatchPartitions) and self.source.marker:
             raise ValueError("a marker says that a partition is complete; a batch is when it is sealed")
+        if isinstance(self.partitions, BatchPartitions) and len(self.source.components or ()) > 1:
+            raise ValueError(
+                "`components` from several folders would be torn apart by batches; use `by: prefix` or `by: time`"
+            )
         family = self.embedder.model.partition("/")[0]
         if family not in EMBEDDERS and "{{" not in family:
             raise ValueError(str(unknown_model(self.embedder.model, list(EMBEDDERS))))

@@ -63,13 +63,13 @@ class PrefixPartitions(BaseModel):
 class BatchPartitions(BaseModel):
     """New objects, wherever they are below the source's uri, sealed into batches of `max_objects`.
 
-    Fewer are sealed when the oldest of them has waited for `max_age_minutes`.
+    Fewer are sealed when the oldest of them has waited for `max_age_minutes`; a few more where a sample would be torn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Literal["batch"]
-    max_objects: Annotated[int, Field(gt=0, le=1_000_000)] = 10_000
+    max_objects: Annotated[int, Field(gt=0, le=100_000)] = 10_000
     max_age_minutes: Annotated[float, Field(ge=0)] = 60.0
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset
-from shardmill.partitions import BatchPartitions, read_batch, seal_batch, sealed_batches
+from shardmill.partitions import Batch, BatchPartitions, read_batch, seal_batch, sealed_batches
 from shardmill.partitions.batches import batch_key, batch_number
 from shardmill.sources import SampleNames, content_of
 from shardmill.storage import ObjectInfo
@@ -47,12 +47,20 @@ class Batching:
             return []
         return [key for key in self.keys[self._state.batches :] if key not in self._state.seen]
 
-    def partition(self, key: str) -> Tally:
-        """A batch as it is now."""
-        tally = Tally(key)
-        for info in read_batch(self._dataset.storage, self._dataset.home, key).objects(self._dataset.storage):
-            if self._takes(info.uri):
-                _count(tally, info)
+    def partition(self, key: str, walk: Walk, budget: Budget) -> Tally | None:
+        """Go on looking at the objects of a batch, as they are now. None if the budget was spent first."""
+        storage = self._dataset.storage
+        tally = walk.tally = walk.tally or Tally(key)
+        uris = [uri for uri in read_batch(storage, self._dataset.home, key).uris if uri > (walk.after or "")]
+        for start in range(0, len(uris), _PAGE):
+            if start and budget.spent:
+                return None
+            page = uris[start : start + _PAGE]
+            for info in Batch(key, page).objects(storage):
+                if self._takes(info.uri):
+                    _count(tally, info)
+            walk.after = page[-1]
+            budget.scanned += len(page)
         return tally
 
     def everything(self, walk: Walk, budget: Budget) -> Iterator[Tally]:
@@ -69,7 +77,7 @@ class Batching:
         while page := list(islice(listing, max(1, min(most, budget.objects - budget.scanned)))):
             self._take(page)
             if len(state.waiting) >= self._spec.max_objects:
-                yield from self.seal()
+                yield from self.seal(growing=self._sample(page[-1].uri))
             walk.after = page[-1].uri
             budget.scanned += len(page)
             if budget.spent:
@@ -93,29 +101,57 @@ class Batching:
                 self._state.waiting.pop(uri, None)
         return sorted({batch_key(number) for number in numbers if number})
 
-    def seal(self) -> Iterator[Tally]:
-        """Seal what is full or has waited for long enough: the tally of each new batch."""
+    def seal(self, growing: str | None = None) -> Iterator[Tally]:
+        """Seal what is full or has waited for long enough: the tally of each new batch.
+
+        The components of a sample go into one batch. Of the sample `growing` there may be more to come.
+        """
         waiting = self._state.waiting
         while True:
-            quiet = [uri for uri, item in waiting.items() if self._now - item.modified >= self._quiet]
-            full = len(quiet) >= self._spec.max_objects
-            oldest = min((waiting[uri].seen for uri in quiet), default=self._now)
-            if not quiet or not (full or self._now - oldest >= self._spec.max_age_minutes * 60):
+            samples = self._quiet_samples(growing)
+            objects = sum(map(len, samples))
+            oldest = min((waiting[uri].seen for uris in samples for uri in uris), default=self._now)
+            is_due = objects >= self._spec.max_objects or self._now - oldest >= self._spec.max_age_minutes * 60
+            if not samples or not is_due:
                 return
-            chosen = sorted(quiet)[: self._spec.max_objects]
-            objects = [
-                ObjectInfo(uri, item.size, item.version, item.modified)
-                for uri in chosen
-                for item in (waiting.pop(uri),)
-            ]
-            number = batch_number(self.keys[-1]) + 1 if self.keys else 1
-            batch = seal_batch(self._dataset.storage, self._dataset.home, number, objects)
-            self.keys.append(batch.key)
-            self._known.add(batch.key, batch.uris)
-            tally = Tally(batch.key)
-            for info in objects:
-                _count(tally, info)
-            yield tally
+            chosen: list[str] = []
+            for uris in samples:
+                chosen += uris
+                if len(chosen) >= self._spec.max_objects:
+                    break
+            yield self._seal(chosen)
+
+    def _quiet_samples(self, growing: str | None) -> list[list[str]]:
+        """The URIs of each sample of which nothing has changed for long enough, in the order of the names."""
+        samples: dict[str, list[str]] = {}
+        for uri in sorted(self._state.waiting):
+            samples.setdefault(self._sample(uri), []).append(uri)
+        modified = {uri: item.modified for uri, item in self._state.waiting.items()}
+        return [
+            uris
+            for sample, uris in samples.items()
+            if sample != growing and self._now - max(modified[uri] for uri in uris) >= self._quiet
+        ]
+
+    def _seal(self, uris: Sequence[str]) -> Tally:
+        objects = [
+            ObjectInfo(uri, item.size, item.version, item.modified)
+            for uri in uris
+            for item in (self._state.waiting.pop(uri),)
+        ]
+        number = batch_number(self.keys[-1]) + 1 if self.keys else 1
+        batch = seal_batch(self._dataset.storage, self._dataset.home, number, objects)
+        self.keys.append(batch.key)
+        self._known.add(batch.key, batch.uris)
+        tally = Tally(batch.key)
+        for info in objects:
+            _count(tally, info)
+        return tally
+
+    def _sample(self, uri: str) -> str:
+        """The key of the sample to which an object belongs."""
+        split = self._names.split(uri[len(self._base) + 1 :])
+        return split[0] if split else uri
 
     def _take(self, page: Sequence[ObjectInfo]) -> None:
         tallies = self._state.tallies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ class KnownObjects:
 
     def __init__(self) -> None:
         self.batches: list[str] = []
+        self._lock = threading.RLock()  # somebody may try the sensor out while it is at work
         self._recent: dict[str, int] = {}
         """Objects that are not in the sorted arrays yet: to sort these for every batch would take its time."""
         self._high = np.zeros(0, np.uint64)
@@ -28,17 +30,19 @@ class KnownObjects:
 
     def add(self, batch: str, uris: Sequence[str]) -> None:
         """Take the objects of a new batch in."""
-        self.batches.append(batch)
-        self._recent.update(dict.fromkeys(uris, batch_number(batch)))
-        if len(self._recent) >= _MOST_RECENT:
-            recent, self._recent = self._recent, {}
-            self._sort_in(list(recent), np.fromiter(recent.values(), np.int32, len(recent)))
+        with self._lock:
+            self.batches.append(batch)
+            self._recent.update(dict.fromkeys(uris, batch_number(batch)))
+            if len(self._recent) >= _MOST_RECENT:
+                recent, self._recent = self._recent, {}
+                self._sort_in(list(recent), np.fromiter(recent.values(), np.int32, len(recent)))
 
     def extend(self, batches: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Take the objects of many batches in."""
-        self.batches += [key for key, _ in batches]
         numbers = [np.full(len(uris), batch_number(key), np.int32) for key, uris in batches]
-        self._sort_in([uri for _, uris in batches for uri in uris], np.concatenate(numbers))
+        with self._lock:
+            self.batches += [key for key, _ in batches]
+            self._sort_in([uri for _, uris in batches for uri in uris], np.concatenate(numbers))
 
     def _sort_in(self, uris: Sequence[str], numbers: NDArray[np.int32]) -> None:
         high, low = _digests(uris)
@@ -50,18 +54,17 @@ class KnownObjects:
     def numbers(self, uris: Sequence[str]) -> list[int]:
         """The number of each object's batch, 0 if it is in none."""
         high, low = _digests(uris)
-        first = np.searchsorted(self._high, high)
-        found = []
-        for uri, position, wanted_high, wanted_low in zip(
-            uris, first.tolist(), high.tolist(), low.tolist(), strict=True
-        ):
-            number = self._recent.get(uri, 0)
-            while not number and position < len(self._high) and self._high[position] == wanted_high:
-                if self._low[position] == wanted_low:
-                    number = int(self._numbers[position])
-                position += 1
-            found.append(number)
-        return found
+        with self._lock:
+            first = np.searchsorted(self._high, high)
+            rows = zip(uris, first.tolist(), high.tolist(), low.tolist(), strict=True)
+            return [self._recent.get(uri, 0) or self._number(*row) for uri, *row in rows]
+
+    def _number(self, position: int, high: int, low: int) -> int:
+        while position < len(self._high) and self._high[position] == high:
+            if self._low[position] == low:
+                return int(self._numbers[position])
+            position += 1
+        return 0
 
 
 def _digests(uris: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -71,15 +74,18 @@ def _digests(uris: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64
 
 
 _kept: dict[str, KnownObjects] = {}
+_lock = threading.Lock()
 
 
 def known_objects(storage: Storage, home: str, batches: Sequence[str]) -> KnownObjects:
     """Of the dataset whose sealed batches these are. Kept by the process: only batches that are new are read."""
-    kept = _kept.setdefault(home, KnownObjects())
-    if not set(kept.batches) <= set(batches):  # the dataset was removed and begun anew
-        kept = _kept[home] = KnownObjects()
-    have = set(kept.batches)
-    fresh = [key for key in batches if key not in have]
-    if fresh:
-        kept.extend(list(bounded_map(lambda key: (key, read_batch(storage, home, key).uris), fresh, REQUESTS_AT_ONCE)))
-    return kept
+    with _lock:
+        kept = _kept.setdefault(home, KnownObjects())
+        if not set(kept.batches) <= set(batches):  # the dataset was removed and begun anew
+            kept = _kept[home] = KnownObjects()
+        have = set(kept.batches)
+        fresh = [key for key in batches if key not in have]
+        if fresh:
+            read = bounded_map(lambda key: (key, read_batch(storage, home, key).uris), fresh, REQUESTS_AT_ONCE)
+            kept.extend(list(read))
+        return kept

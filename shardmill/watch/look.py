@@ -135,12 +135,7 @@ class _Looker:
     def look(self, running: set[str], most: int, budget: Budget) -> Look:
         started = time.monotonic()
         state, found = self._state, self._found
-        base = self._dataset.partitioning.base
-        if state.seen and not _is_there(base):
-            raise StorageError(
-                f"{base} does not exist any more, and held {len(state.seen)} partitions: is it mounted? Nothing is "
-                "taken for deleted"
-            )
+        self._check_that_it_is_mounted()
         self._hear()
         self._begin()
         first = budget
@@ -169,6 +164,18 @@ class _Looker:
         found.cursor = self._keep()
         found.seconds = time.monotonic() - started
         return found
+
+    def _check_that_it_is_mounted(self) -> None:
+        """Raises StorageError if a local source is gone, or empty though objects of it are committed."""
+        base = self._dataset.partitioning.base
+        full = [key for key, seen in self._state.seen.items() if seen.objects]
+        if not full or _holds_anything(base):
+            return
+        if any(self._committed(key)[0] not in (None, NOTHING) for key in full):
+            raise StorageError(
+                f"{base} is empty or gone, and held {len(full)} partitions: is it mounted? Nothing is taken for "
+                "deleted. If everything was deleted on purpose, materialize the partitions by hand"
+            )
 
     def _hear(self) -> None:
         """Take notifications in. Those of the look before are forgotten by their queue now: its cursor was kept."""
@@ -209,16 +216,13 @@ class _Looker:
     def _hot(self, budget: Budget) -> Iterator[Tally]:
         state = self._state
         while state.hot and not budget.spent:
-            if self._batching:
-                tally: Tally | None = self._batching.partition(state.hot[0])
-                budget.scanned += tally.objects if tally else 0
-            else:
-                assert self._lister
-                state.hot_walk = state.hot_walk or Walk()
-                try:
-                    tally = self._lister.partition(state.hot[0], state.hot_walk, budget)
-                except NothingThereError:
-                    tally = Tally(state.hot[0])
+            state.hot_walk = state.hot_walk or Walk()
+            lister = self._lister or self._batching
+            assert lister
+            try:
+                tally = lister.partition(state.hot[0], state.hot_walk, budget)
+            except NothingThereError:
+                tally = Tally(state.hot[0])
             if tally is None:
                 return
             yield tally
@@ -244,7 +248,9 @@ class _Looker:
         else:
             earlier.marked = tally.marked
             return
-        since = self._now if earlier or gone else 0.0
+        # What comes for the first time may be half of what is coming, and its dates may be older than its coming.
+        came_long_ago = earlier is None and not gone and (self._found.reconciled or self._batching)
+        since = 0.0 if came_long_ago else self._now
         newest = min(tally.newest, self._now)  # a date that is still to come is a mistake
         settled = earlier.settled if earlier else ""
         self._state.seen[tally.key] = Seen(
@@ -260,6 +266,8 @@ class _Looker:
             known |= set(chain.stored_partitions(self._dataset, "raw_images"))
             for seen in state.seen.values():
                 seen.settled = ""
+                if self._reconciled:  # what was asked for since the last time, and was not made, is asked for once more
+                    seen.look = self._number
             self._reconciled = self._now
         if not self._batching:
             for key in sorted(known - come_by):
@@ -314,9 +322,10 @@ class _Looker:
         return str(Cursor(save_state(self._dataset.storage, self._dataset.home, self._state, before), self._reconciled))
 
 
-def _is_there(base: str) -> bool:
-    """Whether a local source is; a bucket that is gone says so itself."""
-    return not base.startswith("file://") or Path(base.removeprefix("file://")).is_dir()
+def _holds_anything(base: str) -> bool:
+    """Whether there is anything in a local source; a bucket that is gone says so itself."""
+    folder = Path(base.removeprefix("file://"))
+    return not base.startswith("file://") or (folder.is_dir() and any(folder.iterdir()))
 
 
 def _remembered(dataset: Dataset, cursor: str | None) -> tuple[Cursor | None, State, str | None]:

@@ -180,10 +180,15 @@ def load_state(storage: Storage, home: str, cursor: Cursor) -> State:
 
 
 def save_state(storage: Storage, home: str, state: State, before: Cursor | None) -> str:
-    """Store a state beside the one `before` and return its name. All others are removed."""
+    """Store a state beside the one `before` and return its name. Those that came before that are removed.
+
+    What came after it is left alone: a look that took too long, or somebody who tries the sensor out, may work from a
+    cursor that is not the last.
+    """
     name = f"{before.number + 1 if before else 1:08}-{uuid.uuid4().hex[:8]}.json.gz"
-    for info in storage.list(_folder(home)):
-        if before is None or relative_to(_folder(home), info.uri) != before.state:
+    for info in storage.list(_folder(home)) if before else ():
+        other = relative_to(_folder(home), info.uri)
+        if before and other != before.state and other < f"{before.number + 1:08}":
             storage.delete(info.uri)
     storage.replace(join_uri(_folder(home), name), state.to_bytes(), expected=None)
     return name

@@ -165,14 +165,14 @@ def test_of_two_sealers_at_once_one_is_told_and_nothing_is_lost(watch: Watch, mo
     def other() -> Batching:
         monkeypatch.setattr("shardmill.watch.known._kept", {})
         made = Batching(watched.dataset, State(), time.time())
-        listing = iter(made.everything(Walk(), Budget(3600.0, 2)))
+        listing = iter(made.everything(Walk(), Budget(3600.0, 4)))
         assert next(listing).key == "batch-000001"
         return made
 
     late = Batching(watched.dataset, State(), time.time())
     other()
     with pytest.raises(ConflictError):
-        list(late.everything(Walk(), Budget(3600.0, 2)))
+        list(late.everything(Walk(), Budget(3600.0, 4)))
     monkeypatch.setattr("shardmill.watch.known._kept", {})
     while watched.look_and_run():
         pass
@@ -261,3 +261,29 @@ def test_whatever_happens_every_object_is_in_one_batch(watch: Watch, seed: int) 
     assert watched.look(now).due == []
     reasons = [item.reason for item in watched.asked]
     assert reasons
+
+
+def test_the_components_of_a_sample_are_in_one_batch(watch: Watch) -> None:
+    watched = watch(**batches(3))
+    for number in range(5):
+        for component in ("cls", "jpg"):
+            watched.put(f"raw/{number}.{component}")
+    for step in (0, 100):
+        watched.look_and_run(time.time() + step * MINUTE)
+    names = [name for batch in sealed(watched).values() for name in batch]
+    assert len(names) == 10
+    for batch in sealed(watched).values():
+        assert len(batch) == 2 * len({name.partition(".")[0] for name in batch})
+
+
+def test_a_batch_is_looked_at_over_many_looks(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardmill.watch.batching._PAGE", 2)
+    watched = watch(**batches(5))
+    for number in range(5):
+        watched.put(f"raw/{number}")
+    assert watched.look_and_run() == ["batch-000001"]
+    made = Batching(watched.dataset, State(), time.time())
+    walk, looks = Walk(), 1
+    while (tally := made.partition("batch-000001", walk, Budget(3600.0, 2))) is None:
+        looks += 1
+    assert (tally.objects, looks) == (5, 3)

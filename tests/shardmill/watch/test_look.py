@@ -3,6 +3,7 @@
 import gzip
 import os
 import random
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from shardmill import chain
 from shardmill.errors import ConfigurationError, CorruptionError, StorageError
 from shardmill.shards.layout import Layout
+from shardmill.watch import look
 from shardmill.watch.state import Cursor
 from tests.servers.places import BUCKETS, KINDS, Kind
 from tests.shardmill.watch.conftest import Watch, Watched
@@ -386,15 +388,20 @@ def test_a_look_at_what_did_not_change_writes_nothing(watch: Watch) -> None:
     assert before == ([(file.name, file.stat().st_mtime_ns) for file in state_files(watched)], watched.cursor)
 
 
-def test_reconciliation_finds_what_was_asked_for_and_not_run(watch: Watch) -> None:
+def test_what_was_asked_for_and_not_made_is_asked_for_once_more_by_each_reconciliation(watch: Watch) -> None:
+    """A run that was cancelled, say: Dagster never runs what is asked for in the same words."""
     watched = watch(reconcile_hours=24)
     watched.put("a/1")
     start = time.time()
-    [lost] = watched.look(start + 10).due
-    assert watched.look(start + 23 * 3600).due == []
-    found = watched.look(start + 25 * 3600)
-    assert found.due == [lost]  # the same reason: whoever keeps reasons does not run it again
-    assert found.reconciled == "as every so often"
+    reasons = [item.reason for item in watched.look(start + 10).due]
+    for day in (1, 2):
+        assert watched.look(start + day * 86400 - 3600).due == []
+        found = watched.look(start + day * 86400 + 3600)
+        assert found.reconciled == "as every so often"
+        reasons += [item.reason for item in found.due]
+    assert len(set(reasons)) == 3
+    watched.run("a")
+    assert watched.look(start + 3 * 86400 + 3600).due == []
 
 
 def test_reconciliation_finds_a_commit_that_was_removed(watch: Watch) -> None:
@@ -578,13 +585,41 @@ def test_random_changes_in_a_bucket_are_all_committed(watch: Watch, kind: Kind) 
     assert len(reasons) == len(set(reasons))
 
 
-def test_a_local_source_that_is_not_mounted_is_an_error_and_no_deletion(watch: Watch) -> None:
+@pytest.mark.parametrize("leaves", ["an empty folder", "nothing"])
+def test_a_local_source_that_is_not_mounted_is_an_error_and_no_deletion(watch: Watch, leaves: str) -> None:
     watched = watch()
     watched.put("a/0.jpg")
     assert watched.look_and_run() == ["a"]
     folder = Path(watched.source.uri.removeprefix("file://"))
     away = folder.rename(folder.with_name("unmounted"))
+    if leaves == "an empty folder":
+        folder.mkdir()
     with pytest.raises(StorageError, match=r"is it mounted\?"):
         watched.look()
+    if leaves == "an empty folder":
+        folder.rmdir()
     away.rename(folder)
     assert watched.look_and_run() == []
+
+
+def test_what_a_person_emptied_is_not_taken_for_unmounted(watch: Watch) -> None:
+    watched = watch()
+    uri = watched.put("a/0.jpg")
+    assert watched.look_and_run() == ["a"]
+    shutil.rmtree(Path(uri.removeprefix("file://")).parent)
+    watched.run("a")
+    assert watched.look_and_run() == []
+    assert watched.committed() == {}
+
+
+def test_a_late_look_removes_no_later_state(watch: Watch) -> None:
+    """A look that took too long, or somebody who tries the sensor out from an older cursor."""
+    watched = watch()
+    watched.put("a/0.jpg")
+    first = watched.look().cursor
+    watched.put("b/0.jpg")
+    second = watched.look().cursor
+    watched.put("c/0.jpg")
+    for older in (None, first):
+        look(watched.dataset, older, most=100, now=lambda: 4e9)
+    assert look(watched.dataset, second, most=100, now=lambda: 4e9).reconciled is None
