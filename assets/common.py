@@ -87,8 +87,14 @@ def _backfill_policy(partitions_per_run: int) -> dg.BackfillPolicy:
 
 def _follow_upstream() -> dg.AutomationCondition[Any]:
     """Once for each new materialization of the asset before. A failure is not tried again until there is another."""
-    condition = dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
-    return condition.with_label("follows the asset before")
+    condition = dg.AutomationCondition
+    answered = condition.newly_requested() | condition.newly_updated() | condition.execution_failed().newly_true()
+    return (
+        condition.any_deps_updated().since(answered)
+        & ~condition.any_deps_missing()
+        & ~condition.any_deps_in_progress()
+        & ~condition.in_progress()
+    ).with_label("follows the asset before")
 
 
 def _freshness(hours: float) -> dg.FreshnessPolicy:

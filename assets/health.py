@@ -24,7 +24,7 @@ def health_check_key(spec: DatasetSpec) -> dg.AssetCheckKey:
 
 
 def build_health_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
-    """The check of one dataset. It looks at all partitions, so it runs by the hour and not with every partition."""
+    """The check of one dataset. It looks at all partitions, so it runs on a schedule and not with every partition."""
     definition = partitions_of(spec)
 
     @dg.asset_check(
@@ -44,7 +44,7 @@ def build_health_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
         }
         metadata: dict[str, Any] = {"partitions": len(keys), "failed": len(failed), "by state": _by_state(states)}
         if failed:
-            metadata["failed partitions"] = _reasons(instance, failed)
+            metadata["failed partitions"] = _reasons(instance, spec, failed)
         last = instance.get_latest_materialization_event(asset_key(spec, ASSETS[-1]))
         if last is not None:
             metadata["last success"] = dg.MetadataValue.timestamp(last.timestamp)
@@ -80,14 +80,13 @@ def _by_state(states: Mapping[AssetName, States]) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.table(records)
 
 
-def _reasons(instance: dg.DagsterInstance, failed: Mapping[str, AssetName]) -> dg.MetadataValue[Any]:
-    """The first fifty, with the reason of the last run that took the partition and failed."""
+def _reasons(instance: dg.DagsterInstance, spec: DatasetSpec, failed: Mapping[str, AssetName]) -> dg.MetadataValue[Any]:
+    """The first fifty, each with the reason of the last run that was to make it."""
     records = []
     for partition, asset in sorted(failed.items())[:_LISTED]:
-        filters = dg.RunsFilter(tags={"dagster/partition": partition}, statuses=[dg.DagsterRunStatus.FAILURE])
-        runs = instance.get_runs(filters=filters, limit=1)
-        reason = _reason(instance, runs[0].run_id) if runs else "see the runs over a range that holds it"
-        run = runs[0].run_id if runs else ""
+        planned = instance.get_latest_planned_materialization_info(asset_key(spec, asset), partition)
+        run = planned.run_id if planned else ""
+        reason = _reason(instance, run) if run else ""
         records.append(dg.TableRecord({"partition": partition, "asset": asset, "reason": reason, "run": run}))
     return dg.MetadataValue.table(records)
 

@@ -78,7 +78,7 @@ class Deployment:
             "source": {"uri": str(folder / "raw/{partition}")},
             "partitions": {"by": "prefix"},
             "partitions_per_run": 100,
-            "sensor": {"max_runs_per_tick": 1, "quiet_seconds": 1e9},
+            "sensor": {"max_partitions_per_tick": 1, "quiet_seconds": 1e9},
         }
         definition = {"type": "orchestration.component.ImageDataset", "attributes": spec}
         (folder / "orchestration/defs/demo/defs.yaml").write_text(yaml.safe_dump(definition))

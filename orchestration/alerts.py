@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 
@@ -9,6 +10,8 @@ import dagster as dg
 
 VARIABLE = "SHARDMILL_ALERT_WEBHOOK"
 _SECONDS = 10
+_WAITS = (0.5, 2.0)
+"""Seconds between tries."""
 
 
 def build_alert_sensors() -> list[dg.SensorDefinition]:
@@ -22,7 +25,8 @@ def build_alert_sensors() -> list[dg.SensorDefinition]:
         description="Posts each failed run to the webhook that SHARDMILL_ALERT_WEBHOOK names.",
     )
     def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
-        post(alert_text(context))
+        if context.dagster_run.tags.get("dagster/will_retry") != "true":
+            post(alert_text(context))
 
     return [alert_on_failure]
 
@@ -45,13 +49,17 @@ def alert_text(context: dg.RunFailureSensorContext) -> str:
 
 
 def post(text: str) -> None:
-    """Post `{"text": …}` to the webhook, as Slack, Mattermost and Teams take it. Raises `dg.Failure`; names no URL."""
+    """Post `{"text": …}` to the webhook, as Slack and Mattermost take it. Raises `dg.Failure`; names no URL."""
     request = urllib.request.Request(
         os.environ[VARIABLE], json.dumps({"text": text}).encode(), {"content-type": "application/json"}
     )
-    try:
-        with urllib.request.urlopen(request, timeout=_SECONDS):
-            pass
-    except (OSError, ValueError) as error:  # the webhook's URL is a secret, and some errors quote it
-        status = f"HTTP status {error.code}" if isinstance(error, urllib.error.HTTPError) else type(error).__name__
-        raise dg.Failure(f"the webhook of {VARIABLE} could not be told: {status}") from None
+    status = ""
+    for wait in (*_WAITS, None):  # Dagster tells of each failure once, and never again
+        try:
+            with urllib.request.urlopen(request, timeout=_SECONDS):
+                return
+        except (OSError, ValueError) as error:  # the webhook's URL is a secret, and some errors quote it
+            status = f"HTTP status {error.code}" if isinstance(error, urllib.error.HTTPError) else type(error).__name__
+        if wait is not None:
+            time.sleep(wait)
+    raise dg.Failure(f"the webhook of {VARIABLE} could not be told: {status}")

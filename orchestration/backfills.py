@@ -1,22 +1,23 @@
 """Scheduled backfills: partitions that are missing, failed or stale are launched, so many at a tick."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import dagster as dg
 
 from assets.common import partitions_of
-from orchestration.backlog import Trouble, backlog, failures_in_a_row, stale
+from orchestration.backlog import Deadline, backlog, failures_in_a_row, first_that, has_objects, is_stale
 from orchestration.new_objects import LAUNCHED_BY
 from orchestration.runs import job_name, partition_keys, run_requests, under_way
 from resources.storage import StorageResource
-from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset, DatasetSpec
-from shardmill.partitions import BatchPartitions
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.storage.check import impatient
 from shardmill.upkeep import BackfillSpec
 
+_SECONDS = 35.0
+"""Of looking at the source and at what is committed: a tick has 60 s."""
 VERSION = "shardmill/dataset_version"
 """Tag of a run: digest of the dataset file. Failures under another file do not count."""
 
@@ -47,12 +48,22 @@ def build_backfill_schedule(
         busy = under_way(context.instance, spec, keys)
         failures = failures_in_a_row(context.instance, spec.name, tags, keys)
         given_up = {key for key in troubled if failures.get(key, 0) >= settings.max_failures}
-        dataset = Dataset(spec, impatient(storage.open()))
+        dataset, deadline = Dataset(spec, impatient(storage.open())), Deadline(_SECONDS)
+        turn = int(context.scheduled_execution_time.timestamp()) // 60
         candidates = [key for key in _ordered(troubled, settings) if key not in busy and key not in given_up]
-        chosen = _first_with_objects(dataset, candidates, troubled, settings.max_partitions)
+        chosen, left = first_that(
+            lambda key: troubled[key] != "missing" or has_objects(dataset, key),
+            candidates,
+            settings.max_partitions,
+            deadline,
+            turn,
+        )
         rest = [key for key in _ordered(whole, settings) if key not in busy]
-        outdated, looked = stale(dataset, rest, settings.max_partitions - len(chosen))
-        report = _report(troubled, outdated, looked, len(rest), given_up, settings)
+        outdated, unlooked = first_that(
+            partial(is_stale, dataset), rest, settings.max_partitions - len(chosen), deadline, turn
+        )
+        found = Counter([*(troubled[key] for key in chosen), *("stale" for _ in outdated)])
+        report = _report(found, left + unlooked, given_up, settings)
         context.log.info(f"{spec.name}: {report}")
         chosen += outdated
         if not chosen:
@@ -64,46 +75,16 @@ def build_backfill_schedule(
     return backfill
 
 
-def _first_with_objects(
-    dataset: Dataset, candidates: Sequence[str], troubled: Mapping[str, Trouble], most: int
-) -> list[str]:
-    """The first of the candidates, less those that are missing because the source has nothing of them."""
-
-    def holds(key: str) -> bool:
-        if troubled[key] != "missing" or isinstance(dataset.spec.partitions, BatchPartitions):
-            return True
-        if dataset.spec.source.table is not None:
-            return True
-        folder = dataset.partitioning.folder(key, dataset.storage)
-        return next(iter(dataset.storage.list(folder)), None) is not None
-
-    chosen: list[str] = []
-    for start in range(0, len(candidates), max(most, REQUESTS_AT_ONCE)):
-        some = candidates[start : start + max(most, REQUESTS_AT_ONCE)]
-        held: Iterator[bool] = bounded_map(holds, some, REQUESTS_AT_ONCE)
-        chosen += [key for key, found in zip(some, held, strict=True) if found]
-        if len(chosen) >= most:
-            break
-    return chosen[:most]
-
-
 def _ordered(keys: Iterable[str], settings: BackfillSpec) -> list[str]:
     """Partitions in Dagster's order are the oldest first."""
     return list(keys)[::-1] if settings.order == "newest" else list(keys)
 
 
-def _report(
-    troubled: Mapping[str, Trouble],
-    outdated: Sequence[str],
-    looked: int,
-    whole: int,
-    given_up: set[str],
-    settings: BackfillSpec,
-) -> str:
-    counts = Counter(troubled.values())
-    text = f"partitions: {counts['failed']} failed, {counts['missing']} missing, {len(outdated)} stale"
-    if looked < whole:
-        text += f" (of {looked:,} that were looked at; {whole - looked:,} were not)"
+def _report(found: Mapping[str, int], unlooked: int, given_up: set[str], settings: BackfillSpec) -> str:
+    launched = ", ".join(f"{found.get(state, 0)} {state}" for state in ("failed", "missing", "stale"))
+    text = f"partitions launched: {launched}"
+    if unlooked:
+        text += f"; there was no time to look at {unlooked:,} others"
     if given_up:
         names = ", ".join(sorted(given_up)[:10])
         text += f"; {len(given_up)} left to a person after {settings.max_failures} failures: {names}"

@@ -1,7 +1,9 @@
 """Which partitions of a dataset are failed, missing or stale."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import dagster as dg
@@ -10,12 +12,15 @@ from orchestration.runs import DATASET, partitions_of_run
 from shardmill import chain
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset
+from shardmill.errors import ConfigurationError, CorruptionError
+from shardmill.partitions import BatchPartitions
+from shardmill.storage import join_uri
 
 Trouble = Literal["failed", "missing", "stale"]
-_RUNS = 1000
+_RUNS = 10_000
 """How far back failures are counted."""
-_STALE_SECONDS = 25.0
-"""The longest that one look for stale partitions takes: a tick has 60 s."""
+_FIRST = 200
+"""Partitions that every look begins with."""
 
 
 def backlog(
@@ -42,18 +47,77 @@ def backlog(
     return {key: troubled[key] for key in keys if key in troubled and key not in busy}, whole
 
 
-def stale(dataset: Dataset, partitions: Sequence[str], most: int) -> tuple[list[str], int]:
-    """The first stale ones of the partitions, by what is committed, and how many there was time to look at."""
+@dataclass
+class Deadline:
+    """When a look has to end."""
+
+    seconds: float
+
+    def __post_init__(self) -> None:
+        self._end = time.monotonic() + self.seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether it is past."""
+        return time.monotonic() >= self._end
+
+
+def first_that(
+    holds: Callable[[str], bool], partitions: Sequence[str], most: int, deadline: Deadline, turn: int
+) -> tuple[list[str], int]:
+    """The first `most` partitions for which `holds` is true, and how many there was no time to ask about.
+
+    With every `turn` another part of them is asked about beside the first few.
+    """
     found: list[str] = []
-    looked, end = 0, time.monotonic() + _STALE_SECONDS
-    for start in range(0, len(partitions), 2 * REQUESTS_AT_ONCE):
-        if len(found) >= most or time.monotonic() >= end:
-            break
-        some = partitions[start : start + 2 * REQUESTS_AT_ONCE]
-        answers = bounded_map(lambda key: chain.is_stale(dataset, key), some, REQUESTS_AT_ONCE)
+    asked = 0
+    for some in _blocks(partitions, turn):
+        if len(found) >= most:
+            return found[:most], 0
+        if deadline.over:
+            return found[:most], len(partitions) - asked
+        answers = bounded_map(holds, some, REQUESTS_AT_ONCE)
         found += [key for key, answer in zip(some, answers, strict=True) if answer]
-        looked += len(some)
-    return found[:most], looked
+        asked += len(some)
+    return found[:most], 0
+
+
+def _blocks(partitions: Sequence[str], turn: int) -> Iterator[Sequence[str]]:
+    """The partitions, some at a time: the first few in their order, and in turn with them the rest."""
+    size = 2 * REQUESTS_AT_ONCE
+    first, rest = partitions[:_FIRST], partitions[_FIRST:]
+    start = turn * size % len(rest) if rest else 0
+    rest = [*rest[start:], *rest[:start]]
+    for position in range(0, max(len(first), len(rest)), size):
+        for part in (first, rest):
+            if block := part[position : position + size]:
+                yield block
+
+
+def is_stale(dataset: Dataset, partition: str) -> bool:
+    """`chain.is_stale`; of one whose files are damaged, too: its run says what is wrong."""
+    try:
+        return chain.is_stale(dataset, partition)
+    except CorruptionError:
+        return True
+    except ConfigurationError:  # no partition of the dataset as it is declared: somebody added the key by hand
+        return False
+
+
+def has_objects(dataset: Dataset, partition: str) -> bool:
+    """Whether the source holds the partition, complete: with its marker if it has one, and quiet if that is asked."""
+    spec = dataset.spec
+    if isinstance(spec.partitions, BatchPartitions) or spec.source.table is not None:
+        return True
+    try:
+        folder = dataset.partitioning.folder(partition, dataset.storage)
+    except ConfigurationError:
+        return False
+    if spec.source.marker and dataset.storage.stat(join_uri(folder, spec.source.marker)) is None:
+        return False
+    newest = max((info.modified for info in islice(dataset.storage.list(folder), _FIRST)), default=None)
+    quiet = spec.sensor.quiet_seconds if spec.sensor else 0.0
+    return newest is not None and time.time() - newest >= quiet
 
 
 def failures_in_a_row(
@@ -63,7 +127,7 @@ def failures_in_a_row(
     positions = {key: position for position, key in enumerate(keys)}
     ended = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS]
     filters = dg.RunsFilter(statuses=ended, tags={DATASET: dataset, **tags})
-    counts: dict[str, int] = {}
+    failed: dict[str, set[str]] = {}
     succeeded: set[str] = set()
     for run in instance.get_runs(filters=filters, limit=_RUNS):  # the newest first
         partitions = partitions_of_run(run, positions, keys)
@@ -72,5 +136,6 @@ def failures_in_a_row(
             continue
         for partition in partitions:
             if partition not in succeeded:
-                counts[partition] = counts.get(partition, 0) + 1
-    return counts
+                # A run that Dagster itself tried again is one failure.
+                failed.setdefault(partition, set()).add(run.root_run_id or run.run_id)
+    return {partition: len(runs) for partition, runs in failed.items()}

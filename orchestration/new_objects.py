@@ -1,5 +1,7 @@
 """The sensor on new, changed and deleted objects of a dataset's source."""
 
+from functools import partial
+
 import dagster as dg
 
 from assets.common import partitions_of
@@ -38,8 +40,8 @@ def build_new_objects_sensor(spec: DatasetSpec, settings: SensorSpec) -> dg.Sens
         found = look(
             dataset,
             context.cursor,
-            under_way(context.instance, spec, known),
-            most=settings.max_runs_per_tick * spec.partitions_per_run,
+            partial(under_way, context.instance, spec, known),
+            most=settings.max_partitions_per_tick,
             notifications=queue,
         )
         if isinstance(definition, dg.DynamicPartitionsDefinition):

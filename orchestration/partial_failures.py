@@ -37,7 +37,7 @@ def _requests(context: dg.RunFailureSensorContext, run: dg.DagsterRun) -> Iterat
         value = failed.metadata.get(CARRY_ON) if failed else None
         if value is None or event.step_key is None:
             continue
-        dataset = event.step_key.partition("__")[0]
+        dataset = event.step_key.rpartition("__")[0]
         ranges = value.value if isinstance(value.value, list) else json.loads(str(value.value))
         tags = {DATASET: dataset, LAUNCHED_BY: "partial_failures", "shardmill/after_run": run.run_id}
         for first, last in ranges:

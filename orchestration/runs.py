@@ -68,16 +68,15 @@ def run_requests(
 
 
 def _ranges(partitions: Iterable[str], keys: Sequence[str], most: int) -> Iterator[list[str]]:
-    """The partitions in the order given, neighbours together."""
+    """The partitions, neighbours together; a range comes when the first of its partitions would."""
     if most == 1:
         yield from ([key] for key in partitions)
         return
     positions = {key: position for position, key in enumerate(keys)}
-    group: list[str] = []
+    groups: list[list[str]] = []
     for key in sorted(partitions, key=lambda key: positions[key]):
-        if group and (len(group) == most or positions[key] != positions[group[-1]] + 1):
-            yield group
-            group = []
-        group.append(key)
-    if group:
-        yield group
+        if not groups or len(groups[-1]) == most or positions[key] != positions[groups[-1][-1]] + 1:
+            groups.append([])
+        groups[-1].append(key)
+    turns = {key: turn for turn, key in enumerate(partitions)}
+    yield from sorted(groups, key=lambda group: min(turns[key] for key in group))

@@ -144,7 +144,7 @@ def stored(dataset: Dataset, asset: AssetName, partition: str) -> ShardSet | Non
 
 
 def stored_partitions(dataset: Dataset, asset: AssetName) -> list[str]:
-    """The partitions of an asset that are committed, in order; less those of which the dataset has no more."""
+    """The partitions of an asset that may be committed, in order: the declared ones, or those whose commit stands."""
     if isinstance(dataset.spec.partitions, list):
         return dataset.spec.partitions
     folder = join_uri(dataset.home, asset)

@@ -43,7 +43,8 @@ class SensorSpec(BaseModel):
     """Of time partitions every look lists those that were open in the last hours; older ones wait to be reconciled."""
     reconcile_hours: Annotated[float, Field(ge=0)] = 24.0
     """How often everything is listed, where that is not what every look does."""
-    max_runs_per_tick: Annotated[int, Field(gt=0)] = 20
+    max_partitions_per_tick: Annotated[int, Field(gt=0)] = 100
+    """The others wait for the next look."""
     notifications: NotificationsSpec | None = None
 
 

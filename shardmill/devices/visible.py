@@ -10,6 +10,8 @@ from shardmill.devices.spec import GPUSpec
 from shardmill.errors import ConfigurationError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+_SECONDS = 20.0
+"""The longest that `nvidia-smi` may take: a driver that has to be loaded first takes some seconds."""
 _QUERY = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
 
 
@@ -71,7 +73,7 @@ def _named(entry: str, listed: dict[str, Device]) -> Device | None:
 def _listed() -> dict[str, Device]:
     """By index. Empty without the program, or where it finds no driver."""
     try:
-        done = subprocess.run(_QUERY, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(_QUERY, capture_output=True, text=True, timeout=_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return {}
     devices: dict[str, Device] = {}

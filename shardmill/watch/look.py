@@ -98,7 +98,7 @@ class Look:
 def look(
     dataset: Dataset,
     cursor: str | None,
-    running: Collection[str] = (),
+    running: Callable[[], Collection[str]] = frozenset,
     *,
     most: int,
     notifications: Notifications | None = None,
@@ -107,11 +107,11 @@ def look(
 ) -> Look:
     """List a part of the source, and say which partitions are due, at most `most` of them.
 
-    `running` are partitions that a run is under way for. The cursor of the result counts as soon as the caller has kept
-    it: until then the same look can be taken again, and finds the same. A cursor that leads nowhere is no error:
-    everything is compared with what is committed.
+    `running` gives the partitions that a run is under way for; it is called if one is due. The cursor of the result
+    counts as soon as the caller has kept it: until then the same look can be taken again, and finds the same. A cursor
+    that leads nowhere is no error: everything is compared with what is committed.
     """
-    return _Looker(dataset, cursor, now(), notifications).look(set(running), most, budget or Budget(SECONDS, OBJECTS))
+    return _Looker(dataset, cursor, now(), notifications).look(running, most, budget or Budget(SECONDS, OBJECTS))
 
 
 class _Looker:
@@ -132,7 +132,7 @@ class _Looker:
         else:
             self._lister = Lister(dataset)
 
-    def look(self, running: set[str], most: int, budget: Budget) -> Look:
+    def look(self, running: Callable[[], Collection[str]], most: int, budget: Budget) -> Look:
         started = time.monotonic()
         state, found = self._state, self._found
         self._check_that_it_is_mounted()
@@ -274,12 +274,13 @@ class _Looker:
                 self._observe(Tally(key), gone=True)
         state.walk, state.listed, state.reconciling = None, [], False
 
-    def _decide(self, running: set[str], most: int, budget: Budget) -> None:
+    def _decide(self, running: Callable[[], Collection[str]], most: int, budget: Budget) -> None:
         """Of the partitions that are not settled: which are due, and which have to wait."""
         state, found = self._state, self._found
         open_keys = [key for key, seen in state.seen.items() if seen.settled != seen.content]
         ready = [key for key in open_keys if self._is_ready(state.seen[key])]
         found.pending = len(open_keys) - len(ready)
+        busy: frozenset[str] | None = None
         for position in range(0, len(ready), _COMMITS_AT_ONCE):
             if len(found.due) >= most or (position and budget.spent):
                 found.pending += len(ready) - position
@@ -293,7 +294,9 @@ class _Looker:
                     seen.settled = seen.content
                     if not seen.objects:
                         del state.seen[key]
-                elif key in running or len(found.due) >= most:
+                    continue
+                busy = frozenset(running()) if busy is None else busy
+                if key in busy or len(found.due) >= most:
                     found.pending += 1
                 else:
                     seen.settled = seen.content

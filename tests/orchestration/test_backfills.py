@@ -1,11 +1,13 @@
 """The backfill schedule: what is missing, failed or stale is launched, so many at a tick, and not for ever."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from orchestration.backlog import Deadline, first_that
 from tests.orchestration.dataset_operator import LOGS, NewOperator, Operator, photograph
 from tests.servers.places import NewPlace, Place
 
@@ -38,7 +40,7 @@ def test_missing_partitions_are_launched_the_newest_first_and_bounded(where: Pla
         asked.append(keys(requests))
         assert all(result.success for result in operator.run(requests))
     assert asked == [["c", "b"], ["a"], []]
-    assert operator.log == "partitions: 0 failed, 1 missing, 0 stale"
+    assert operator.log == "partitions launched: 0 failed, 0 missing, 0 stale"
 
 
 def test_the_oldest_come_first_if_so_declared(where: Place, new_operator: NewOperator) -> None:
@@ -92,7 +94,7 @@ def test_neighbours_share_a_run(where: Place, new_operator: NewOperator) -> None
     operator = new_operator(where, partitions=list("abcd"), sensor=None, backfill=backfill, partitions_per_run=2)
     requests = operator.scheduled(NIGHT)
     ranges = [(request.tags.get("dagster/asset_partition_range_start"), request.partition_key) for request in requests]
-    assert ranges == [("a", None), (None, "c")]
+    assert ranges == [(None, "c"), ("a", None)], "the newest first"
 
 
 def test_assets_follow_the_asset_before_them(where: Place, new_operator: NewOperator) -> None:
@@ -106,6 +108,79 @@ def test_assets_follow_the_asset_before_them(where: Place, new_operator: NewOper
     assert found.get_requested_partitions(dg.AssetKey(["watched", "embedding_map"])) == {"a"}
     again = dg.evaluate_automation_conditions(operator.defs, operator.instance, cursor=found.cursor)
     assert again.total_requested == 0
+
+
+@pytest.mark.parametrize("partitions_per_run", [1, 2])
+def test_what_failed_is_not_tried_again_by_automation(
+    where: Place, new_operator: NewOperator, partitions_per_run: int
+) -> None:
+    where.put("raw/b/1.jpg", b"")
+    backfill = {"cron": "0 3 * * *"}
+    operator = new_operator(
+        where,
+        partitions=["a", "b"],
+        sensor=None,
+        automation=True,
+        backfill=backfill,
+        partitions_per_run=partitions_per_run,
+    )
+    first = dg.evaluate_automation_conditions(operator.defs, operator.instance)
+    results = operator.run(operator.scheduled(NIGHT))
+    assert not all(result.success for result in results)
+    found = dg.evaluate_automation_conditions(operator.defs, operator.instance, cursor=first.cursor)
+    assert found.total_requested == 0
+
+
+def test_a_damaged_commit_or_a_key_of_somebody_s_stops_no_other_partition(
+    where: Place, new_operator: NewOperator
+) -> None:
+    operator = new_operator(where, sensor=None, backfill={"cron": "0 3 * * *"})
+    operator.instance.add_dynamic_partitions("watched", ["a", "b", "c", "by hand", "x" * 90 + "~~0123456789abcdef"])
+    operator.run(operator.scheduled(NIGHT))
+    folder = operator.dataset.folder("webdataset_shards", "a").removeprefix("file://")
+    Path(folder, "index.json").write_text("{")
+    assert keys(operator.scheduled(NIGHT + timedelta(days=1))) == ["a"]
+
+
+def test_a_partition_waits_for_its_marker_here_too(where: Place, new_operator: NewOperator) -> None:
+    source = {"uri": f"{where.uri}/raw/{{partition}}", "marker": "_SUCCESS"}
+    backfill = {"cron": "0 3 * * *"}
+    operator = new_operator(where, source=source, partitions=list("abcd"), sensor=None, backfill=backfill)
+    assert operator.scheduled(NIGHT) == []
+    where.put("raw/b/_SUCCESS", b"")
+    assert keys(operator.scheduled(NIGHT)) == ["b"]
+
+
+class Soon(Deadline):
+    """Over when it has been asked about four times."""
+
+    times = 0
+
+    @property
+    def over(self) -> bool:
+        self.times += 1
+        return self.times > 4
+
+
+def test_where_there_is_no_time_for_all_each_tick_looks_at_others() -> None:
+    keys = [f"{number:05}" for number in range(2_000)]
+    asked: set[str] = set()
+
+    def holds(key: str) -> bool:
+        asked.add(key)
+        return False
+
+    for turn in range(30):
+        found, left = first_that(holds, keys, 10, Soon(1), turn)
+        assert found == []
+        assert left == 2_000 - 4 * 32
+    assert len(asked) > 1_000
+
+
+def test_the_first_come_first_and_no_more_than_asked_for() -> None:
+    keys = [f"{number:05}" for number in range(1_000)]
+    found, left = first_that(lambda key: int(key) % 2 == 0, keys, 3, Deadline(60), 7)
+    assert (found, left) == (["00000", "00002", "00004"], 0)
 
 
 def test_the_health_check_says_which_partitions_failed_and_why(where: Place, new_operator: NewOperator) -> None:

@@ -93,7 +93,7 @@ def test_a_job_holds_the_dataset_with_its_checks() -> None:
     job = build_defs().resolve_job_def("demo_job")
     assert job.partitions_def is not None
     assert job.partitions_def.get_partition_keys() == PARTITIONS
-    checks = sum(map(len, CHECKS.values())) - 1  # that on failed partitions looks at all of them, by the hour
+    checks = sum(map(len, CHECKS.values())) - 1  # that on failed partitions looks at all of them, on a schedule
     assert len(job.nodes) == len(ASSETS) + checks
 
 

@@ -124,7 +124,7 @@ def test_a_partition_waits_for_the_run_that_is_under_way(place: NewPlace, new_op
 
 def test_no_more_runs_are_asked_for_at_a_tick_than_allowed(place: NewPlace, new_operator: NewOperator) -> None:
     where = place("file")
-    operator = new_operator(where, sensor={"quiet_seconds": 0, "max_runs_per_tick": 2})
+    operator = new_operator(where, sensor={"quiet_seconds": 0, "max_partitions_per_tick": 2})
     for number in range(5):
         where.put(f"raw/{number}/0.jpg", photograph(number))
     asked = [[request.partition_key for request in operator.requests()] for _ in range(4)]
@@ -157,3 +157,14 @@ def test_batches_are_sealed_and_run(place: NewPlace, new_operator: NewOperator) 
     operator.dataset.storage.delete(f"{where.uri}/raw/any/4.jpg")
     assert operator.made(operator.tick()).keys() == {"batch-000001", "batch-000002"}
     assert rows(operator, "batch-000002") == {"any/3.jpg", "any/5.jpg"}
+
+
+def test_names_with_underscores_do_not_lead_to_another_dataset(place: NewPlace, new_operator: NewOperator) -> None:
+    where = place("file")
+    for partition in "ab":
+        where.put(f"raw/{partition}/0.jpg", photograph(ord(partition)))
+    where.put("raw/b/1.jpg", b"")
+    operator = new_operator(where, name="my__set_", partitions_per_run=2)
+    (failed,) = operator.run(operator.requests())
+    (request,) = operator.carry_on(failed)
+    assert (request.job_name, request.partition_key) == ("my__set__job", "a")

@@ -45,7 +45,7 @@ class Watched:
         found = look(
             self.dataset,
             self.cursor,
-            running,
+            lambda: running,
             most=most,
             notifications=self.queue,
             budget=Budget(3600.0, objects),
