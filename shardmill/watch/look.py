@@ -197,7 +197,7 @@ class _Looker:
         """Decide what is to be listed."""
         partitioning = self._dataset.partitioning
         recent = isinstance(partitioning, TimePartitioning)
-        if isinstance(partitioning, TimePartitioning):
+        if isinstance(partitioning, TimePartitioning) and self._notifications is None:
             self._heat(partitioning.recent(self._spec.late_hours))
         # A time that is still to come was that of a wrong clock.
         due = not 0 <= self._now - self._reconciled < self._spec.reconcile_hours * 3600

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 from urllib.parse import unquote_plus
 
+from shardmill.concurrency import bounded_map
 from shardmill.errors import ConfigurationError
 from shardmill.storage import Storage
 from shardmill.storage.retries import Request
@@ -19,7 +20,11 @@ _SECONDS = 8.0
 """The longest that one look takes announcements in."""
 _HIDDEN_SECONDS = 600
 """How long an announcement that was received stays away, unless it is acknowledged: several looks."""
+_MOST = 5000
+"""Messages that one look takes in: their receipts are part of the watcher's state."""
 _PULL = 1000
+_AT_ONCE = 8
+"""Requests to SQS, which gives ten messages each."""
 
 
 @dataclass
@@ -87,23 +92,23 @@ class SQSQueue:
     def receive(self) -> Announced:
         """See `Notifications`."""
         announced, end = Announced(), time.monotonic() + _SECONDS
-        while len(announced.receipts) < _PULL and time.monotonic() < end:
-            messages = self._call("sqs:ReceiveMessage", self._receive).get("Messages", [])
+        requests = 1  # an empty queue is asked once
+        while len(announced.receipts) < _MOST and time.monotonic() < end:
+            calls = [_receive(self.url)] * requests
+            answers = bounded_map(partial(self._call, "sqs:ReceiveMessage"), calls, requests)
+            messages = [message for answer in answers for message in answer.get("Messages", [])]
             for message in messages:
                 announced.take(partial(_s3_uris, message["Body"]), message["ReceiptHandle"])
             if not messages:
                 break
+            requests = _AT_ONCE
         return announced
-
-    def _receive(self, client: Any) -> Any:
-        return client.receive_message(
-            QueueUrl=self.url, MaxNumberOfMessages=10, VisibilityTimeout=_HIDDEN_SECONDS, WaitTimeSeconds=0
-        )
 
     def acknowledge(self, receipts: Sequence[str]) -> None:
         """See `Notifications`."""
-        for start in range(0, len(receipts), 10):
-            self._call("sqs:DeleteMessage", partial(self._delete, receipts[start : start + 10]))
+        calls = [partial(self._delete, receipts[start : start + 10]) for start in range(0, len(receipts), 10)]
+        for _ in bounded_map(partial(self._call, "sqs:DeleteMessage"), calls, _AT_ONCE):
+            pass
 
     def _delete(self, receipts: Sequence[str], client: Any) -> Any:
         entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(receipts)]
@@ -129,23 +134,33 @@ class PubSubSubscription:
 
     def receive(self) -> Announced:
         """See `Notifications`."""
-        announced = Announced()
-        # Without it the answer waits for a message, and the look with it.
-        answer = self._call("pull", {"maxMessages": _PULL, "returnImmediately": True})
-        for message in answer.get("receivedMessages", []):
-            announced.take(partial(_gcs_uris, message), message["ackId"])
-        if announced.receipts:
-            self._call("modifyAckDeadline", {"ackIds": announced.receipts, "ackDeadlineSeconds": _HIDDEN_SECONDS})
+        announced, end = Announced(), time.monotonic() + _SECONDS
+        while len(announced.receipts) < _MOST and time.monotonic() < end:
+            # Without `returnImmediately` the answer waits for a message, and the look with it.
+            answer = self._call("pull", {"maxMessages": _PULL, "returnImmediately": True})
+            messages = answer.get("receivedMessages", [])
+            if not messages:
+                break
+            receipts = [message["ackId"] for message in messages]
+            self._call("modifyAckDeadline", {"ackIds": receipts, "ackDeadlineSeconds": _HIDDEN_SECONDS})
+            for message in messages:
+                announced.take(partial(_gcs_uris, message), message["ackId"])
         return announced
 
     def acknowledge(self, receipts: Sequence[str]) -> None:
         """See `Notifications`."""
-        if receipts:
-            self._call("acknowledge", {"ackIds": list(receipts)})
+        for start in range(0, len(receipts), _PULL):
+            self._call("acknowledge", {"ackIds": list(receipts[start : start + _PULL])})
 
     def _call(self, verb: str, content: dict[str, Any]) -> Any:
         request = Request("read notifications from", self.name, self.identity, "pubsub.subscriptions.consume", _SECONDS)
         return self.ask(f"{self.endpoint or 'https://pubsub.googleapis.com'}/v1/{self.name}:{verb}", content, request)
+
+
+def _receive(url: str) -> Callable[[Any], Any]:
+    return lambda client: client.receive_message(
+        QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=_HIDDEN_SECONDS, WaitTimeSeconds=0
+    )
 
 
 def _s3_uris(body: str) -> list[str]:
