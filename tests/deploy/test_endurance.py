@@ -33,6 +33,10 @@ mutation ($parameters: LaunchBackfillParams!) {
 """
 
 
+RUNS = "{ runsOrError(limit: 20) { ... on Runs { results { runId status } } } }"
+CANCEL = "mutation ($run: String!) { terminateRun(runId: $run) { __typename } }"
+
+
 class Source:
     """The objects of a dataset, and somebody who changes them."""
 
@@ -72,7 +76,7 @@ def watched(project: Path) -> Path:
         "partitions": {"by": "prefix"},
         "partitions_per_run": 2,
         "shards": {"max_samples": 8},
-        "sensor": {"quiet_seconds": 0, "interval_seconds": 1},
+        "sensor": {"quiet_seconds": 0, "interval_seconds": 1, "reconcile_hours": 1 / 60},
         "backfill": {"cron": "* * * * *", "max_failures": 100},
     }
     file.write_text(yaml.safe_dump({"type": "orchestration.component.ImageDataset", "attributes": spec}))
@@ -128,6 +132,8 @@ def test_whatever_dies_every_object_ends_up_in_one_committed_shard(
             source.shake()
             if cycle % 3 == 0:
                 _backfill(services, dataset)
+            if cycle % 5 == 4:
+                _cancel_a_run(services)
             time.sleep(source.random.uniform(0.5, 8))
             if victim == "daemon":
                 children[daemon].kill()
@@ -170,6 +176,14 @@ def _backfill(services: Services, dataset: Dataset) -> None:
     assets = [{"path": ["watched", asset]} for asset in ("raw_images", "webdataset_shards", "transformed_shards")]
     with suppress(URLError, OSError, KeyError, TypeError):
         services.ask(BACKFILL, parameters={"assetSelection": assets, "partitionNames": partitions})
+
+
+def _cancel_a_run(services: Services) -> None:
+    """A person's cancelling of a run, whichever is at work, if the web server can be reached just now."""
+    with suppress(URLError, OSError, KeyError, TypeError):
+        runs = services.ask(RUNS)["runsOrError"]["results"]
+        for run in [each["runId"] for each in runs if each["status"] in ("STARTED", "QUEUED")][:1]:
+            services.ask(CANCEL, run=run)
 
 
 def _none_under_way(instance: Instance) -> bool:

@@ -1,5 +1,6 @@
 """A million objects: the figures that a sensor has to keep to, whatever the machine."""
 
+import resource
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -14,11 +15,13 @@ OBJECTS = 1_000_000
 TICK_SECONDS = 45
 STEADY_SECONDS = 2
 CURSOR_BYTES = 10_000
+MEBIBYTES = 200
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_million_objects_are_listed_over_looks_that_fit_a_tick_and_later_ones_are_short(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     today = datetime.now(UTC).date()
     days = (today - date.fromisoformat(FIRST_DAY)).days + 1
     with ListingServer(OBJECTS, days) as server:
@@ -38,6 +41,8 @@ def test_a_million_objects_are_listed_over_looks_that_fit_a_tick_and_later_ones_
         assert max(each.seconds for each in looks) < TICK_SECONDS
         assert sum(each.scanned for each in looks) >= OBJECTS // days * days
         assert len(looks[-1].partitions) == days
+
+        assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < MEBIBYTES
 
         cursor = looks[-1].cursor
         for number in range(100):
