@@ -1,9 +1,10 @@
 """`ImageDataset`: the Dagster component that turns a dataset's YAML into its five assets, their checks and a job."""
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import dedent
-from typing import Self
+from typing import Any, Self
 
 import dagster as dg
 from dagster.components import Scaffolder, ScaffoldRequest
@@ -69,11 +70,21 @@ class ImageDataset(dg.Component):
         assert attributes is not None  # the schema has required fields
         project = {"project_root": str(context.project_root.resolve())}
         resolution = context.resolution_context.with_scope(context=project, env=TemplateEnvironment())
-        return cls(DatasetSpec.model_validate(resolution.resolve_value(attributes.model_dump(exclude_unset=True))))
+        given = attributes.model_dump(exclude_unset=True)
+        return cls(DatasetSpec.model_validate(_filled_in(given, resolution.resolve_value)))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002
         """The dataset's definitions; resources come from `orchestration.definitions`."""
         return dataset_definitions(self.spec)
+
+
+def _filled_in(value: Any, fill_in: Callable[[str], Any]) -> Any:
+    """The value with its templates filled in; strings that are none cost nothing, and there are many."""
+    if isinstance(value, Mapping):
+        return {key: _filled_in(item, fill_in) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_filled_in(item, fill_in) for item in value]
+    return fill_in(value) if isinstance(value, str) and "{{" in value else value
 
 
 def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
