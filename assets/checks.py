@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import dagster as dg
@@ -15,6 +16,9 @@ from shardmill.projection.neighbours import MAXIMUM_ROWS
 from shardmill.stages.embedding_map import read_batches, vectors_of
 from shardmill.stages.shard_set import ShardSet
 from shardmill.verify import read_with_webdataset
+
+_LISTED = 100
+"""Partitions of which a check shows the figures."""
 
 Metadata = dict[str, Any]
 Verdict = Callable[[Dataset, str, ShardSet], tuple[bool, Metadata]]
@@ -51,15 +55,20 @@ def _check(
 ) -> dg.AssetChecksDefinition:
     def check(context: dg.AssetCheckExecutionContext, storage: StorageResource) -> dg.AssetCheckResult:
         dataset = Dataset(spec, storage.open())
-        results: dict[str, tuple[bool, Metadata]] = {}
-        for partition in context.op_execution_context.partition_keys:
-            results[partition] = _verdict(verdict, dataset, asset, partition)
-        passed = all(good for good, _ in results.values())
+        op = context.op_execution_context
+        if op.has_partition_key or op.has_partition_key_range:
+            partitions = list(op.partition_keys)
+        else:  # of *Execute all* in the UI: whatever is committed
+            partitions = [key for key in chain.stored_partitions(dataset, asset) if chain.stored(dataset, asset, key)]
+        results = {partition: _verdict(verdict, dataset, asset, partition) for partition in partitions}
+        failed = {partition: found for partition, (good, found) in results.items() if not good}
         if len(results) == 1:
             ((_, metadata),) = results.values()
-        else:
+        elif len(results) <= _LISTED:
             metadata = {partition: found for partition, (_, found) in results.items()}
-        return dg.AssetCheckResult(passed=passed, metadata=metadata)
+        else:
+            metadata = {"partitions": len(results), "failed": len(failed), **dict(islice(failed.items(), _LISTED))}
+        return dg.AssetCheckResult(passed=not failed, metadata=metadata)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)  # partitioned checks are; the UI shows them well

@@ -42,6 +42,10 @@ class ImageDatasetScaffolder(Scaffolder):
                 # One folder a partition. Each object `<key>.<component>` belongs to the sample `<key>`.
                 uri: "{{{{ context.project_root }}}}/data/{name}/raw/{{partition}}"
               partitions: [first]
+              # Or keep it up to date by itself (docs/keeping-up-to-date.md):
+              # partitions: {{by: prefix}}
+              # sensor: {{quiet_seconds: 60}}
+              # backfill: {{cron: "0 3 * * *"}}
               root: "{{{{ context.project_root }}}}/data/{name}/assets"
               transform:
                 operations:

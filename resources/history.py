@@ -20,7 +20,9 @@ class Point:
 def draw_history(points: Mapping[str, Sequence[Point]]) -> bytes:
     """A PNG of 640 x 420 pixels: above the rejects of each asset, below its samples per second."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6.4, 4.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
@@ -29,15 +31,19 @@ def draw_history(points: Mapping[str, Sequence[Point]]) -> bytes:
         times = [datetime.fromtimestamp(item.timestamp, UTC) for item in items]
         above.plot(times, [item.rejects for item in items], marker=".", label=asset)
         timed = [(time, item.rate) for time, item in zip(times, items, strict=True) if item.rate is not None]
-        below.plot([time for time, _ in timed], [rate for _, rate in timed], marker=".", linestyle="", label=asset)
+        below.plot([time for time, _ in timed], [rate for _, rate in timed], marker=".", label=asset)
     above.set_ylabel("rejects")
+    above.set_ylim(bottom=0, top=max(1, above.get_ylim()[1]))
+    above.yaxis.set_major_locator(MaxNLocator(integer=True))
     above.legend(fontsize="small", ncols=len(points), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     below.set_ylabel("samples per second")
     below.set_xlabel("time of materialization, UTC")
-    below.set_ylim(bottom=0)
+    below.set_yscale("log")  # the assets differ by orders of magnitude
+    locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+    below.xaxis.set_major_locator(locator)
+    below.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     for axes in (above, below):
         axes.grid(alpha=0.3)
-    figure.autofmt_xdate(rotation=20)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()

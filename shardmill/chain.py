@@ -45,10 +45,12 @@ def _check_that_all_was_deleted(dataset: Dataset, partition: str) -> None:
     if isinstance(dataset.spec.partitions, BatchPartitions):
         if before is None:
             raise ConfigurationError(f"none of the objects of {partition} is there any more: nothing was made of it")
+        _check_that_it_is_mounted(dataset, before)
         return
     try:
         folder = dataset.partitioning.folder(partition, dataset.storage)
     except NothingThereError:
+        _check_that_it_is_mounted(dataset, before)
         return
     if source.table is not None:
         raise ConfigurationError(f"the table {folder} has no rows")
@@ -65,6 +67,20 @@ def _check_that_all_was_deleted(dataset: Dataset, partition: str) -> None:
         raise ConfigurationError(
             f"{nothing}. The partition was made of objects elsewhere, such as {made_of.uri}; it stays as it is"
         )
+    _check_that_it_is_mounted(dataset, before)
+
+
+def _check_that_it_is_mounted(dataset: Dataset, before: ShardSet | None) -> None:
+    if before is not None and before.commit.total_samples and dataset.partitioning.seems_unmounted:
+        raise ConfigurationError(unmounted(dataset))
+
+
+def unmounted(dataset: Dataset) -> str:
+    """What to say where a local source that was full is gone or empty."""
+    return (
+        f"{dataset.partitioning.base} is empty or gone, and partitions were made of it: is it mounted? Nothing is "
+        f"taken for deleted. If everything was deleted on purpose, remove {dataset.home} as well"
+    )
 
 
 def webdataset_shards(dataset: Dataset, raw: ShardSet) -> LazyShardSet:

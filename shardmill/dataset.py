@@ -103,6 +103,10 @@ class DatasetSpec(BaseModel):
                 raise ValueError(f"the root {self.root!r} lies within the source: what is made would be listed as raw")
         if self.source.table is not None and (self.sensor or not isinstance(self.partitions, list)):
             raise ValueError("a source that is a table has declared partitions and no sensor")
+        queue = self.sensor and self.sensor.notifications
+        scheme = queue and ("s3://" if queue.sqs_queue else "gs://")
+        if scheme and "{{" not in template and not absolute_uri(template).startswith(scheme):
+            raise ValueError(f"the sensor's notifications are of buckets under {scheme}, and the source is {template}")
         if isinstance(self.partitions, BatchPartitions) and self.source.marker:
             raise ValueError("a marker says that a partition is complete; a batch is when it is sealed")
         if isinstance(self.partitions, BatchPartitions) and len(self.source.components or ()) > 1:

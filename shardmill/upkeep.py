@@ -4,8 +4,37 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def known_zone(name: str) -> str:
+    """The name. Raises ValueError if there is no such time zone."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{name!r} is no time zone; give an IANA name such as Europe/Berlin, or UTC") from None
+    return name
+
+
+def _cron(text: str) -> str:
+    """The expression, if its numbers can be; Dagster knows the rest."""
+    fields = text.split()
+    if text in ("@hourly", "@daily", "@weekly", "@monthly"):
+        return text
+    if len(fields) != len(_CRON):
+        raise ValueError(f"{text!r} is no cron expression: give five fields, such as '0 3 * * *', every day at 3:00")
+    for field, (name, least, most) in zip(fields, [(name, *limits) for name, limits in _CRON.items()], strict=True):
+        numbers = [int(number) for number in re.findall(r"(?<!/)\b\d+", field)]
+        if not re.fullmatch(r"[\w*/,-]+", field) or any(not least <= number <= most for number in numbers):
+            raise ValueError(
+                f"{text!r} is no cron expression: its {name} is {field!r}, and goes from {least} to {most}"
+            )
+    return text
+
+
+_CRON = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "day of the week": (0, 7)}
 
 
 class NotificationsSpec(BaseModel):
@@ -53,8 +82,9 @@ class BackfillSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cron: Annotated[str, Field(pattern=r"^(@\w+|\S+( \S+){4})$")]
-    timezone: str = "UTC"
+    cron: Annotated[str, AfterValidator(_cron)]
+    """Minute, hour, day, month, day of the week; or @hourly, @daily, @weekly, @monthly."""
+    timezone: Annotated[str, AfterValidator(known_zone)] = "UTC"
     max_partitions: Annotated[int, Field(gt=0)] = 100
     """Launched at most at each tick."""
     order: Literal["newest", "oldest"] = "newest"

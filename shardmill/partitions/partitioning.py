@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from shardmill.errors import ConfigurationError
@@ -29,6 +30,12 @@ class Partitioning(ABC):
 
     base: str
     """URI of the folder below which every partition is."""
+
+    @property
+    def seems_unmounted(self) -> bool:
+        """Whether the source is a local folder that is gone or empty. A bucket that is gone says so itself."""
+        folder = Path(self.base.removeprefix("file://"))
+        return self.base.startswith("file://") and not (folder.is_dir() and any(folder.iterdir()))
 
     @abstractmethod
     def match(self, name: str) -> tuple[str, int] | None:

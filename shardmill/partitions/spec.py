@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from shardmill.upkeep import known_zone
 
 
 class TimePartitions(BaseModel):
@@ -19,22 +21,13 @@ class TimePartitions(BaseModel):
     every: Literal["hour", "day", "month"] = "day"
     start: date
     """The first window begins at midnight of this day."""
-    timezone: str = "UTC"
+    timezone: Annotated[str, AfterValidator(known_zone)] = "UTC"
     """IANA name of the zone in which the folders are named."""
 
     @property
     def key_format(self) -> str:
         """Of a partition's key, for `strftime`."""
         return {"hour": "%Y-%m-%d-%H", "day": "%Y-%m-%d", "month": "%Y-%m"}[self.every]
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError(f"{name!r} is no time zone; give an IANA name such as Europe/Berlin, or UTC") from None
-        return name
 
     @model_validator(mode="after")
     def _one_folder_an_hour(self) -> TimePartitions:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from shardmill import chain
@@ -29,6 +28,8 @@ OBJECTS = 1_000_000
 _HOT_SHARE = 0.7
 """Of the budget, for partitions that are listed first, while a listing of everything is under way."""
 _COMMITS_AT_ONCE = 64
+_NAMED = 5
+"""Partitions that a look names."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Look:
     """Messages that are no notifications."""
     pending: int = 0
     """Partitions that wait: to be quiet, for their marker, for a run that is under way, or for the next look."""
+    waits: list[str] = field(default_factory=list)
+    """The first few of them, each with what it waits for."""
     waiting: int = 0
     """New objects that wait for their batch to be sealed."""
     listing: str | None = None
@@ -80,6 +83,12 @@ class Look:
             f"partitions: {self.new} new, {self.changed} changed, {self.deleted} deleted, {self.pending} pending, "
             f"{len(self.due)} due",
         ]
+        if self.due:
+            more = ", …" if len(self.due) > _NAMED else ""
+            parts.append(f"due: {', '.join(item.partition for item in self.due[:_NAMED])}{more}")
+        if self.waits:
+            more = ", …" if self.pending > len(self.waits) else ""
+            parts.append(f"pending: {', '.join(self.waits)}{more}")
         if self.outside:
             parts.append(f"{self.outside:,} objects in no partition")
         if self.announced or self.unread:
@@ -167,15 +176,11 @@ class _Looker:
 
     def _check_that_it_is_mounted(self) -> None:
         """Raises StorageError if a local source is gone, or empty though objects of it are committed."""
-        base = self._dataset.partitioning.base
         full = [key for key, seen in self._state.seen.items() if seen.objects]
-        if not full or _holds_anything(base):
+        if not full or not self._dataset.partitioning.seems_unmounted:
             return
         if any(self._committed(key)[0] not in (None, NOTHING) for key in full):
-            raise StorageError(
-                f"{base} is empty or gone, and held {len(full)} partitions: is it mounted? Nothing is taken for "
-                "deleted. If everything was deleted on purpose, materialize the partitions by hand"
-            )
+            raise StorageError(chain.unmounted(self._dataset))
 
     def _hear(self) -> None:
         """Take notifications in. Those of the look before are forgotten by their queue now: its cursor was kept."""
@@ -278,12 +283,17 @@ class _Looker:
         """Of the partitions that are not settled: which are due, and which have to wait."""
         state, found = self._state, self._found
         open_keys = [key for key, seen in state.seen.items() if seen.settled != seen.content]
-        ready = [key for key in open_keys if self._is_ready(state.seen[key])]
-        found.pending = len(open_keys) - len(ready)
+        ready = []
+        for key in open_keys:
+            if why := self._waits_for(state.seen[key]):
+                self._wait(key, why)
+            else:
+                ready.append(key)
         busy: frozenset[str] | None = None
         for position in range(0, len(ready), _COMMITS_AT_ONCE):
             if len(found.due) >= most or (position and budget.spent):
-                found.pending += len(ready) - position
+                for key in ready[position:]:
+                    self._wait(key, "for the next look")
                 return
             keys = ready[position : position + _COMMITS_AT_ONCE]
             for key, (committed, version) in zip(
@@ -296,16 +306,26 @@ class _Looker:
                         del state.seen[key]
                     continue
                 busy = frozenset(running()) if busy is None else busy
-                if key in busy or len(found.due) >= most:
-                    found.pending += 1
+                if key in busy:
+                    self._wait(key, "for a run over it that is under way")
+                elif len(found.due) >= most:
+                    self._wait(key, "for the next look")
                 else:
                     seen.settled = seen.content
                     found.due.append(Due(key, f"{key} {seen.content} {version or 'new'} {seen.look}"))
 
-    def _is_ready(self, seen: Seen) -> bool:
-        if self._dataset.spec.source.marker and seen.objects and not seen.marked:
-            return False
-        return self._now - max(seen.newest, seen.since) >= self._spec.quiet_seconds
+    def _waits_for(self, seen: Seen) -> str | None:
+        marker = self._dataset.spec.source.marker
+        if marker and seen.objects and not seen.marked:
+            return f"for {marker}"
+        if self._now - max(seen.newest, seen.since) < self._spec.quiet_seconds:
+            return "to be quiet"
+        return None
+
+    def _wait(self, partition: str, why: str) -> None:
+        self._found.pending += 1
+        if len(self._found.waits) < _NAMED:
+            self._found.waits.append(f"{partition} {why}")
 
     def _committed(self, partition: str) -> tuple[str | None, str | None]:
         """The content of which the partition was last made, and the version of that commit."""
@@ -323,12 +343,6 @@ class _Looker:
         if before is not None and self._state.to_bytes() == self._bytes:
             return str(Cursor(before.state, self._reconciled))
         return str(Cursor(save_state(self._dataset.storage, self._dataset.home, self._state, before), self._reconciled))
-
-
-def _holds_anything(base: str) -> bool:
-    """Whether there is anything in a local source; a bucket that is gone says so itself."""
-    folder = Path(base.removeprefix("file://"))
-    return not base.startswith("file://") or (folder.is_dir() and any(folder.iterdir()))
 
 
 def _remembered(dataset: Dataset, cursor: str | None) -> tuple[Cursor | None, State, str | None]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 TARS = ["webdataset_shards", "transformed_shards"]
@@ -144,3 +145,15 @@ def test_too_few_neighbours_of_the_same_class_fail_the_check(stored: Any) -> Non
 def test_without_a_threshold_neighbours_are_not_checked(tiny: Any) -> None:
     names = {key.name for checks in tiny.defs(min_same_class_rate=None).asset_checks or [] for key in checks.check_keys}
     assert names == {"nothing_lost", "readable", "sound", "failed_partitions"}
+
+
+def test_without_a_partition_a_check_looks_at_all_that_are_committed(tiny: Any) -> None:
+    """As *Execute all* in the UI does."""
+    assert tiny.materialize(("a", "b"), ["raw_images", "webdataset_shards"], checks=False).success
+    key = dg.AssetCheckKey(dg.AssetKey(["tiny", "webdataset_shards"]), "nothing_lost")
+    job = dg.define_asset_job("check", dg.AssetSelection.checks(key))
+    defs = dg.Definitions.merge(tiny.defs(), dg.Definitions(jobs=[job]))
+    result = defs.resolve_job_def("check").execute_in_process(instance=tiny.instance)
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert evaluation.passed
+    assert evaluation.metadata.keys() == {"a", "b"}

@@ -124,7 +124,8 @@ def test_a_partition_without_objects_is_committed_without_rows(
 ) -> None:
     source = tmp_path / "raw" / name
     images(source, 3)
-    template = tmp_path / "raw" / ("{partition}" if partitions != {"by": "batch"} else "p")
+    images(tmp_path / "raw" / "other", 1)
+    template = tmp_path / "raw" / ("{partition}" if partitions != {"by": "batch"} else "")
     dataset = make_dataset(template, tmp_path / "root", partitions=partitions)
     partition = encode_segment(name)
     if partitions == {"by": "batch"}:
@@ -191,5 +192,28 @@ def test_a_mistake_in_the_dataset_file_is_not_taken_for_a_deletion(
     with pytest.raises(ConfigurationError, match=r"patterns\. There is .*/raw/"):
         next(chain.run(misfit, "p", LocalEngine(1)))
     shards = chain.stored(dataset, "raw_images", "p")
+    assert shards is not None
+    assert shards.commit.total_samples == 2
+
+
+@pytest.mark.parametrize("leaves", ["an empty folder", "nothing"])
+@pytest.mark.parametrize("partitions", [["p"], {"by": "prefix"}, {"by": "batch"}])
+def test_a_run_on_a_source_that_is_not_mounted_is_an_error_and_no_deletion(
+    tmp_path: Path, images: Any, make_dataset: Any, run_chain: Any, partitions: Any, leaves: str
+) -> None:
+    source = tmp_path / "raw"
+    images(source / "p", 2)
+    template = source / ("{partition}" if partitions != {"by": "batch"} else "")
+    dataset = make_dataset(template, tmp_path / "root", partitions=partitions)
+    partition = "p"
+    if partitions == {"by": "batch"}:
+        partition = seal_batch(dataset.storage, dataset.home, 1, list(dataset.storage.list(f"file://{source}"))).key
+    run_chain(dataset, partition)
+    source.rename(tmp_path / "unmounted")
+    if leaves == "an empty folder":
+        source.mkdir()
+    with pytest.raises(ConfigurationError, match=r"is it mounted\?"):
+        next(chain.run(dataset, partition, LocalEngine(1)))
+    shards = chain.stored(dataset, "embeddings", partition)
     assert shards is not None
     assert shards.commit.total_samples == 2

@@ -267,3 +267,25 @@ def test_a_root_within_the_source_is_a_mistake(
         return
     with pytest.raises(ConfigurationError, match="lies within the source"):
         load_dataset(file)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("backfill: {cron: '61 3 * * *'}", "its minute is '61'"),
+        ("backfill: {cron: '3 * * *'}", "give five fields"),
+        ("backfill: {cron: '0 3 * * *', timezone: Europe/Berlim}", "'Europe/Berlim' is no time zone"),
+        ("sensor: {notifications: {sqs_queue: 'https://sqs.example.org/1/q'}}", "buckets under s3://"),
+        ("sensor: {notifications: {pubsub_subscription: 'projects/p/subscriptions/s'}}", "buckets under gs://"),
+    ],
+)
+def test_a_mistake_in_what_keeps_a_dataset_up_to_date_is_told_plainly(
+    yaml_file: WriteYaml, line: str, said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        load_dataset(yaml_file(with_lines(line)))
+
+
+@pytest.mark.parametrize("cron", ["*/5 8-18 * * MON-FRI", "0 0 1,15 * *", "@daily", "30 3 * JAN 7"])
+def test_what_cron_knows_is_taken(yaml_file: WriteYaml, cron: str) -> None:
+    assert load_dataset(yaml_file(with_lines(f"backfill: {{cron: '{cron}'}}"))).spec.backfill is not None

@@ -602,14 +602,28 @@ def test_a_local_source_that_is_not_mounted_is_an_error_and_no_deletion(watch: W
     assert watched.look_and_run() == []
 
 
-def test_what_a_person_emptied_is_not_taken_for_unmounted(watch: Watch) -> None:
+def test_a_dataset_that_was_removed_with_its_source_is_no_error(watch: Watch) -> None:
     watched = watch()
     uri = watched.put("a/0.jpg")
     assert watched.look_and_run() == ["a"]
     shutil.rmtree(Path(uri.removeprefix("file://")).parent)
-    watched.run("a")
+    shutil.rmtree(watched.dataset.home.removeprefix("file://"))
     assert watched.look_and_run() == []
     assert watched.committed() == {}
+
+
+def test_a_look_says_what_a_partition_waits_for(watch: Watch) -> None:
+    watched = watch(source={"marker": "_SUCCESS"}, quiet_seconds=60)
+    watched.put("a/0.jpg")
+    watched.put("b/0.jpg")
+    watched.put("b/_SUCCESS")
+    watched.put("c/0.jpg")
+    watched.put("c/_SUCCESS")
+    said = str(watched.look(time.time()))
+    assert "pending: a for _SUCCESS, b to be quiet, c to be quiet" in said
+    said = str(watched.look(time.time() + 100, running={"b"}))
+    assert "due: c" in said
+    assert "pending: a for _SUCCESS, b for a run over it that is under way" in said
 
 
 def test_a_late_look_removes_no_later_state(watch: Watch) -> None:
