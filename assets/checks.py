@@ -55,10 +55,9 @@ def _check(
 ) -> dg.AssetChecksDefinition:
     def check(context: dg.AssetCheckExecutionContext, storage: StorageResource) -> dg.AssetCheckResult:
         dataset = Dataset(spec, storage.open())
-        op = context.op_execution_context
-        if op.has_partition_key or op.has_partition_key_range:
-            partitions = list(op.partition_keys)
-        else:  # of *Execute all* in the UI: whatever is committed
+        try:
+            partitions = list(context.op_execution_context.partition_keys)
+        except dg.DagsterInvariantViolationError:  # a run of no partition, of *Execute all* in the UI
             partitions = [key for key in chain.stored_partitions(dataset, asset) if chain.stored(dataset, asset, key)]
         results = {partition: _verdict(verdict, dataset, asset, partition) for partition in partitions}
         failed = {partition: found for partition, (good, found) in results.items() if not good}
