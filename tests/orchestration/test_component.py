@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import dagster as dg
 import pytest
 import yaml
 
+from assets.common import partitions_of
 from orchestration.component import ImageDataset, dataset_definitions
 from orchestration.definitions import build_defs
 from shardmill.dataset import load_dataset
+from shardmill.partitions import TimePartitioning, partitioning_of
 
 ATTRIBUTES = {
     "name": "tiny",
@@ -120,3 +123,35 @@ for spec in build_defs().resolve_all_asset_specs():
     names = [name.partition("/")[0] for name, _ in assets]
     assert {name: names.count(name) for name in names} == {"demo": 5, "copied": 5, "my_pets": 5}
     assert {root for name, root in assets if name.startswith("demo/")} == {f"{project}/data/assets"}
+
+
+def test_what_keeps_a_dataset_up_to_date_is_there_if_it_is_declared_and_on() -> None:
+    plain = dataset_definitions(component().spec)
+    assert [*(plain.sensors or ()), *(plain.schedules or ())] == []
+    kept = dataset_definitions(
+        component(sensor={}, backfill={"cron": "0 3 * * *"}, automation=True, fresh_hours=24, partitions_per_run=7).spec
+    )
+    sensors = {sensor.name: sensor.default_status for sensor in kept.sensors or ()}
+    assert sensors == dict.fromkeys(["tiny_new_objects", "tiny_automation"], dg.DefaultSensorStatus.RUNNING)
+    schedules = {schedule.name: schedule.default_status for schedule in kept.schedules or ()}
+    assert schedules == dict.fromkeys(["tiny_backfill", "tiny_health"], dg.DefaultScheduleStatus.RUNNING)
+    for asset in kept.assets or ():
+        assert isinstance(asset, dg.AssetsDefinition)
+        assert asset.backfill_policy == dg.BackfillPolicy.multi_run(7)
+        spec = asset.get_asset_spec()
+        assert spec.freshness_policy is not None
+        assert (spec.automation_condition is not None) == (asset.key.path[-1] != "raw_images")
+
+
+@pytest.mark.parametrize(("every", "key"), [("hour", "2026-11-01-00"), ("day", "2026-11-01"), ("month", "2026-11")])
+def test_dagster_s_windows_are_the_library_s(every: str, key: str) -> None:
+    template = {"hour": "%Y/%m/%d/%H", "day": "%Y-%m-%d", "month": "%Y-%m"}[every]
+    time = {"by": "time", "every": every, "start": "2026-11-01", "timezone": "UTC"}
+    spec = component(source={"uri": f"/data/raw/{template}"}, partitions=time).spec
+    definition = partitions_of(spec)
+    keys = definition.get_partition_keys()
+    assert keys[0] == key
+    layout = partitioning_of(spec.partitions, spec.source.uri or "")
+    assert isinstance(layout, TimePartitioning)
+    now = datetime.now(UTC)
+    assert list(keys) == layout.between(datetime(2026, 11, 1, tzinfo=UTC), now)
