@@ -327,7 +327,7 @@ def test_ctrl_c_ends_a_run_soon_quietly_and_wholly(tmp_path: Path, long_run, run
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group
     interrupted = time.monotonic()
     _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - interrupted < 25  # of minutes of work; the machine may be busy
+    assert time.monotonic() - interrupted < 5
     assert process.returncode not in (0, None)
     assert "Traceback" not in errors
     assert len(errors.splitlines()) <= 2

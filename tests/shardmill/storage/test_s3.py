@@ -57,7 +57,7 @@ def assert_denied(acts: list[Callable[[], object]], *says: str) -> None:
         started = time.monotonic()
         with pytest.raises(AccessDeniedError) as caught:
             act()
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10  # not the deadline of three minutes
         assert all(each in str(caught.value) for each in says), str(caught.value)
         assert "\n" not in str(caught.value)
 
