@@ -57,7 +57,7 @@ def assert_denied(acts: list[Callable[[], object]], *says: str) -> None:
         started = time.monotonic()
         with pytest.raises(AccessDeniedError) as caught:
             act()
-        assert time.monotonic() - started < 10  # not the deadline of three minutes
+        assert time.monotonic() - started < 3
         assert all(each in str(caught.value) for each in says), str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -196,6 +196,7 @@ def test_metadata_servers_are_asked_only_where_nothing_else_is_given(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
     use(of(s3_server, access_key_id="LABWRITER", secret_access_key=s3_server.writer.secret_access_key), bucket)
+    s3_server.client().put_object(Bucket="public", Key="a", Body=b"data")
     assert_reads(of(s3_server, anonymous=True), "s3://public")
     assert metadata.log == []
     with pytest.raises(ConfigurationError, match="no AWS credentials"):
