@@ -184,7 +184,7 @@ def test_a_killed_runs_device_is_free_once_its_worker_is_gone(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     worker = psutil.Process(int(begun[0].stem))
-    os.kill(worker.pid, signal.SIGSTOP)  # it cannot follow its parent into death yet
+    stop(worker)  # it cannot follow its parent into death yet
     run.kill()
     run.wait()
     with (
@@ -195,3 +195,12 @@ def test_a_killed_runs_device_is_free_once_its_worker_is_gone(
     os.kill(worker.pid, signal.SIGCONT)
     with lease(visible_devices(), 1, "test", lambda _: None):
         assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+def stop(process: psutil.Process) -> None:
+    """Stop it, and return when all of its threads stand, which on a busy machine is a while after the signal."""
+    process.send_signal(signal.SIGSTOP)
+    deadline = time.monotonic() + 30
+    while any(psutil.Process(thread.id).status() != psutil.STATUS_STOPPED for thread in process.threads()):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
