@@ -5,18 +5,7 @@ from itertools import groupby
 
 import dagster as dg
 
-from shardmill.errors import (
-    AccessDeniedError,
-    ConfigurationError,
-    ConflictError,
-    CorruptionError,
-    EngineError,
-    ShardmillError,
-    TooManyRejectsError,
-)
-
-_FINAL = (AccessDeniedError, ConfigurationError, ConflictError, CorruptionError, TooManyRejectsError)
-
+from shardmill.errors import ShardmillError
 
 FAILED = "failed partitions"
 CARRY_ON = "carry on"
@@ -25,7 +14,7 @@ CARRY_ON = "carry on"
 
 def failure(error: ShardmillError) -> dg.Failure:
     """The failure to raise from `error`. It allows retries only where one can help."""
-    return dg.Failure(str(error), allow_retries=not _is_final(error))
+    return dg.Failure(str(error), allow_retries=not error.final)
 
 
 def partial_failure(partitions: Sequence[str], failed: Mapping[str, ShardmillError]) -> dg.Failure:
@@ -34,7 +23,7 @@ def partial_failure(partitions: Sequence[str], failed: Mapping[str, ShardmillErr
     Its metadata: `FAILED`, a JSON object from partition to reason, and, if others are made, `CARRY_ON`, a JSON list of
     the ranges `[first, last]` that hold no failed partition.
     """
-    retries = not all(map(_is_final, failed.values()))
+    retries = not all(error.final for error in failed.values())
     if len(partitions) == 1:
         ((partition, error),) = failed.items()
         return dg.Failure(str(error), {FAILED: dg.MetadataValue.json({partition: str(error)})}, allow_retries=retries)
@@ -50,7 +39,3 @@ def partial_failure(partitions: Sequence[str], failed: Mapping[str, ShardmillErr
         },
         allow_retries=retries,
     )
-
-
-def _is_final(error: ShardmillError) -> bool:
-    return isinstance(error, _FINAL) or (isinstance(error, EngineError) and error.final)

@@ -4,9 +4,14 @@
 class ShardmillError(Exception):
     """Base of every error that Shardmill raises on purpose."""
 
+    final = False
+    """Whether trying the same again cannot help."""
+
 
 class ConfigurationError(ShardmillError):
-    """A dataset file, a parameter or the installation is wrong; a retry cannot help."""
+    """A dataset file, a parameter or the installation is wrong."""
+
+    final = True
 
 
 class StorageError(ShardmillError):
@@ -14,19 +19,25 @@ class StorageError(ShardmillError):
 
 
 class AccessDeniedError(StorageError):
-    """A store refuses; names who asked and the permission that is missing. A retry cannot help."""
+    """A store refuses; names who asked and the permission that is missing."""
+
+    final = True
 
 
 class ConflictError(StorageError):
     """Another writer replaced the object first; nothing of ours was published in its place."""
 
+    final = True
+
 
 class CorruptionError(ShardmillError):
     """Stored bytes are not what their index says."""
 
+    final = True
+
 
 class EngineError(ShardmillError):
-    """A stage failed on a shard, or a worker died; names the shard. `final`: a retry cannot help."""
+    """A stage failed on a shard, or a worker died; names the shard."""
 
     def __init__(self, message: str, final: bool = False) -> None:
         super().__init__(message, final)  # both in `args`, so that it pickles
@@ -38,6 +49,8 @@ class EngineError(ShardmillError):
 
 class TooManyRejectsError(ShardmillError):
     """A partition's rejects exceed the dataset's `max_reject_ratio`; nothing was committed."""
+
+    final = True
 
 
 class Rejected(ShardmillError):

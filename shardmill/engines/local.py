@@ -29,10 +29,7 @@ from typing import Any
 from shardmill.concurrency import usable_cores
 from shardmill.devices import VISIBLE, Lease, fitting_devices, lease
 from shardmill.errors import (
-    AccessDeniedError,
-    ConfigurationError,
     ConflictError,
-    CorruptionError,
     EngineError,
     ShardmillError,
 )
@@ -101,7 +98,7 @@ def _make(
         said = error if isinstance(error, ShardmillError) else f"{type(error).__name__}: {error}"
         raise EngineError(
             f"{make.stage.name} failed on shard {shard.id} of {make.folder}: {said}",
-            final=isinstance(error, AccessDeniedError | ConfigurationError | CorruptionError),
+            final=isinstance(error, ShardmillError) and error.final,
         ) from error
 
 
