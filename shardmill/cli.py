@@ -202,7 +202,8 @@ def show(
                 _print_table(header, table)
                 _show_vector(dataset, partition, sample.key)
                 return
-        raise ConfigurationError(f"{asset.value} of {partition} has no sample {key!r}")
+        lacks = "holds no samples" if key is None else f"has no sample {key!r}"
+        raise ConfigurationError(f"{asset.value} of {partition} {lacks}")
 
 
 def _pixels(component: str, data: bytes) -> str:
