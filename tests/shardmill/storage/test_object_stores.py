@@ -564,13 +564,16 @@ print(storage.read(uri).decode(), storage.stat(uri).size)
 """
 
 FORKSERVER = """
-import multiprocessing, pickle, sys
+import faulthandler, multiprocessing, pickle, sys
+def say_where_it_hangs():
+    faulthandler.dump_traceback_later(45, exit=True)
 def main():
+    say_where_it_hangs()
     storage, uri = pickle.loads(bytes.fromhex(sys.argv[1])), sys.argv[2]
     assert storage.read(uri) == b"data"  # the parent has open connections
     for method in ("forkserver", "spawn"):
         context = multiprocessing.get_context(method)
-        with context.Pool(2) as pool:
+        with context.Pool(2, say_where_it_hangs) as pool:
             print(*pool.map(storage.read, [uri] * 4))
 if __name__ == "__main__":
     main()
