@@ -34,17 +34,21 @@ def raw_images(dataset: Dataset, partition: str) -> LazyShardSet:
     """
     manifest = dataset.manifest(partition)
     if not manifest.objects:
-        _check_that_all_was_deleted(dataset, partition)
+        check_that_all_was_deleted(dataset, partition)
     return LazyShardSet(ListStage(), [ListedObjects(manifest)])
 
 
-def _check_that_all_was_deleted(dataset: Dataset, partition: str) -> None:
-    """Raises ConfigurationError where a mistake in the dataset file looks like a deletion of everything."""
+def check_that_all_was_deleted(dataset: Dataset, partition: str) -> None:
+    """Of a partition that the source has nothing of: raises ConfigurationError unless its objects were all deleted.
+
+    They were not where it was never made, and where it is the dataset file that does not find them any more.
+    """
     source = dataset.spec.source
     before = stored(dataset, "raw_images", partition)
     if isinstance(dataset.spec.partitions, BatchPartitions):
         if before is None:
             raise ConfigurationError(f"none of the objects of {partition} is there any more: nothing was made of it")
+        dataset.batch(partition)
         _check_that_it_is_mounted(dataset, before)
         return
     try:
@@ -58,14 +62,16 @@ def _check_that_all_was_deleted(dataset: Dataset, partition: str) -> None:
     nothing = f"no object below {folder}/{patterns}: check the source's uri"
     if before is None:
         raise ConfigurationError(f"{nothing} and that partition {partition!r} exists")
-    marker = source.marker and join_uri(folder, source.marker)
-    misfit = next((info.uri for info in dataset.storage.list(folder) if info.uri != marker), None)
-    if misfit:
-        raise ConfigurationError(f"{nothing} and patterns. There is {misfit}; what was made before stays as it is")
-    made_of = next(iter(read_manifest(before)), None)
-    if made_of and not made_of.uri.startswith(join_uri(folder, "")):
+    made_of = [item.uri for item in read_manifest(before)]
+    if made_of and not made_of[0].startswith(join_uri(folder, "")):
         raise ConfigurationError(
-            f"{nothing}. The partition was made of objects elsewhere, such as {made_of.uri}; it stays as it is"
+            f"{nothing}. The partition was made of objects elsewhere, such as {made_of[0]}; it stays as it is"
+        )
+    known = frozenset(made_of)
+    misfit = next((info.uri for info in dataset.storage.list(folder) if info.uri in known), None)
+    if misfit:
+        raise ConfigurationError(
+            f"{nothing} and patterns. The partition was made of {misfit}, which is there; it stays as it is"
         )
     _check_that_it_is_mounted(dataset, before)
 

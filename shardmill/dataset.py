@@ -17,11 +17,11 @@ from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
 from shardmill.images import MAX_PIXELS
 from shardmill.partitions import (
+    Batch,
     BatchPartitions,
     NothingThereError,
     Partitioning,
     PartitionsSpec,
-    PrefixPartitions,
     is_batch_key,
     partitioning_of,
     read_batch,
@@ -99,7 +99,7 @@ class DatasetSpec(BaseModel):
             base = join_uri(partitioning.base, "")
             ours = join_uri(absolute_uri(self.root), f"{self.name}/raw_images/partition/_index/index.json")
             within = ours.startswith(base) and partitioning.match(ours.removeprefix(base))
-            if within and isinstance(self.partitions, PrefixPartitions | BatchPartitions):
+            if within:
                 raise ValueError(f"the root {self.root!r} lies within the source: what is made would be listed as raw")
         if self.source.table is not None and (self.sensor or not isinstance(self.partitions, list)):
             raise ValueError("a source that is a table has declared partitions and no sensor")
@@ -169,13 +169,23 @@ class Dataset:
     def manifest(self, partition: str) -> Manifest:
         """What the source holds of a partition now. Raises ConfigurationError for a partition that cannot be."""
         if isinstance(self.spec.partitions, BatchPartitions):
-            batch = read_batch(self.storage, self.home, partition)
-            return manifest_of(self.spec.source, self.partitioning.base, batch.objects(self.storage))
+            objects = self.batch(partition).objects(self.storage)
+            return manifest_of(self.spec.source, self.partitioning.base, objects)
         try:
             location = self.partitioning.folder(partition, self.storage)
         except NothingThereError:
             return Manifest.from_objects([])
         return list_source(self.spec.source, location, self.storage)
+
+    def batch(self, partition: str) -> Batch:
+        """A sealed batch. Raises ConfigurationError if there is none, or if its objects lie outside the source."""
+        batch, base = read_batch(self.storage, self.home, partition), self.partitioning.base
+        outside = next((uri for uri in batch.uris if not uri.startswith(join_uri(base, ""))), None)
+        if outside:
+            raise ConfigurationError(
+                f"{partition} was made of objects elsewhere, such as {outside}, not below {base}; it stays as it is"
+            )
+        return batch
 
     def folder(self, asset: AssetName, partition: str) -> str:
         """URI of an asset's partition. Raises ConfigurationError for a key that no partition can have."""

@@ -75,18 +75,23 @@ class Batching:
         listing = self._dataset.storage.list(self._base, walk.after)
         most = min(_PAGE, self._spec.max_objects)
         while page := list(islice(listing, max(1, min(most, budget.objects - budget.scanned)))):
-            self._take(page)
-            if len(state.waiting) >= self._spec.max_objects:
-                yield from self.seal(growing=self._sample(page[-1].uri))
+            self._take(page, walk.after)
             walk.after = page[-1].uri
             budget.scanned += len(page)
+            if len(state.waiting) >= self._spec.max_objects:
+                yield from self.seal(walk.after)
             if budget.spent:
                 return
         state.waiting = {uri: item for uri, item in state.waiting.items() if item.round == state.round}
-        for key in self.keys[: state.batches]:
+        for key in self.listed:
             yield state.tallies.get(key) or Tally(key)
         state.tallies = {}
         walk.ended = True
+
+    @property
+    def listed(self) -> list[str]:
+        """The batches that the listing of everything looks at: those that there were when it began."""
+        return self.keys[: self._state.batches]
 
     def look_at(self, uris: Sequence[str]) -> list[str]:
         """Take in objects that are said to have changed. Returns the batches in which they are."""
@@ -101,12 +106,13 @@ class Batching:
                 self._state.waiting.pop(uri, None)
         return sorted({batch_key(number) for number in numbers if number})
 
-    def seal(self, growing: str | None = None) -> Iterator[Tally]:
+    def seal(self, after: str | None = None) -> Iterator[Tally]:
         """Seal what is full or has waited for long enough: the tally of each new batch.
 
-        The components of a sample go into one batch. Of the sample `growing` there may be more to come.
+        The components of a sample go into one batch: more may come of that at which a listing has stopped, `after`.
         """
         waiting = self._state.waiting
+        growing = self._sample(after) if after else None
         while True:
             samples = self._quiet_samples(growing)
             objects = sum(map(len, samples))
@@ -153,17 +159,24 @@ class Batching:
         split = self._names.split(uri[len(self._base) + 1 :])
         return split[0] if split else uri
 
-    def _take(self, page: Sequence[ObjectInfo]) -> None:
-        tallies = self._state.tallies
+    def _take(self, page: Sequence[ObjectInfo], after: str | None) -> None:
+        """Take the objects in that the listing has come to; `after`: the one before them."""
+        tallies, waiting = self._state.tallies, self._state.waiting
+        new = after is not None and not self._known.numbers([after])[0]
+        last, room = (self._sample(after), after in waiting) if after and new else (None, True)
         for info, number in zip(page, self._known.numbers([info.uri for info in page]), strict=True):
             if not self._takes(info.uri):
                 self.outside += 1
             elif number:
                 key = batch_key(number)
                 _count(tallies.setdefault(key, Tally(key)), info)
-            elif info.uri in self._state.waiting or len(self._state.waiting) < 2 * self._spec.max_objects:
-                self._wait(info)
-            # Else those at hand are still being written, and the next listing finds this one again.
+            else:
+                sample = self._sample(info.uri)
+                if sample != last:
+                    last, room = sample, len(waiting) < 2 * self._spec.max_objects
+                if room or info.uri in waiting:
+                    self._wait(info)
+                # Else those at hand are still being written, and the next listing finds the whole sample again.
 
     def _takes(self, uri: str) -> bool:
         """Whether the object belongs to a sample. No manifest could hold a name that is no UTF-8."""

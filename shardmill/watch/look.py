@@ -11,7 +11,7 @@ from typing import Any
 from shardmill import chain
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset
-from shardmill.errors import CorruptionError, StorageError
+from shardmill.errors import ConfigurationError, CorruptionError, StorageError
 from shardmill.partitions import BatchPartitions, NothingThereError, PartitionsSpec, TimePartitioning
 from shardmill.shards.commit import read_commit
 from shardmill.shards.fingerprint import fingerprint
@@ -19,12 +19,14 @@ from shardmill.sources import content_digest
 from shardmill.upkeep import SensorSpec
 from shardmill.watch.batching import Batching
 from shardmill.watch.notifications import Notifications
-from shardmill.watch.state import NOTHING, Cursor, Seen, State, Tally, Walk, load_state, save_state
+from shardmill.watch.state import NOTHING, Cursor, Seen, State, Tally, Walk, load_state, next_number, save_state
 from shardmill.watch.walks import Budget, Lister
 
 SECONDS = 30.0
 """Of listing, in one look: Dagster gives a sensor 60 s, and what is found has to be compared and kept as well."""
 OBJECTS = 1_000_000
+_COMPARING_SECONDS = 8.0
+"""Of reading what is committed, in one look."""
 _HOT_SHARE = 0.7
 """Of the budget, for partitions that are listed first, while a listing of everything is under way."""
 _COMMITS_AT_ONCE = 64
@@ -39,7 +41,7 @@ class Due:
     partition: str
     reason: str
     """The same whenever the same change is asked for again: also by a look that is taken again because it died. What
-    changes back, and then again, is another change.
+    changes back, and then again, is another change; and so is all that is found after the cursor was lost.
     """
 
 
@@ -65,12 +67,16 @@ class Look:
     """Notifications of objects."""
     unread: int = 0
     """Messages that are no notifications."""
+    refused: str | None = None
+    """Why notifications could not be acknowledged, None if they could. They will come again."""
     pending: int = 0
     """Partitions that wait: to be quiet, for their marker, for a run that is under way, or for the next look."""
     waits: list[str] = field(default_factory=list)
     """The first few of them, each with what it waits for."""
     waiting: int = 0
     """New objects that wait for their batch to be sealed."""
+    kept: list[str] = field(default_factory=list)
+    """Why partitions of which nothing is found any more are left as they are."""
     listing: str | None = None
     """URI at which the listing of everything goes on, None if it is done."""
     reconciled: str | None = None
@@ -95,6 +101,10 @@ class Look:
             parts.append(f"{self.announced:,} notifications")
         if self.unread:
             parts.append(f"{self.unread:,} messages that are none, ignored")
+        if self.refused:
+            parts.append(f"notifications could not be acknowledged and will come again: {self.refused}")
+        if self.kept:
+            parts.append(f"{len(self.kept):,} partitions of which nothing is found are left alone: {self.kept[0]}")
         if self.waiting:
             parts.append(f"{self.waiting:,} new objects wait for their batch")
         if self.reconciled:
@@ -116,7 +126,7 @@ def look(
 ) -> Look:
     """List a part of the source, and say which partitions are due, at most `most` of them.
 
-    `running` gives the partitions that a run is under way for; it is called if one is due. The cursor of the result
+    `running` gives the partitions that a run is under way for; it is called if one may be due. The cursor of the result
     counts as soon as the caller has kept it: until then the same look can be taken again, and finds the same. A cursor
     that leads nowhere is no error: everything is compared with what is committed.
     """
@@ -132,8 +142,9 @@ class _Looker:
         self._before, self._state, why = _remembered(dataset, cursor)
         self._found = Look("", reconciled=why)
         self._reconciled = self._before.reconciled if self._before else 0.0
-        self._number = self._before.number + 1 if self._before else 1
+        self._number = self._before.number + 1 if self._before else next_number(dataset.storage, dataset.home)
         self._bytes = self._state.to_bytes()
+        self._state.forget_the_future(now)
         self._lister: Lister | None = None
         self._batching: Batching | None = None
         if isinstance(dataset.spec.partitions, BatchPartitions):
@@ -158,13 +169,14 @@ class _Looker:
         if state.walk and not budget.spent:
             for tally in self._everything(state.walk, budget):
                 self._observe(tally)
-                state.listed.append(tally.key)
+                if tally.objects:
+                    state.listed.append(tally.key)
             if state.walk.ended:
                 self._end()
         if self._batching:
-            for tally in self._batching.seal():
+            for tally in self._batching.seal(state.walk.after if state.walk else None):
                 self._observe(tally)
-        self._decide(running, most, budget)
+        self._decide(running, most)
         found.partitions = [key for key, seen in state.seen.items() if seen.objects]
         found.scanned = budget.scanned
         found.outside = (self._lister or self._batching or found).outside
@@ -187,7 +199,10 @@ class _Looker:
         state, queue = self._state, self._notifications
         if queue is None:
             return
-        queue.acknowledge(state.receipts)
+        try:
+            queue.acknowledge(state.receipts)
+        except StorageError as error:  # they were another queue's, or are too old: nothing is lost by going on
+            self._found.refused = str(error)
         announced = queue.receive()
         uris, state.receipts = announced.uris, announced.receipts
         self._found.announced, self._found.unread = len(uris), announced.unread
@@ -215,7 +230,8 @@ class _Looker:
             self._found.reconciled = self._found.reconciled or "as every so often"
 
     def _heat(self, keys: list[str]) -> None:
-        known = set(self._state.hot)
+        hot = self._state.hot
+        known = set(hot[1:] if self._state.hot_walk else hot)  # the first may be listed beyond what changed now
         self._state.hot += [key for key in dict.fromkeys(keys) if key not in known]
 
     def _hot(self, budget: Budget) -> Iterator[Tally]:
@@ -254,7 +270,7 @@ class _Looker:
             earlier.marked = tally.marked
             return
         # What comes for the first time may be half of what is coming, and its dates may be older than its coming.
-        came_long_ago = earlier is None and not gone and (self._found.reconciled or self._batching)
+        came_long_ago = earlier is None and not gone and (not self._reconciled or self._batching)
         since = 0.0 if came_long_ago else self._now
         newest = min(tally.newest, self._now)  # a date that is still to come is a mistake
         settled = earlier.settled if earlier else ""
@@ -274,39 +290,38 @@ class _Looker:
                 if self._reconciled:  # what was asked for since the last time, and was not made, is asked for once more
                     seen.look = self._number
             self._reconciled = self._now
-        if not self._batching:
-            for key in sorted(known - come_by):
-                self._observe(Tally(key), gone=True)
+        if self._batching:
+            known &= set(self._batching.listed)
+        for key in sorted(known - come_by):
+            self._observe(Tally(key), gone=True)
         state.walk, state.listed, state.reconciling = None, [], False
 
-    def _decide(self, running: Callable[[], Collection[str]], most: int, budget: Budget) -> None:
+    def _decide(self, running: Callable[[], Collection[str]], most: int) -> None:
         """Of the partitions that are not settled: which are due, and which have to wait."""
         state, found = self._state, self._found
-        open_keys = [key for key, seen in state.seen.items() if seen.settled != seen.content]
         ready = []
-        for key in open_keys:
-            if why := self._waits_for(state.seen[key]):
+        for key, seen in state.seen.items():
+            if seen.settled == seen.content:
+                continue
+            if why := self._waits_for(seen):
                 self._wait(key, why)
             else:
                 ready.append(key)
-        busy: frozenset[str] | None = None
+        # Asked before the commits are read: a run that ends in between is seen by one or the other.
+        busy = frozenset(running()) if ready else frozenset()
+        end = time.monotonic() + _COMPARING_SECONDS
         for position in range(0, len(ready), _COMMITS_AT_ONCE):
-            if len(found.due) >= most or (position and budget.spent):
+            if len(found.due) >= most or (position and time.monotonic() >= end):
                 for key in ready[position:]:
                     self._wait(key, "for the next look")
                 return
             keys = ready[position : position + _COMMITS_AT_ONCE]
-            for key, (committed, version) in zip(
-                keys, bounded_map(self._committed, keys, REQUESTS_AT_ONCE), strict=True
-            ):
+            compared = bounded_map(self._compare, keys, REQUESTS_AT_ONCE)
+            for key, (is_right, version) in zip(keys, compared, strict=True):
                 seen = state.seen[key]
-                if committed == seen.content or (committed is None and not seen.objects):
-                    seen.settled = seen.content
-                    if not seen.objects:
-                        del state.seen[key]
-                    continue
-                busy = frozenset(running()) if busy is None else busy
-                if key in busy:
+                if is_right:
+                    self._settle(key, seen)
+                elif key in busy:
                     self._wait(key, "for a run over it that is under way")
                 elif len(found.due) >= most:
                     self._wait(key, "for the next look")
@@ -314,10 +329,34 @@ class _Looker:
                     seen.settled = seen.content
                     found.due.append(Due(key, f"{key} {seen.content} {version or 'new'} {seen.look}"))
 
+    def _compare(self, partition: str) -> tuple[bool, str | None]:
+        """Whether nothing is to be done about a partition, and the version of its commit."""
+        seen = self._state.seen[partition]
+        committed, version = self._committed(partition)
+        if committed == seen.content or (committed is None and not seen.objects):
+            return True, version
+        if not seen.objects:
+            try:
+                chain.check_that_all_was_deleted(self._dataset, partition)
+            except ConfigurationError as error:  # its run would say so, again and again
+                self._found.kept.append(str(error))
+                return True, version
+            except CorruptionError:
+                pass  # its run says so
+        return False, version
+
+    def _settle(self, partition: str, seen: Seen) -> None:
+        seen.settled = seen.content
+        if not seen.objects:
+            del self._state.seen[partition]
+
     def _waits_for(self, seen: Seen) -> str | None:
         marker = self._dataset.spec.source.marker
-        if marker and seen.objects and not seen.marked:
-            return f"for {marker}"
+        if marker and seen.objects:
+            if seen.marked is None:
+                return f"for {marker}"
+            if seen.marked >= seen.newest:  # it was written last
+                return None
         if self._now - max(seen.newest, seen.since) < self._spec.quiet_seconds:
             return "to be quiet"
         return None
@@ -339,10 +378,11 @@ class _Looker:
         return str(commit.shards[0].summary.get("content", "")) if commit.shards else NOTHING, version
 
     def _keep(self) -> str:
-        before = self._before
-        if before is not None and self._state.to_bytes() == self._bytes:
+        before, state, dataset = self._before, self._state, self._dataset
+        if before is not None and state.to_bytes() == self._bytes:
             return str(Cursor(before.state, self._reconciled))
-        return str(Cursor(save_state(self._dataset.storage, self._dataset.home, self._state, before), self._reconciled))
+        name = save_state(dataset.storage, dataset.home, state, self._number, before)
+        return str(Cursor(name, self._reconciled))
 
 
 def _remembered(dataset: Dataset, cursor: str | None) -> tuple[Cursor | None, State, str | None]:

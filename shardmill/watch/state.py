@@ -20,7 +20,7 @@ from shardmill.errors import CorruptionError
 from shardmill.sources import content_digest
 from shardmill.storage import Storage, join_uri, relative_to
 
-_FORMAT = 1
+_FORMAT = 2
 _NAME = re.compile(r"[0-9]{8,}-[0-9a-f]{8}\.json\.gz")
 
 
@@ -35,8 +35,8 @@ class Tally:
     bytes: int = 0
     newest: float = 0.0
     """The latest modification, in seconds since the epoch."""
-    marked: bool = False
-    """Whether the marker was among the objects."""
+    marked: float | None = None
+    """When the marker was written, in seconds since the epoch; None where it was not among the objects."""
 
 
 @dataclass
@@ -61,8 +61,9 @@ class Seen:
     newest: float
     """The latest modification, in seconds since the epoch."""
     since: float
-    """When it was first seen to be another than before; 0 for a partition that had never been seen."""
-    marked: bool
+    """When it was first seen to be another than before; 0 for one that was there when the watcher began."""
+    marked: float | None
+    """When its marker was written; None where there is none."""
     look: int
     """Number of the look that first saw this content: one more than that of the state before."""
     settled: str = ""
@@ -109,6 +110,13 @@ class State:
     """New objects by URI, fewer than make a batch."""
     receipts: list[str] = field(default_factory=list)
     """Of notifications that have been taken into this state, and may be forgotten by their queue."""
+
+    def forget_the_future(self, now: float) -> None:
+        """Take moments that are still to come for `now`: a clock was ahead, and nothing waits for it to be right."""
+        for seen in self.seen.values():
+            seen.newest, seen.since = min(seen.newest, now), min(seen.since, now)
+        for item in self.waiting.values():
+            item.modified, item.seen = min(item.modified, now), min(item.seen, now)
 
     def to_bytes(self) -> bytes:
         """Compressed JSON."""
@@ -179,19 +187,30 @@ def load_state(storage: Storage, home: str, cursor: Cursor) -> State:
         raise CorruptionError(f"the sensor's state {cursor.state} is gone") from None
 
 
-def save_state(storage: Storage, home: str, state: State, before: Cursor | None) -> str:
+def next_number(storage: Storage, home: str) -> int:
+    """A number that no stored state has, for a watcher that has lost its cursor."""
+    numbers = (Cursor(name, 0.0).number for name in _stored(storage, home))
+    return max(numbers, default=0) + 1
+
+
+def save_state(storage: Storage, home: str, state: State, number: int, before: Cursor | None) -> str:
     """Store a state beside the one `before` and return its name. Those that came before that are removed.
 
     What came after it is left alone: a look that took too long, or somebody who tries the sensor out, may work from a
     cursor that is not the last.
     """
-    name = f"{before.number + 1 if before else 1:08}-{uuid.uuid4().hex[:8]}.json.gz"
-    for info in storage.list(_folder(home)) if before else ():
-        other = relative_to(_folder(home), info.uri)
-        if before and other != before.state and other < f"{before.number + 1:08}":
-            storage.delete(info.uri)
+    name = f"{number:08}-{uuid.uuid4().hex[:8]}.json.gz"
+    for other in _stored(storage, home) if before else ():
+        if before and other != before.state and Cursor(other, 0.0).number <= before.number:
+            storage.delete(join_uri(_folder(home), other))
     storage.replace(join_uri(_folder(home), name), state.to_bytes(), expected=None)
     return name
+
+
+def _stored(storage: Storage, home: str) -> list[str]:
+    """The names of the states that are there."""
+    names = (relative_to(_folder(home), info.uri) for info in storage.list(_folder(home)))
+    return [name for name in names if _NAME.fullmatch(name)]
 
 
 def _folder(home: str) -> str:

@@ -94,7 +94,7 @@ class Lister:
     def _count(self, tally: Tally, info: ObjectInfo, start: int) -> None:
         name = info.uri[start:]
         if name == self._marker:
-            tally.marked = True
+            tally.marked = info.modified
         elif self._names.takes(name):
             tally.content += content_of(info.uri, info.version)
             tally.objects += 1

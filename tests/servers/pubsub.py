@@ -29,7 +29,7 @@ class Subscription:
     hidden_until: dict[str, float] = field(default_factory=dict)
     """Seconds of the server's clock, a message each."""
     ack_ids: dict[str, str] = field(default_factory=dict)
-    """Acknowledgement id → message; each delivery has one of its own."""
+    """Acknowledgement id → message; each delivery has one of its own, and keeps it when the message is gone."""
 
 
 class Refused(Exception):
@@ -101,9 +101,11 @@ class PubSubServer:
                 case "pull":
                     return self._pull(subscription, int(content["maxMessages"]))
                 case "acknowledge":
+                    if any(ack_id not in subscription.ack_ids for ack_id in content["ackIds"]):
+                        text = "You have passed a subscription that does not belong to the given ack ID"
+                        raise Refused(400, "INVALID_ARGUMENT", f"{text} (resource={name}).")
                     for ack_id in content["ackIds"]:
-                        number = subscription.ack_ids.pop(ack_id, "")
-                        subscription.messages.pop(number, None)
+                        subscription.messages.pop(subscription.ack_ids[ack_id], None)
                     return {}
                 case "modifyAckDeadline":
                     for ack_id in content["ackIds"]:

@@ -189,7 +189,7 @@ def test_a_mistake_in_the_dataset_file_is_not_taken_for_a_deletion(
     spec = dataset.spec.model_dump()
     spec["source"]["components"] = {"jpg": "mistyped/{key}.jpg"}
     misfit = Dataset(type(dataset.spec).model_validate(spec), dataset.storage)
-    with pytest.raises(ConfigurationError, match=r"patterns\. There is .*/raw/"):
+    with pytest.raises(ConfigurationError, match=r"patterns\. The partition was made of .*/raw/"):
         next(chain.run(misfit, "p", LocalEngine(1)))
     shards = chain.stored(dataset, "raw_images", "p")
     assert shards is not None

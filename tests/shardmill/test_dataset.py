@@ -248,20 +248,23 @@ def test_one_partition_needs_no_place_in_the_source(yaml_file: WriteYaml) -> Non
 
 
 @pytest.mark.parametrize(
-    ("uri", "by", "root", "is_within"),
+    ("uri", "partitions", "root", "is_within"),
     [
-        ("/data/{partition}", "prefix", "/data/made", True),
-        ("/data/{partition}/images", "prefix", "/data/made", False),
-        ("/data/raw/{partition}", "prefix", "/data/made", False),
-        ("/data", "batch", "/data/made", True),
-        ("gs://b/{partition}", "prefix", "gs://b/made", True),
-        ("gs://b/{partition}", "prefix", "gs://other/made", False),
+        ("/data/{partition}", "{by: prefix}", "/data/made", True),
+        ("/data/{partition}/images", "{by: prefix}", "/data/made", False),
+        ("/data/raw/{partition}", "{by: prefix}", "/data/made", False),
+        ("/data", "{by: batch}", "/data/made", True),
+        ("gs://b/{partition}", "{by: prefix}", "gs://b/made", True),
+        ("gs://b/{partition}", "{by: prefix}", "gs://other/made", False),
+        ("/data", "[all]", "/data/made", True),
+        ("/data/{partition}", "[raw, more]", "/data/made", False),
+        ("/data/{partition}", "[raw, made]", "/data/made", True),
     ],
 )
 def test_a_root_within_the_source_is_a_mistake(
-    yaml_file: WriteYaml, uri: str, by: str, root: str, is_within: bool
+    yaml_file: WriteYaml, uri: str, partitions: str, root: str, is_within: bool
 ) -> None:
-    file = yaml_file(f"name: d\nsource: {{uri: '{uri}'}}\npartitions: {{by: {by}}}\nroot: '{root}'\n")
+    file = yaml_file(f"name: d\nsource: {{uri: '{uri}'}}\npartitions: {partitions}\nroot: '{root}'\n")
     if not is_within:
         assert load_dataset(file).spec.root == root
         return

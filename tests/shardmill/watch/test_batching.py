@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shardmill import chain
-from shardmill.errors import ConflictError
+from shardmill.errors import ConfigurationError, ConflictError
 from shardmill.partitions import read_batch, sealed_batches
 from shardmill.watch.batching import Batching
 from shardmill.watch.known import KnownObjects
@@ -143,9 +143,9 @@ def test_the_sealing_of_a_look_that_died_is_neither_done_again_nor_forgotten(wat
     assert watched.look(objects=2).waiting == 2
     for name in "cde":
         watched.put(f"raw/{name}")
-    died = watched.look(objects=1, keep=False)
+    died = watched.look(objects=2, keep=False)
     assert [item.partition for item in died.due] == ["batch-000001"]
-    assert watched.look(objects=1).due == died.due
+    assert watched.look(objects=2).due == died.due
     watched.run("batch-000001")
     for _ in range(4):
         watched.look_and_run(objects=2)
@@ -233,6 +233,9 @@ def test_whatever_happens_every_object_is_in_one_batch(watch: Watch, seed: int) 
                 watched.put(name, draw.randbytes(2))
             else:
                 (root / name).unlink(missing_ok=True)
+        if draw.random() < 0.1 and (batches_there := list(sealed(watched).values())):
+            for name in draw.choice(batches_there):
+                (root / "raw" / name).unlink(missing_ok=True)
         now += 5 * MINUTE
         options: dict[str, Any] = {"most": draw.randrange(1, 3), "objects": draw.randrange(1, 12)}
         if draw.random() < 0.2:
@@ -260,7 +263,7 @@ def test_whatever_happens_every_object_is_in_one_batch(watch: Watch, seed: int) 
     assert committed_names(watched) == sorted(file.name for file in (root / "raw").iterdir() if file.is_file())
     assert watched.look(now).due == []
     reasons = [item.reason for item in watched.asked]
-    assert reasons
+    assert len(reasons) == len(set(reasons))
 
 
 def test_the_components_of_a_sample_are_in_one_batch(watch: Watch) -> None:
@@ -274,6 +277,68 @@ def test_the_components_of_a_sample_are_in_one_batch(watch: Watch) -> None:
     assert len(names) == 10
     for batch in sealed(watched).values():
         assert len(batch) == 2 * len({name.partition(".")[0] for name in batch})
+
+
+@pytest.mark.parametrize("minutes", [0, 60])
+@pytest.mark.parametrize("objects", [1, 2, 3, 5])
+def test_a_look_that_stops_within_a_sample_tears_it_not(watch: Watch, objects: int, minutes: float) -> None:
+    watched = watch(**batches(3, minutes))
+    for number in range(6):
+        for component in ("cls", "jpg", "json"):
+            watched.put(f"raw/{number}.{component}")
+    for step in range(40):
+        watched.look_and_run(4e9 + step * 10 * MINUTE, objects=objects)
+    assert len(committed_names(watched)) == 18
+    for batch in sealed(watched).values():
+        assert len(batch) == 3 * len({name.partition(".")[0] for name in batch})
+
+
+@pytest.mark.parametrize("objects", [1, 4, 100])
+def test_where_many_objects_wait_a_sample_waits_whole(
+    watch: Watch, objects: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Objects are taken in only while there is room: all of a sample, or none."""
+    monkeypatch.setattr("shardmill.watch.batching._PAGE", 3)
+    watched = watch(**batches(2, 0), quiet_seconds=60)
+    now = time.time()
+    for number in range(8):
+        for component in ("cls", "jpg", "json"):
+            file = watched.put(f"raw/{number}.{component}").removeprefix("file://")
+            os.utime(file, (now - 100, now - 100 + 120 * (number % 3)))
+    for step in range(80):
+        watched.look_and_run(now + step * 10, objects=objects)
+    assert len(committed_names(watched)) == 24
+    for batch in sealed(watched).values():
+        assert len(batch) == 3 * len({name.partition(".")[0] for name in batch})
+
+
+@pytest.mark.parametrize("cursor", [None, "x"])
+def test_a_batch_that_is_deleted_while_the_cursor_is_lost_is_emptied(watch: Watch, cursor: str | None) -> None:
+    watched = watch(**batches(2))
+    for name in "abcd":
+        watched.put(f"raw/{name}")
+    watched.look_and_run()
+    for name in "ab":
+        watched.delete(f"raw/{name}")
+    watched.cursor = cursor
+    assert watched.look_and_run() == ["batch-000001"]
+    assert committed_names(watched) == ["c", "d"]
+    assert watched.look().due == []
+
+
+def test_batches_of_a_source_that_moved_are_left_alone(watch: Watch) -> None:
+    watched = watch(**batches(2))
+    for name in "abc":
+        watched.put(f"raw/{name}")
+        watched.put(f"new/{name}")
+    watched.look_and_run()
+    again = watch(at=watched.source, **{**batches(2), "template": "new"})
+    again.cursor = watched.cursor
+    found = again.look()
+    assert [item.partition for item in found.due] == ["batch-000002"]
+    assert "batch-000001 was made of objects elsewhere" in str(found)
+    with pytest.raises(ConfigurationError, match=r"batch-000001 was made of objects elsewhere, such as .*/raw/a, not"):
+        again.run("batch-000001")
 
 
 def test_a_batch_is_looked_at_over_many_looks(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,13 +134,46 @@ def test_the_same_look_taken_again_asks_for_the_same(watch: Watch) -> None:
     watched = watch()
     watched.put("a/1")
     watched.put("b/1")
-    died = watched.look(keep=False)
-    assert watched.look().due == died.due
+    assert len(watched.look().due) == 2
+    watched.run("a", "b")
     watched.put("b/2")
     died = watched.look(keep=False)
     again = watched.look()
     assert again.due == died.due
     assert watched.look().due == []
+
+
+def test_a_run_that_was_lost_is_asked_for_again_in_other_words_when_the_cursor_is_lost(watch: Watch) -> None:
+    """Dagster never runs what is asked for in the same words."""
+    watched = watch()
+    watched.put("a/1")
+    reasons = [item.reason for item in watched.look().due]
+    for lost in (None, "x", watched.cursor):
+        watched.cursor = lost
+        for file in state_files(watched) if lost else ():
+            file.write_bytes(b"damaged")
+        reasons += [item.reason for item in watched.look().due]
+    assert len(reasons) == len(set(reasons)) == 4
+
+
+def test_a_run_that_ends_during_a_look_is_not_asked_for_again(watch: Watch) -> None:
+    watched = watch()
+    watched.put("a/1")
+    watched.put("b/1")
+
+    def running() -> set[str]:
+        watched.run("a")  # it was under way until now
+        return set()
+
+    found = look(watched.dataset, None, running, most=9)
+    assert [item.partition for item in found.due] == ["b"]
+
+
+def test_what_is_committed_is_compared_though_listing_took_all_the_time(watch: Watch) -> None:
+    watched = watch()
+    for number in range(70):
+        watched.put(f"{number:02}/1")
+    assert len(watched.look(objects=70).due) == 69  # of the last there might be more to list
 
 
 def test_a_run_that_was_lost_is_not_asked_for_again_while_nothing_changes(watch: Watch) -> None:
@@ -214,6 +247,31 @@ def test_a_date_in_the_future_does_not_make_a_partition_wait_for_ever(watch: Wat
     assert len(watched.look(now + 62).due) == 1
 
 
+def test_a_clock_that_was_ahead_makes_nothing_wait(watch: Watch) -> None:
+    watched = watch(quiet_seconds=60, reconcile_hours=24)
+    watched.put("a/1")
+    now = time.time() + 100
+    watched.look_and_run(now)
+    watched.put("a/2")
+    assert watched.look(now + 2 * 3600).due == []
+    assert watched.look(now).due == []
+    assert len(watched.look(now + 61).due) == 1
+
+
+def test_a_partition_that_comes_while_everything_is_compared_waits_too(watch: Watch) -> None:
+    """Files that are copied with their old dates."""
+    watched = watch(quiet_seconds=60, reconcile_hours=24)
+    watched.put("a/1")
+    start = time.time() + 100
+    watched.look_and_run(start)
+    late = watched.put("b/1").removeprefix("file://")
+    os.utime(late, (start - 9999, start - 9999))
+    found = watched.look(start + DAY)
+    assert found.reconciled
+    assert found.due == []
+    assert [item.partition for item in watched.look(start + DAY + 61).due] == ["b"]
+
+
 def test_a_partition_that_is_gone_waits_even_if_the_cursor_was_lost(watch: Watch) -> None:
     """Somebody may be replacing all that is in it."""
     watched = watch(quiet_seconds=60)
@@ -274,6 +332,25 @@ def test_a_partition_waits_for_its_marker_which_is_no_sample(watch: Watch) -> No
     assert watched.look_and_run() == ["a"]
 
 
+def test_a_marker_that_was_written_last_spares_the_wait(watch: Watch) -> None:
+    watched = watch(source={"marker": "_SUCCESS"}, quiet_seconds=60)
+    now = time.time()
+
+    def put(name: str, age: float) -> None:
+        os.utime(watched.put(name).removeprefix("file://"), (now - age, now - age))
+
+    put("a/1.jpg", 5)
+    put("a/_SUCCESS", 4)
+    assert watched.look_and_run(now) == ["a"]
+    put("a/2.jpg", 2)
+    assert watched.look(now + 1).due == []  # something is being added to what was complete
+    put("a/_SUCCESS", 1)
+    assert watched.look_and_run(now + 2) == ["a"]
+    put("a/3.jpg", 0)
+    assert watched.look(now + 3).due == []
+    assert watched.look_and_run(now + 64) == ["a"]
+
+
 def test_a_partition_that_was_deleted_with_its_marker_waits_for_none(watch: Watch) -> None:
     watched = watch(source={"marker": "_SUCCESS"})
     for name in ("a/1.jpg", "a/_SUCCESS"):
@@ -294,13 +371,13 @@ BAD_CURSORS = [
     "7",
     "{}",
     '{"format":0,"state":"x","reconciled":0}',
-    '{"format":1,"state":"","reconciled":0}',
-    '{"format":1,"state":"../batches","reconciled":0}',
-    '{"format":1,"state":"00000001-deadbeef.json.gz","reconciled":0}',
-    '{"format":1,"state":7,"reconciled":0}',
-    '{"format":1,"state":"00000001-deadbeef.json.gz","reconciled":NaN}',
-    '{"format":1,"state":"00000001-deadbeef.json.gz","reconciled":1e999}',
-    '{"format":1,"state":"00000001-deadbeef.json.gz"}',
+    '{"format":2,"state":"","reconciled":0}',
+    '{"format":2,"state":"../batches","reconciled":0}',
+    '{"format":2,"state":"00000001-deadbeef.json.gz","reconciled":0}',
+    '{"format":2,"state":7,"reconciled":0}',
+    '{"format":2,"state":"00000001-deadbeef.json.gz","reconciled":NaN}',
+    '{"format":2,"state":"00000001-deadbeef.json.gz","reconciled":1e999}',
+    '{"format":2,"state":"00000001-deadbeef.json.gz"}',
     "\0",
     "a/1.jpg,a/2.jpg",
 ]
@@ -460,6 +537,36 @@ def test_a_source_that_moved_is_listed_from_its_beginning(watch: Watch) -> None:
     assert again.committed().items() >= again.there().items()
 
 
+def test_partitions_of_a_source_that_moved_are_left_alone_and_not_run_in_vain(watch: Watch) -> None:
+    watched = watch(template="z/{partition}", reconcile_hours=24)
+    for number in range(3):
+        watched.put(f"z/p{number}/1")
+    start = time.time() + 10
+    watched.look_and_run(start)
+    before = watched.committed()
+    again = watch(at=watched.source, template="a/{partition}", reconcile_hours=24)
+    again.put("a/other/1")
+    for day in range(3):
+        found = again.look(start + day * (DAY + 1))
+        assert [item.partition for item in found.due] == (["other"] if day == 0 else [])
+        again.run(*(item.partition for item in found.due))
+        assert len(found.kept) == 3
+        assert "3 partitions of which nothing is found are left alone" in str(found)
+        assert "made of objects elsewhere" in str(found)
+    assert {key: content for key, content in again.committed().items() if key != "other"} == before
+
+
+def test_what_is_left_in_a_partition_keeps_no_deletion_back(watch: Watch) -> None:
+    watched = watch(source={"components": {"jpg": "{key}.jpg"}, "marker": "_SUCCESS"})
+    for name in ("a/1.jpg", "a/readme.txt", "a/_SUCCESS"):
+        watched.put(name)
+    assert watched.look_and_run() == ["a"]
+    watched.delete("a/1.jpg")
+    watched.cursor = None
+    assert watched.look_and_run() == ["a"]
+    assert watched.committed() == {}
+
+
 # Whatever happens.
 
 
@@ -503,7 +610,6 @@ class Trouble:
                 self.watched.cursor = "{broken"
             case 2:
                 self.watched.cursor = self.random.choice(self.cursors) if self.cursors else None
-        self.given.clear()
 
     def look(self, **options: int) -> None:
         draw = self.random
@@ -529,7 +635,6 @@ class Trouble:
     def settle(self) -> None:
         """Nothing changes any more. Runs that were lost come by a backfill: here, by a cursor that is lost."""
         self.watched.cursor = None
-        self.given.clear()
         for _ in range(12):
             self.look(most=10, objects=20)
 
@@ -614,11 +719,9 @@ def test_a_dataset_that_was_removed_with_its_source_is_no_error(watch: Watch) ->
 
 def test_a_look_says_what_a_partition_waits_for(watch: Watch) -> None:
     watched = watch(source={"marker": "_SUCCESS"}, quiet_seconds=60)
-    watched.put("a/0.jpg")
-    watched.put("b/0.jpg")
-    watched.put("b/_SUCCESS")
-    watched.put("c/0.jpg")
-    watched.put("c/_SUCCESS")
+    for name in ("a/0.jpg", "b/_SUCCESS", "b/0.jpg", "c/_SUCCESS", "c/0.jpg"):
+        watched.put(name)
+        time.sleep(0.02)  # the markers are older
     said = str(watched.look(time.time()))
     assert "pending: a for _SUCCESS, b to be quiet, c to be quiet" in said
     said = str(watched.look(time.time() + 100, running={"b"}))

@@ -206,6 +206,35 @@ def test_messages_are_forgotten_by_the_look_after(queued: Queued, watch: Watch) 
     assert queued.left() <= (announced if queued.spec.sqs_queue else 0)
 
 
+def test_a_subscription_that_takes_no_old_receipts_stops_no_look(
+    pubsub: Queued, pubsub_server: PubSubServer, watch: Watch
+) -> None:
+    """The dataset file names another subscription now: its server does not know what the first one gave."""
+    watched = watching(pubsub, watch)
+    put(pubsub, "a/1.jpg")
+    assert watched.look_and_run(time.time()) == ["a"]
+    name = f"projects/lab/subscriptions/{uuid.uuid4().hex}"
+    pubsub_server.subscribe(name)
+    spec = NotificationsSpec(pubsub_subscription=name, endpoint=pubsub_server.url)
+    watched.queue = open_notifications(spec, pubsub.place.storage, pubsub.place.uri)
+    found = watched.look(time.time())
+    assert "notifications could not be acknowledged and will come again: " in str(found)
+    assert "does not belong to the given ack ID" in str(found)
+    assert watched.look(time.time()).refused is None
+
+
+def test_what_is_announced_while_its_partition_is_listed_is_found(pubsub: Queued, watch: Watch) -> None:
+    for number in range(6):
+        put(pubsub, f"a/{number}5.jpg")
+    watched = watching(pubsub, watch)
+    pubsub.announce("a/05.jpg")  # announcements may come twice
+    assert watched.look(time.time(), objects=4).due == []
+    put(pubsub, "a/00.jpg")  # behind the listing
+    for _ in range(4):
+        watched.look_and_run(time.time(), objects=4)
+    assert watched.committed() == watched.there()
+
+
 POISON: dict[str, list[Any]] = {
     "sqs": ["", "{", "7", "null", "[]", "{}", '{"Records": 1}', '{"Records": [{}]}', '{"Type": "Notification"}'],
     "pubsub": [None, {}, {"bucketId": "b"}],

@@ -10,12 +10,14 @@ from shardmill.watch.state import Cursor, Seen, State, Tally, Waiting, Walk
 TEXT = st.text(max_size=8) | st.just("\udce9")
 NUMBER = st.integers(0, 1 << 130)
 TIME = st.floats(0, 4e9)
-TALLY = st.builds(Tally, TEXT, NUMBER, NUMBER, NUMBER, TIME, st.booleans())
+TALLY = st.builds(Tally, TEXT, NUMBER, NUMBER, NUMBER, TIME, st.none() | TIME)
 WALK = st.none() | st.builds(Walk, st.none() | TEXT, st.none() | TALLY)
 STATE = st.builds(
     State,
     TEXT,
-    st.dictionaries(TEXT, st.builds(Seen, TEXT, NUMBER, NUMBER, TIME, TIME, st.booleans(), NUMBER, TEXT), max_size=3),
+    st.dictionaries(
+        TEXT, st.builds(Seen, TEXT, NUMBER, NUMBER, TIME, TIME, st.none() | TIME, NUMBER, TEXT), max_size=3
+    ),
     st.lists(TEXT, max_size=3),
     WALK,
     WALK,
