@@ -235,3 +235,20 @@ def test_a_step_that_waits_for_a_device_says_so_in_its_log(
     assert done[0].returncode == 0, done[0].stdout
     assert f"has waited 0:00 for a CUDA device. Held: {uuid} by process" in done[0].stdout
     assert "somebody's notebook" in done[0].stdout
+
+
+def test_a_failing_nvidia_smi_stops_no_run_that_needs_no_device(
+    project: Path, run_in: Callable[..., Any], simulate: Any, tmp_path: Path
+) -> None:
+    simulate(1)
+    (tmp_path / "bin/nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    done = materialize(run_in, project, "key:tiny/raw_images", "all")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("executor", ["in_process", "kubernetes", "celery"])
+def test_nvidia_smi_is_asked_only_where_its_answer_is_used(simulate: Any, tmp_path: Path, executor: str) -> None:
+    simulate(1)
+    (tmp_path / "bin/nvidia-smi").write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\n")
+    build_defs(executor=executor)
+    assert not (tmp_path / "asked").exists()
