@@ -7,7 +7,7 @@ from functools import partial
 import dagster as dg
 
 from assets.common import partitions_of
-from orchestration.backlog import Deadline, backlog, failures_in_a_row, first_that, has_objects, is_stale
+from orchestration.backlog import Deadline, backlog, failures_in_a_row, first_that, has_samples, is_stale
 from orchestration.new_objects import LAUNCHED_BY
 from orchestration.runs import job_name, partition_keys, run_requests, under_way
 from resources.storage import StorageResource
@@ -52,7 +52,7 @@ def build_backfill_schedule(
         turn = int(context.scheduled_execution_time.timestamp()) // 60
         candidates = [key for key in _ordered(troubled, settings) if key not in busy and key not in given_up]
         chosen, left = first_that(
-            lambda key: troubled[key] != "missing" or has_objects(dataset, key),
+            lambda key: troubled[key] != "missing" or has_samples(dataset, key, deadline),
             candidates,
             settings.max_partitions,
             deadline,
