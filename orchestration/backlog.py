@@ -1,13 +1,12 @@
 """Which partitions of a dataset are failed, missing or stale."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import dagster as dg
 
-from orchestration.runs import DATASET, partitions_of_run
 from shardmill import chain
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset
@@ -17,8 +16,6 @@ from shardmill.sources import SampleNames
 from shardmill.storage import join_uri, relative_to
 
 Trouble = Literal["failed", "missing", "stale"]
-_RUNS = 10_000
-"""How far back failures are counted."""
 _FIRST = 200
 """Partitions that every look begins with."""
 _SECONDS_EACH = 10.0
@@ -133,24 +130,3 @@ def has_samples(dataset: Dataset, partition: str, deadline: Deadline) -> bool | 
         if deadline.over or own.over:
             return None
     return found
-
-
-def failures_in_a_row(
-    instance: dg.DagsterInstance, dataset: str, tags: Mapping[str, str], keys: Sequence[str]
-) -> dict[str, int]:
-    """How many of each partition's runs with these tags failed since the last that succeeded. One query."""
-    positions = {key: position for position, key in enumerate(keys)}
-    ended = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS]
-    filters = dg.RunsFilter(statuses=ended, tags={DATASET: dataset, **tags})
-    failed: dict[str, set[str]] = {}
-    succeeded: set[str] = set()
-    for run in instance.get_runs(filters=filters, limit=_RUNS):  # the newest first
-        partitions = partitions_of_run(run, positions, keys)
-        if run.status is dg.DagsterRunStatus.SUCCESS:
-            succeeded.update(partitions)
-            continue
-        for partition in partitions:
-            if partition not in succeeded:
-                # A run that Dagster itself tried again is one failure.
-                failed.setdefault(partition, set()).add(run.root_run_id or run.run_id)
-    return {partition: len(runs) for partition, runs in failed.items()}
