@@ -7,9 +7,10 @@ from functools import partial
 import dagster as dg
 
 from assets.common import partitions_of
-from orchestration.backlog import Deadline, backlog, failures_in_a_row, first_that, has_objects, is_stale
+from orchestration.backlog import Deadline, backlog, first_that, has_samples, is_stale
+from orchestration.giving_up import given_up
 from orchestration.new_objects import LAUNCHED_BY
-from orchestration.runs import job_name, partition_keys, run_requests, under_way
+from orchestration.runs import DATASET, job_name, partition_keys, run_requests, under_way
 from resources.storage import StorageResource
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.shards.fingerprint import fingerprint
@@ -46,13 +47,13 @@ def build_backfill_schedule(
         keys = partition_keys(context.instance, definition)
         troubled, whole = backlog(context.instance, assets, keys)
         busy = under_way(context.instance, spec, keys)
-        failures = failures_in_a_row(context.instance, spec.name, tags, keys)
-        given_up = {key for key in troubled if failures.get(key, 0) >= settings.max_failures}
+        ours = {**tags, DATASET: spec.name}
+        left_alone = given_up(context.instance, assets[-1].key, ours, troubled, keys, settings.max_failures)
         dataset, deadline = Dataset(spec, impatient(storage.open())), Deadline(_SECONDS)
         turn = int(context.scheduled_execution_time.timestamp()) // 60
-        candidates = [key for key in _ordered(troubled, settings) if key not in busy and key not in given_up]
+        candidates = [key for key in _ordered(troubled, settings) if key not in busy and key not in left_alone]
         chosen, left = first_that(
-            lambda key: troubled[key] != "missing" or has_objects(dataset, key),
+            lambda key: troubled[key] != "missing" or has_samples(dataset, key, deadline),
             candidates,
             settings.max_partitions,
             deadline,
@@ -63,7 +64,7 @@ def build_backfill_schedule(
             partial(is_stale, dataset), rest, settings.max_partitions - len(chosen), deadline, turn
         )
         found = Counter([*(troubled[key] for key in chosen), *("stale" for _ in outdated)])
-        report = _report(found, left + unlooked, given_up, settings)
+        report = _report(found, left + unlooked, left_alone, settings)
         context.log.info(f"{spec.name}: {report}")
         chosen += outdated
         if not chosen:
@@ -80,12 +81,12 @@ def _ordered(keys: Iterable[str], settings: BackfillSpec) -> list[str]:
     return list(keys)[::-1] if settings.order == "newest" else list(keys)
 
 
-def _report(found: Mapping[str, int], unlooked: int, given_up: set[str], settings: BackfillSpec) -> str:
+def _report(found: Mapping[str, int], unlooked: int, left_alone: set[str], settings: BackfillSpec) -> str:
     launched = ", ".join(f"{found.get(state, 0)} {state}" for state in ("failed", "missing", "stale"))
     text = f"partitions launched: {launched}"
     if unlooked:
         text += f"; there was no time to look at {unlooked:,} others"
-    if given_up:
-        names = ", ".join(sorted(given_up)[:10])
-        text += f"; {len(given_up)} left to a person after {settings.max_failures} failures: {names}"
+    if left_alone:
+        names = ", ".join(sorted(left_alone)[:10])
+        text += f"; {len(left_alone)} left to a person after {settings.max_failures} failures: {names}"
     return text

@@ -1,26 +1,25 @@
 """Which partitions of a dataset are failed, missing or stale."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
 import dagster as dg
 
-from orchestration.runs import DATASET, partitions_of_run
 from shardmill import chain
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset
 from shardmill.errors import ConfigurationError, CorruptionError
 from shardmill.partitions import BatchPartitions
-from shardmill.storage import join_uri
+from shardmill.sources import SampleNames
+from shardmill.storage import join_uri, relative_to
 
 Trouble = Literal["failed", "missing", "stale"]
-_RUNS = 10_000
-"""How far back failures are counted."""
 _FIRST = 200
 """Partitions that every look begins with."""
+_SECONDS_EACH = 10.0
+"""Of reading the folder of one partition, so that one of millions of objects leaves time for the others."""
 
 
 def backlog(
@@ -63,23 +62,24 @@ class Deadline:
 
 
 def first_that(
-    holds: Callable[[str], bool], partitions: Sequence[str], most: int, deadline: Deadline, turn: int
+    holds: Callable[[str], bool | None], partitions: Sequence[str], most: int, deadline: Deadline, turn: int
 ) -> tuple[list[str], int]:
     """The first `most` partitions for which `holds` is true, and how many there was no time to ask about.
 
-    With every `turn` another part of them is asked about beside the first few.
+    The answer None means that there was no time to find out. With every `turn` another part of them is asked about
+    beside the first few.
     """
     found: list[str] = []
-    asked = 0
+    unanswered = len(partitions)
     for some in _blocks(partitions, turn):
         if len(found) >= most:
             return found[:most], 0
         if deadline.over:
-            return found[:most], len(partitions) - asked
-        answers = bounded_map(holds, some, REQUESTS_AT_ONCE)
+            break
+        answers = list(bounded_map(holds, some, REQUESTS_AT_ONCE))
         found += [key for key, answer in zip(some, answers, strict=True) if answer]
-        asked += len(some)
-    return found[:most], 0
+        unanswered -= sum(answer is not None for answer in answers)
+    return found[:most], unanswered
 
 
 def _blocks(partitions: Sequence[str], turn: int) -> Iterator[Sequence[str]]:
@@ -104,8 +104,11 @@ def is_stale(dataset: Dataset, partition: str) -> bool:
         return False
 
 
-def has_objects(dataset: Dataset, partition: str) -> bool:
-    """Whether the source holds the partition, complete: with its marker if it has one, and quiet if that is asked."""
+def has_samples(dataset: Dataset, partition: str, deadline: Deadline) -> bool | None:
+    """Whether the source holds samples of the partition, complete: with its marker if it has one, and quiet if asked.
+
+    None where there was no time to read all of the folder: what is too young may have any name.
+    """
     spec = dataset.spec
     if isinstance(spec.partitions, BatchPartitions) or spec.source.table is not None:
         return True
@@ -115,27 +118,15 @@ def has_objects(dataset: Dataset, partition: str) -> bool:
         return False
     if spec.source.marker and dataset.storage.stat(join_uri(folder, spec.source.marker)) is None:
         return False
-    newest = max((info.modified for info in islice(dataset.storage.list(folder), _FIRST)), default=None)
     quiet = spec.sensor.quiet_seconds if spec.sensor else 0.0
-    return newest is not None and time.time() - newest >= quiet
-
-
-def failures_in_a_row(
-    instance: dg.DagsterInstance, dataset: str, tags: Mapping[str, str], keys: Sequence[str]
-) -> dict[str, int]:
-    """How many of each partition's runs with these tags failed since the last that succeeded. One query."""
-    positions = {key: position for position, key in enumerate(keys)}
-    ended = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS]
-    filters = dg.RunsFilter(statuses=ended, tags={DATASET: dataset, **tags})
-    failed: dict[str, set[str]] = {}
-    succeeded: set[str] = set()
-    for run in instance.get_runs(filters=filters, limit=_RUNS):  # the newest first
-        partitions = partitions_of_run(run, positions, keys)
-        if run.status is dg.DagsterRunStatus.SUCCESS:
-            succeeded.update(partitions)
-            continue
-        for partition in partitions:
-            if partition not in succeeded:
-                # A run that Dagster itself tried again is one failure.
-                failed.setdefault(partition, set()).add(run.root_run_id or run.run_id)
-    return {partition: len(runs) for partition, runs in failed.items()}
+    names, own, found = SampleNames(spec.source), Deadline(_SECONDS_EACH), False
+    for info in dataset.storage.list(folder):
+        if names.takes(relative_to(folder, info.uri)):
+            found = True
+            if quiet and time.time() - info.modified < quiet:
+                return False
+            if not quiet:
+                break
+        if deadline.over or own.over:
+            return None
+    return found

@@ -9,7 +9,7 @@ import dagster as dg
 
 from assets.gpu import GPU_TAG
 from shardmill.devices import visible_devices
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ConfigurationError, DeviceError
 
 SETTING = "SHARDMILL_EXECUTOR"
 """Environment variable with the name of an executor."""
@@ -33,7 +33,11 @@ def _in_process() -> dg.ExecutorDefinition:
 
 def _multiprocess() -> dg.ExecutorDefinition:
     """A process a step."""
-    return dg.multiprocess_executor.configured(multiprocess_config(len(visible_devices())))
+    try:
+        gpus = len(visible_devices(tries=1))
+    except DeviceError:  # what needs no device shall load and run; a step that needs one asks again, and says so
+        gpus = 0
+    return dg.multiprocess_executor.configured(multiprocess_config(gpus))
 
 
 def multiprocess_config(gpus: int) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Runs over several partitions of which some failed: the others are carried on with, in runs of their own."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import dagster as dg
 
 from orchestration.new_objects import LAUNCHED_BY
 from orchestration.runs import DATASET, FIRST, LAST
-from resources.failures import CARRY_ON
+from resources.failures import CARRY_ON, metadata_of
 
 
 def build_partial_failures_sensor(jobs: Sequence[Any]) -> dg.SensorDefinition:
@@ -32,20 +31,21 @@ def build_partial_failures_sensor(jobs: Sequence[Any]) -> dg.SensorDefinition:
 
 
 def _requests(context: dg.RunFailureSensorContext, run: dg.DagsterRun) -> Iterator[dg.RunRequest]:
+    """A run may be over several datasets with equal partitions: each is carried on with in its own job."""
+    carried_on: set[str] = set()
     for event in context.get_step_failure_events():
-        failed = event.step_failure_data.user_failure_data
-        value = failed.metadata.get(CARRY_ON) if failed else None
-        if value is None or event.step_key is None:
+        ranges = metadata_of(event, CARRY_ON)
+        dataset = (event.step_key or "").rpartition("__")[0]
+        if ranges is None or dataset in carried_on:  # its assets after the first that failed were not begun
             continue
-        dataset = event.step_key.rpartition("__")[0]
-        ranges = value.value if isinstance(value.value, list) else json.loads(str(value.value))
+        carried_on.add(dataset)
+        selected = [key for key in run.asset_selection or () if key.path[0] == dataset]
         tags = {DATASET: dataset, LAUNCHED_BY: "partial_failures", "shardmill/after_run": run.run_id}
         for first, last in ranges:
             yield dg.RunRequest(
-                run_key=f"{run.run_id} {first}",
+                run_key=f"{run.run_id} {dataset} {first}",
                 job_name=f"{dataset}_job",
                 partition_key=first if first == last else None,
                 tags=tags if first == last else {**tags, FIRST: first, LAST: last},
-                asset_selection=list(run.asset_selection) if run.asset_selection else None,
+                asset_selection=selected or None,
             )
-        return  # assets after the first that failed were not begun

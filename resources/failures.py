@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import dagster as dg
 
@@ -15,6 +16,13 @@ CARRY_ON = "carry on"
 def failure(error: ShardmillError) -> dg.Failure:
     """The failure to raise from `error`. It allows retries only where one can help."""
     return dg.Failure(str(error), allow_retries=not error.final)
+
+
+def metadata_of(event: dg.DagsterEvent, name: str) -> Any:
+    """What the failure of a step says under `FAILED` or `CARRY_ON`; None if it says nothing of that."""
+    failed = event.step_failure_data.user_failure_data
+    value = failed.metadata.get(name) if failed else None
+    return value.data if isinstance(value, dg.JsonMetadataValue) else None
 
 
 def partial_failure(partitions: Sequence[str], failed: Mapping[str, ShardmillError]) -> dg.Failure:

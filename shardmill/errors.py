@@ -47,6 +47,10 @@ class EngineError(ShardmillError):
         return str(self.args[0])
 
 
+class DeviceError(ShardmillError):
+    """`nvidia-smi` is there, and fails to say which CUDA devices are; says what it said."""
+
+
 class TooManyRejectsError(ShardmillError):
     """A partition's rejects exceed the dataset's `max_reject_ratio`; nothing was committed."""
 

@@ -61,17 +61,11 @@ def lease(devices: Sequence[Device], count: int, task: str, say: Callable[[str],
     """Hold `count` of these devices for `task`; wait until it is one's turn.
 
     While it waits, `say` is told at once and then every minute who holds the devices. First come, first served.
-    Raises ConfigurationError if the folder of the locks cannot be used.
+    Raises ConfigurationError if the folder of the locks cannot be used, and what `say` raises.
     """
     assert 1 <= count <= len(devices)  # else it would wait for ever
     with ExitStack() as held:
-        try:
-            descriptors = _wait(held, devices, count, task, say)
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot lock devices below {_folder_name()}: {error.strerror}. All users of the devices must be able "
-                f"to write to that folder (mode 1777); {LOCKS} may name another"
-            ) from error
+        descriptors = _wait(held, devices, count, task, say)
         yield Lease(tuple(device.name for device in descriptors), tuple(descriptors.values()))
 
 
@@ -79,13 +73,14 @@ def _wait(
     held: ExitStack, devices: Sequence[Device], count: int, task: str, say: Callable[[str], None]
 ) -> dict[Device, int]:
     """The devices that it took, and their descriptors, which `held` closes."""
-    folder = _folder()
+    with _folder_is_usable():
+        folder = _folder()
     started = time.monotonic()
     told: float | None = None
     with ExitStack() as ticket:
         number: int | None = None
         while True:
-            with _locked(folder / "mutex"):
+            with _folder_is_usable(), _locked(folder / "mutex"):
                 if number is None:
                     number = _draw(ticket, folder, devices)
                 earlier = _earlier(folder, number)
@@ -99,6 +94,18 @@ def _wait(
                 told = now
                 say(_waiting(count, task, holders, len(earlier), now - started))
             time.sleep(_POLL)
+
+
+@contextmanager
+def _folder_is_usable() -> Iterator[None]:
+    """Raises ConfigurationError for an OSError of the block."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot lock devices below {_folder_name()}: {error.strerror}. All users of the devices must be able "
+            f"to write to that folder (mode 1777); {LOCKS} may name another"
+        ) from error
 
 
 def _waiting(count: int, task: str, holders: Sequence[str], earlier: int, seconds: float) -> str:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 
 from shardmill.devices.spec import GPUSpec
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ConfigurationError, DeviceError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _SECONDS = 20.0
 """The longest that `nvidia-smi` may take: a driver that has to be loaded first takes some seconds."""
-_QUERY = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
+_QUERY = ["--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
+_TRIES = 3
+_PAUSE = 1.0
+"""Seconds between them."""
+_ENTRY = re.compile("[0-9]+|(GPU|MIG)-.*")
+"""Of CUDA_VISIBLE_DEVICES. Others name no device, whatever there is."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +35,21 @@ class Device:
     """MiB in all; None if unknown."""
 
 
-def visible_devices() -> list[Device]:
+def visible_devices(tries: int = _TRIES) -> list[Device]:
     """The devices that an inherited CUDA_VISIBLE_DEVICES names, in its order, else all that `nvidia-smi` lists.
 
-    Indices are those of `nvidia-smi`. As in CUDA, the list ends at the first entry that names no device. Where
-    `nvidia-smi` cannot say what there is, the entries are taken as they are.
+    Indices are those of `nvidia-smi`. As in CUDA, the list ends at the first entry that names no device. Only where
+    there is no `nvidia-smi`, the entries are taken as they are; raises DeviceError where it fails so many times. It is
+    not asked where the variable names no device.
     """
-    listed = _listed()
     inherited = os.environ.get(VISIBLE)
     if inherited is None:
-        return list(listed.values())
+        return list((_listed(tries) or {}).values())
+    entries = list(takewhile(_ENTRY.fullmatch, (entry.strip() for entry in inherited.split(","))))
+    listed = _listed(tries) if entries else {}
     found: dict[str, Device] = {}
-    for entry in inherited.split(","):
-        device = _named(entry.strip(), listed)
+    for entry in entries:
+        device = _named(entry, listed)
         if device is None:
             break
         found.setdefault(device.name, device)
@@ -45,7 +57,10 @@ def visible_devices() -> list[Device]:
 
 
 def fitting_devices(gpu: GPUSpec, task: str) -> list[Device]:
-    """The visible devices that will do. Raises ConfigurationError if they are fewer than asked for."""
+    """The visible devices that will do.
+
+    Raises ConfigurationError if they are fewer than asked for, and DeviceError as `visible_devices` does.
+    """
     visible = visible_devices()
     fitting = [
         each for each in visible if gpu.memory is None or each.memory is None or each.memory >= gpu.memory * 1024
@@ -61,25 +76,53 @@ def fitting_devices(gpu: GPUSpec, task: str) -> list[Device]:
     )
 
 
-def _named(entry: str, listed: dict[str, Device]) -> Device | None:
+def _named(entry: str, listed: Mapping[str, Device] | None) -> Device | None:
     """By index, by UUID or the beginning of one. What `nvidia-smi` does not list with the others: parts (MIG)."""
-    if entry.startswith("MIG-") or (not listed and (entry.isdecimal() or entry.startswith("GPU-"))):
+    if listed is None or entry.startswith("MIG-"):
         return Device(entry)
     if entry.startswith("GPU-"):
         return next((device for device in listed.values() if device.name.startswith(entry)), None)
     return listed.get(entry)
 
 
-def _listed() -> dict[str, Device]:
-    """By index. Empty without the program, or where it finds no driver."""
-    try:
-        done = subprocess.run(_QUERY, capture_output=True, text=True, timeout=_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
+def _listed(tries: int) -> dict[str, Device] | None:
+    """By index; None where there is no `nvidia-smi`.
+
+    One that fails is no such case: who then went by the variable's word would lock `0`, and another, whose call went
+    well, the same device by its UUID.
+    """
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
     devices: dict[str, Device] = {}
-    for line in done.stdout.splitlines():
+    for line in _asked(program, tries).splitlines():
         cells = [cell.strip() for cell in line.split(",")]
         if len(cells) == 3:  # else a sentence: no devices were found
             index, uuid, memory = cells
             devices[index] = Device(uuid, int(memory) if memory.isdecimal() else None)  # `[N/A]` on some
     return devices
+
+
+def _asked(program: str, tries: int) -> str:
+    """What the program prints. Raises DeviceError with what it said at last."""
+    why = ""
+    for attempt in range(tries):
+        if attempt:
+            time.sleep(_PAUSE)
+        try:
+            done = subprocess.run(
+                [program, *_QUERY], capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            why = f"it took more than {_SECONDS:.0f} s"
+        except OSError as error:
+            why = str(error.strerror)
+        else:
+            if not done.returncode:
+                return done.stdout
+            said = " ".join(f"{done.stdout} {done.stderr}".split())[:1000]
+            why = f"exit status {done.returncode}" + (f", {said!r}" if said else "")
+    raise DeviceError(
+        f"{program} fails to list the CUDA devices: {why}. Without it none can be leased: see that it works, then try "
+        f"again; set {VISIBLE} to nothing to use no device"
+    )

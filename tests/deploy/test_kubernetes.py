@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,64 @@ def ready(port: int, service: str) -> bool:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def test_a_step_that_needs_gpus_has_the_launcher_s_settings_and_those_of_its_dataset(
+    new_project: Callable[[], Path], environment: Callable[[Path], dict[str, str]]
+) -> None:
+    project = new_project()
+    gpu = {"count": 2, "memory": 16, "accelerator": "nvidia-l4"}
+    dataset = {"name": "tiny", "source": {"uri": "/raw"}, "partitions": ["all"], "root": "/out", "gpu": gpu}
+    component = {"type": "orchestration.component.ImageDataset", "attributes": dataset}
+    (project / "orchestration/defs/demo/defs.yaml").write_text(yaml.safe_dump(component))
+    image = variables()["DAGSTER_CURRENT_IMAGE"]
+    with KubernetesAPI() as api:
+        kubeconfig = project / "kubeconfig"
+        api.write_kubeconfig(kubeconfig)
+        where = f"load_incluster_config: false\n    kubeconfig_file: {kubeconfig}\n    job_namespace"
+        launcher = (FOLDER / "run_launcher.yaml").read_text().replace("job_namespace", where)
+        with (project / ".dagster/dagster.yaml").open("a") as file:
+            file.write(launcher)
+        config = {"execution": {"config": {"job_image": image}}}  # elsewhere it is that of the code location
+        target = ["-m", "orchestration.definitions", "--select", "key:tiny/embeddings", "--partition", "all"]
+        program = str(Path(sys.executable).with_name("dagster"))
+        with (project / "log").open("w") as log:
+            run = subprocess.Popen(
+                [program, "asset", "materialize", *target, "--config-json", json.dumps(config)],
+                cwd=project,
+                env=environment(project) | {"SHARDMILL_EXECUTOR": "kubernetes"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            deadline = time.monotonic() + 60
+            while not api.jobs:
+                assert run.poll() is None, (project / "log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        finally:
+            run.kill()  # the step would never end
+            run.wait()
+    [(path, job)] = api.jobs.items()
+    assert path.startswith(f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs/dagster-step-")
+    for version in VERSIONS:
+        kubernetes_validate.validate(job, version, strict=True)
+    assert (
+        job["spec"]["ttlSecondsAfterFinished"]
+        == LAUNCHER["run_k8s_config"]["job_spec_config"]["ttl_seconds_after_finished"]
+    )
+    pod = job["spec"]["template"]["spec"]
+    [worker] = pod["containers"]
+    # The launcher's, as a run's own pod has them.
+    assert worker["image"] == image
+    assert worker["envFrom"] == container("daemon")["envFrom"]
+    assert worker["securityContext"] == container("daemon")["securityContext"]
+    assert pod["securityContext"] == named("Deployment")["daemon"]["spec"]["template"]["spec"]["securityContext"]
+    assert pod["serviceAccountName"] == LAUNCHER["service_account_name"]
+    # Both: neither replaces the other.
+    limits = {**LAUNCHER["resources"]["limits"], "nvidia.com/gpu": "2"}
+    assert worker["resources"] == {"requests": LAUNCHER["resources"]["requests"], "limits": limits}
+    # The dataset's.
+    assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+    assert "nvidia.com/gpu.memory" in json.dumps(pod["affinity"])

@@ -72,6 +72,62 @@ def test_a_partition_that_fails_is_tried_again_so_many_times(where: Place, new_o
     assert mended.run([request])[0].success
 
 
+def sharing(new_operator: NewOperator, where: Place) -> Operator:
+    """Three partitions that share a run, and are given up after two failures."""
+    backfill = {"cron": "0 3 * * *", "max_failures": 2}
+    return new_operator(where, partitions=list("abc"), sensor=None, backfill=backfill, partitions_per_run=3)
+
+
+def test_a_partition_that_is_given_up_takes_no_neighbours_with_it(where: Place, new_operator: NewOperator) -> None:
+    where.put("raw/b/1.jpg", b"")
+    operator = sharing(new_operator, where)
+    for night in range(2):  # nobody carries on with the others
+        (request,) = operator.scheduled(NIGHT + timedelta(days=night))
+        assert not operator.run([request])[0].success
+    requests = operator.scheduled(NIGHT + timedelta(days=2))
+    assert keys(requests) == ["c", "a"]
+    assert all(result.success for result in operator.run(requests))
+    assert operator.scheduled(NIGHT + timedelta(days=3)) == []
+    assert operator.log.endswith("1 left to a person after 2 failures: b")
+
+
+@pytest.mark.parametrize("died", [1, 2])
+def test_a_run_that_died_counts_for_all_of_its_partitions(where: Place, new_operator: NewOperator, died: int) -> None:
+    operator = sharing(new_operator, where)
+    job = operator.defs.resolve_job_def("watched_job")
+    (request,) = operator.scheduled(NIGHT)
+    for _ in range(died):
+        run = operator.instance.create_run_for_job(job, status=dg.DagsterRunStatus.FAILURE, tags=dict(request.tags))
+    assert len(operator.scheduled(NIGHT + timedelta(days=1))) == (died == 1)
+    # Dagster's own second try of a run is no second failure.
+    operator.instance.create_run_for_job(
+        job,
+        status=dg.DagsterRunStatus.FAILURE,
+        tags=dict(request.tags),
+        root_run_id=run.run_id,
+        parent_run_id=run.run_id,
+    )
+    assert len(operator.scheduled(NIGHT + timedelta(days=2))) == (died == 1)
+
+
+def test_failures_before_a_success_of_whoever_launched_it_do_not_count(where: Place, new_operator: NewOperator) -> None:
+    operator = operator_of(new_operator, where, max_partitions=1, max_failures=2)
+
+    def fails(requests: list[dg.RunRequest]) -> None:
+        where.put("raw/c/1.jpg", b"")
+        assert keys(requests) == ["c"]
+        assert not operator.run(requests)[0].success
+
+    by_hand = [dg.RunRequest(partition_key="c")]
+    fails(operator.scheduled(NIGHT))
+    where.put("raw/c/1.jpg", photograph(1))
+    assert operator.run(by_hand)[0].success
+    fails(by_hand)
+    fails(operator.scheduled(NIGHT + timedelta(days=1)))
+    fails(operator.scheduled(NIGHT + timedelta(days=2)))
+    assert keys(operator.scheduled(NIGHT + timedelta(days=3))) == ["b"]
+
+
 def test_stale_partitions_are_made_anew(where: Place, new_operator: NewOperator) -> None:
     operator = operator_of(new_operator, where, max_partitions=3)
     operator.run(operator.scheduled(NIGHT))

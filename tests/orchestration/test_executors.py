@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -235,3 +236,60 @@ def test_a_step_that_waits_for_a_device_says_so_in_its_log(
     assert done[0].returncode == 0, done[0].stdout
     assert f"has waited 0:00 for a CUDA device. Held: {uuid} by process" in done[0].stdout
     assert "somebody's notebook" in done[0].stdout
+
+
+def test_a_failing_nvidia_smi_stops_no_run_that_needs_no_device(
+    project: Path, run_in: Callable[..., Any], simulate: Any, tmp_path: Path
+) -> None:
+    simulate(1)
+    (tmp_path / "bin/nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    done = materialize(run_in, project, "key:tiny/raw_images", "all")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("executor", ["in_process", "kubernetes", "celery"])
+def test_nvidia_smi_is_asked_only_where_its_answer_is_used(simulate: Any, tmp_path: Path, executor: str) -> None:
+    simulate(1)
+    (tmp_path / "bin/nvidia-smi").write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\n")
+    build_defs(executor=executor)
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_step_that_needs_a_gpu_goes_through_the_broker_to_the_workers_of_its_queue(
+    project: Path,
+    run_in: Callable[..., Any],
+    environment: Callable[[Path], dict[str, str]],
+    simulate: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The broker is a folder: `data_folder_in` and `out` are the same for all who use it."""
+    [uuid] = simulate(1)
+    monkeypatch.setenv("SHARDMILL_EXECUTOR", "celery")
+    for name in ("messages", "control", "results"):
+        (project / name).mkdir()
+    messages = str(project / "messages")
+    options = {"data_folder_in": messages, "data_folder_out": messages, "control_folder": str(project / "control")}
+    celery = {"broker": "filesystem://", "backend": f"file://{project}/results"}
+    (project / "dagster_celery_config.py").write_text(
+        f"broker_url = {celery['broker']!r}\nresult_backend = {celery['backend']!r}\n"
+        f"broker_transport_options = {options!r}\n"
+    )
+    config = {"execution": {"config": {**celery, "config_source": {"broker_transport_options": options}}}}
+    quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+    with (project / "worker.log").open("w") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "dagster_celery.app", "worker", "--pool=solo", "-Q", "gpu", *quiet],
+            cwd=project,
+            env=environment(project),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        target = ["-m", "orchestration.definitions", "--select", "key:user/use", "--partition", "a"]
+        done = run_in(project, "dagster", "asset", "materialize", *target, "--config-json", json.dumps(config))
+    finally:
+        worker.kill()
+        worker.wait()
+    assert done.returncode == 0, done.stdout + (project / "worker.log").read_text()
+    assert 'Submitting celery task for step "user__use" to queue "gpu"' in done.stdout
+    assert [json.loads(line)["device"] for line in (project / "uses").read_text().splitlines()] == [uuid]

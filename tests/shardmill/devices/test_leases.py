@@ -267,3 +267,18 @@ def test_a_lock_that_a_cleaner_of_temporary_files_removed_counts_no_more(simulat
     assert not log.events("takes")
     new.close()
     assert process.wait(20) == 0
+
+
+def test_what_the_log_raises_is_not_taken_for_a_fault_of_the_locks(simulate: Any) -> None:
+    simulate(1)
+
+    def say(text: str) -> None:
+        raise OSError(28, f"no space left for {text}")
+
+    with (
+        lease(visible_devices(), 1, "test", refuse_to_wait),
+        pytest.raises(OSError, match="no space left for mine has waited"),
+        lease(visible_devices(), 1, "mine", say),
+    ):
+        pass
+    assert_free(1)
