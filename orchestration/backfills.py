@@ -1,13 +1,12 @@
 """Scheduled backfills: partitions that are missing, failed or stale are launched, so many at a tick."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import dagster as dg
 
 from assets.common import partitions_of
-from orchestration.backlog import Deadline, backlog, first_that, has_samples, is_stale
+from orchestration.backlog import Deadline, Trouble, backlog, first_that, has_samples, is_stale
 from orchestration.giving_up import given_up
 from orchestration.new_objects import LAUNCHED_BY
 from orchestration.runs import DATASET, job_name, partition_keys, run_requests, under_way
@@ -19,6 +18,9 @@ from shardmill.upkeep import BackfillSpec
 
 _SECONDS = 35.0
 """Of looking at the source and at what is committed: a tick has 60 s."""
+_SAID: Mapping[Trouble, str] = {"failed": "that failed", "missing": "missing", "stale": "stale"}
+_NAMED = 10
+"""Partitions that a tick names of each kind."""
 VERSION = "shardmill/dataset_version"
 """Tag of a run: digest of the dataset file. Failures under another file do not count."""
 
@@ -63,7 +65,9 @@ def build_backfill_schedule(
         outdated, unlooked = first_that(
             partial(is_stale, dataset), rest, settings.max_partitions - len(chosen), deadline, turn
         )
-        found = Counter([*(troubled[key] for key in chosen), *("stale" for _ in outdated)])
+        found: dict[Trouble, list[str]] = {"failed": [], "missing": [], "stale": outdated}
+        for key in chosen:
+            found[troubled[key]].append(key)
         report = _report(found, left + unlooked, left_alone, settings)
         context.log.info(f"{spec.name}: {report}")
         chosen += outdated
@@ -81,12 +85,18 @@ def _ordered(keys: Iterable[str], settings: BackfillSpec) -> list[str]:
     return list(keys)[::-1] if settings.order == "newest" else list(keys)
 
 
-def _report(found: Mapping[str, int], unlooked: int, left_alone: set[str], settings: BackfillSpec) -> str:
-    launched = ", ".join(f"{found.get(state, 0)} {state}" for state in ("failed", "missing", "stale"))
+def _report(found: Mapping[Trouble, Sequence[str]], unlooked: int, left_alone: set[str], settings: BackfillSpec) -> str:
+    launched = ", ".join(f"{len(keys)} {_SAID[state]}{_named(keys)}" for state, keys in found.items())
     text = f"partitions launched: {launched}"
     if unlooked:
         text += f"; there was no time to look at {unlooked:,} others"
     if left_alone:
-        names = ", ".join(sorted(left_alone)[:10])
-        text += f"; {len(left_alone)} left to a person after {settings.max_failures} failures: {names}"
+        text += (
+            f"; {len(left_alone)} left to a person after {settings.max_failures} failures{_named(sorted(left_alone))}"
+        )
     return text
+
+
+def _named(keys: Sequence[str]) -> str:
+    more = ", …" if len(keys) > _NAMED else ""
+    return f" ({', '.join(keys[:_NAMED])}{more})" if keys else ""

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from assets.checks import build_checks
 from assets.embedding_map import build_embedding_map
 from assets.embeddings import build_embeddings
-from assets.health import build_health_check, health_check_key
+from assets.health import build_health, build_health_check
 from assets.raw_images import build_raw_images
 from assets.transformed_shards import build_transformed_shards
 from assets.webdataset_shards import build_webdataset_shards
@@ -102,7 +102,7 @@ def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
     ]
     job = dg.define_asset_job(
         name=job_name(spec),
-        selection=dg.AssetSelection.groups(spec.name) - dg.AssetSelection.checks(health_check_key(spec)),
+        selection=dg.AssetSelection.groups(spec.name),
         description=f"Everything of {spec.name}, {spec.partitions_per_run} of its partitions a run at most.",
     )
     sensors: list[dg.SensorDefinition] = []
@@ -114,4 +114,6 @@ def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
     if sensors or schedules:
         schedules.append(build_health_schedule(spec))
     checks = [*build_checks(spec), build_health_check(spec)]
-    return dg.Definitions(assets=assets, asset_checks=checks, jobs=[job], sensors=sensors, schedules=schedules)
+    return dg.Definitions(
+        assets=[*assets, build_health(spec)], asset_checks=checks, jobs=[job], sensors=sensors, schedules=schedules
+    )

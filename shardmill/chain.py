@@ -10,7 +10,7 @@ from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec, suffix_of
 from shardmill.devices import GPUSpec, fitting_devices
 from shardmill.embedders import choose_runtime
 from shardmill.errors import ConfigurationError
-from shardmill.partitions import BatchPartitions, NothingThereError
+from shardmill.partitions import BatchPartitions, NothingThereError, TimePartitioning, TimePartitions
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, read_commit
 from shardmill.shards.fingerprint import fingerprint
@@ -41,7 +41,8 @@ def raw_images(dataset: Dataset, partition: str) -> LazyShardSet:
 def check_that_all_was_deleted(dataset: Dataset, partition: str) -> None:
     """Of a partition that the source has nothing of: raises ConfigurationError unless its objects were all deleted.
 
-    They were not where it was never made, and where it is the dataset file that does not find them any more.
+    They were not where it was never made, and where it is the dataset file that does not find them any more. A window
+    of time may have had none.
     """
     source = dataset.spec.source
     before = stored(dataset, "raw_images", partition)
@@ -60,6 +61,8 @@ def check_that_all_was_deleted(dataset: Dataset, partition: str) -> None:
         raise ConfigurationError(f"the table {folder} has no rows")
     patterns = " that fits the patterns of `components`" if source.components else ""
     nothing = f"no object below {folder}/{patterns}: check the source's uri"
+    if before is None and _is_window_among_others(dataset):
+        return
     if before is None:
         raise ConfigurationError(f"{nothing} and that partition {partition!r} exists")
     made_of = [item.uri for item in read_manifest(before)]
@@ -74,6 +77,15 @@ def check_that_all_was_deleted(dataset: Dataset, partition: str) -> None:
             f"{nothing} and patterns. The partition was made of {misfit}, which is there; it stays as it is"
         )
     _check_that_it_is_mounted(dataset, before)
+
+
+def _is_window_among_others(dataset: Dataset) -> bool:
+    """Whether the dataset is partitioned by time, and the source has objects in some window."""
+    partitioning = dataset.partitioning
+    if not isinstance(partitioning, TimePartitioning):
+        return False
+    objects = dataset.storage.list(partitioning.base)
+    return any(partitioning.match(relative_to(partitioning.base, info.uri)) for info in objects)
 
 
 def _check_that_it_is_mounted(dataset: Dataset, before: ShardSet | None) -> None:
@@ -231,21 +243,23 @@ def known_partitions(dataset: Dataset) -> list[str]:
         return partitions
     if isinstance(dataset.spec.partitions, BatchPartitions):
         raise ConfigurationError(f"{dataset.spec.name} has no batches yet: its sensor seals them, in Dagster's daemon")
-    base = dataset.partitioning.base
-    raise ConfigurationError(f"{dataset.spec.name} has no partitions: no object below {base} fits the source's uri")
+    base, spec = dataset.partitioning.base, dataset.spec.partitions
+    windows = f" in a window from {spec.start} up to now" if isinstance(spec, TimePartitions) else ""
+    raise ConfigurationError(
+        f"{dataset.spec.name} has no partitions: no object below {base} fits the source's uri{windows}"
+    )
 
 
 def is_stale(dataset: Dataset, partition: str) -> bool:
-    """Whether an asset of a committed partition was made from another one before it, or by other rules than now.
+    """Whether an asset of a partition is not there, or was made from another one before it or by other rules than now.
 
-    Reads five small files; neither lists the source nor looks whether every shard stands, as `states` does. What is
-    missing is not stale.
+    Reads five small files; neither lists the source nor looks whether every shard stands, as `states` does.
     """
     upstream: ShardSet | None = None
     for asset in ASSETS:
         present = stored(dataset, asset, partition)
         if present is None:
-            return False
+            return True
         if upstream is not None and _is_made_otherwise(dataset, asset, partition, present, upstream):
             return True
         upstream = present

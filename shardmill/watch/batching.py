@@ -13,7 +13,7 @@ from shardmill.sources import SampleNames, content_of
 from shardmill.storage import ObjectInfo
 from shardmill.watch.known import known_objects
 from shardmill.watch.state import State, Tally, Waiting, Walk
-from shardmill.watch.walks import Budget
+from shardmill.watch.walks import Budget, Outside
 
 _PAGE = 1000
 
@@ -33,7 +33,7 @@ class Batching:
         self._now = now
         self.keys = sealed_batches(dataset.storage, dataset.home)
         self._known = known_objects(dataset.storage, dataset.home, self.keys)
-        self.outside = 0
+        self.outside = Outside()
         # A look that died may have sealed them.
         numbers = self._known.numbers(list(state.waiting))
         sealed = [uri for uri, number in zip(state.waiting, numbers, strict=True) if number]
@@ -166,7 +166,7 @@ class Batching:
         last, room = (self._sample(after), after in waiting) if after and new else (None, True)
         for info, number in zip(page, self._known.numbers([info.uri for info in page]), strict=True):
             if not self._takes(info.uri):
-                self.outside += 1
+                self.outside.take(info.uri[len(self._base) + 1 :])
             elif number:
                 key = batch_key(number)
                 _count(tallies.setdefault(key, Tally(key)), info)

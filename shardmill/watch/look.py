@@ -20,7 +20,7 @@ from shardmill.upkeep import SensorSpec
 from shardmill.watch.batching import Batching
 from shardmill.watch.notifications import Notifications
 from shardmill.watch.state import NOTHING, Cursor, Seen, State, Tally, Walk, load_state, next_number, save_state
-from shardmill.watch.walks import Budget, Lister
+from shardmill.watch.walks import Budget, Lister, Outside
 
 SECONDS = 30.0
 """Of listing, in one look: Dagster gives a sensor 60 s, and what is found has to be compared and kept as well."""
@@ -55,7 +55,7 @@ class Look:
     """All that the source is known to hold objects of."""
     scanned: int = 0
     """Objects listed."""
-    outside: int = 0
+    outside: Outside = field(default_factory=Outside)
     """Of them in no partition."""
     new: int = 0
     """Partitions that had never been seen."""
@@ -95,8 +95,9 @@ class Look:
         if self.waits:
             more = ", …" if self.pending > len(self.waits) else ""
             parts.append(f"pending: {', '.join(self.waits)}{more}")
-        if self.outside:
-            parts.append(f"{self.outside:,} objects in no partition")
+        if self.outside.objects:
+            more = ", …" if self.outside.objects > len(self.outside.names) else ""
+            parts.append(f"{self.outside.objects:,} objects in no partition: {', '.join(self.outside.names)}{more}")
         if self.announced or self.unread:
             parts.append(f"{self.announced:,} notifications")
         if self.unread:

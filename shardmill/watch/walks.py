@@ -13,6 +13,7 @@ from shardmill.watch.state import Tally, Walk
 
 _CLOCK_EVERY = 256
 """Objects between two looks at the clock."""
+_NAMED = 3
 
 
 @dataclass
@@ -40,6 +41,23 @@ class Budget:
         return not self.spent
 
 
+@dataclass
+class Outside:
+    """Objects that belong to no partition."""
+
+    objects: int = 0
+    names: list[str] = field(default_factory=list)
+    """Below the source's folder, of the first few."""
+
+    def take(self, name: str) -> None:
+        """Count one. What stands for a folder in a bucket's console is no object of anybody's."""
+        if name.endswith("/"):
+            return
+        self.objects += 1
+        if len(self.names) < _NAMED:
+            self.names.append(name.encode("utf-8", "backslashreplace").decode())
+
+
 class Lister:
     """Counts the objects of a dataset's source by partition."""
 
@@ -48,8 +66,7 @@ class Lister:
         self._partitioning = dataset.partitioning
         self._names = SampleNames(dataset.spec.source)
         self._marker = dataset.spec.source.marker
-        self.outside = 0
-        """Objects that belong to no partition."""
+        self.outside = Outside()
 
     def partition(self, key: str, walk: Walk, budget: Budget) -> Tally | None:
         """Go on with the listing of one partition. Returns its tally, or None if the budget was spent first."""
@@ -81,7 +98,7 @@ class Lister:
                 start = len(base) + 1 + match[1] if match else 0
                 beginning = info.uri[:start]
             if walk.tally is None:
-                self.outside += 1
+                self.outside.take(info.uri[len(base) + 1 :])
             else:
                 self._count(walk.tally, info, start)
             walk.after = info.uri

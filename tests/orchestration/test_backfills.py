@@ -1,5 +1,6 @@
 """The backfill schedule: what is missing, failed or stale is launched, so many at a tick, and not for ever."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def test_missing_partitions_are_launched_the_newest_first_and_bounded(where: Pla
         asked.append(keys(requests))
         assert all(result.success for result in operator.run(requests))
     assert asked == [["c", "b"], ["a"], []]
-    assert operator.log == "partitions launched: 0 failed, 0 missing, 0 stale"
+    assert operator.log == "partitions launched: 0 that failed, 0 missing, 0 stale"
 
 
 def test_the_oldest_come_first_if_so_declared(where: Place, new_operator: NewOperator) -> None:
@@ -88,7 +89,7 @@ def test_a_partition_that_is_given_up_takes_no_neighbours_with_it(where: Place, 
     assert keys(requests) == ["c", "a"]
     assert all(result.success for result in operator.run(requests))
     assert operator.scheduled(NIGHT + timedelta(days=3)) == []
-    assert operator.log.endswith("1 left to a person after 2 failures: b")
+    assert operator.log.endswith("1 left to a person after 2 failures (b)")
 
 
 @pytest.mark.parametrize("died", [1, 2])
@@ -126,6 +127,22 @@ def test_failures_before_a_success_of_whoever_launched_it_do_not_count(where: Pl
     fails(operator.scheduled(NIGHT + timedelta(days=1)))
     fails(operator.scheduled(NIGHT + timedelta(days=2)))
     assert keys(operator.scheduled(NIGHT + timedelta(days=3))) == ["b"]
+
+
+@pytest.mark.parametrize("lost", ["embeddings/a", "transformed_shards", "."])
+def test_what_was_made_and_is_not_there_any_more_is_made_again(
+    where: Place, new_operator: NewOperator, lost: str
+) -> None:
+    """Dagster has it down as materialized."""
+    operator = new_operator(where, partitions=["a", "b"], sensor=None, backfill={"cron": "0 3 * * *"})
+    operator.run(operator.scheduled(NIGHT))
+    assert operator.scheduled(NIGHT + timedelta(days=1)) == []
+    shutil.rmtree(Path(operator.spec.root.removeprefix("file://")) / "watched" / lost)
+    wanted = ["a"] if lost.endswith("/a") else ["b", "a"]
+    requests = operator.scheduled(NIGHT + timedelta(days=2))
+    assert keys(requests) == wanted
+    assert all(result.success for result in operator.run(requests))
+    assert operator.scheduled(NIGHT + timedelta(days=3)) == []
 
 
 def test_stale_partitions_are_made_anew(where: Place, new_operator: NewOperator) -> None:

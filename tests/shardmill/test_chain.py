@@ -157,6 +157,31 @@ def test_a_partition_that_never_had_objects_is_a_mistake(tmp_path: Path, make_da
         next(chain.run(dataset, "p", LocalEngine(1)))
 
 
+def test_a_window_without_objects_is_empty_where_others_have_some(
+    tmp_path: Path, images: Any, make_dataset: Any, run_chain: Any
+) -> None:
+    days = {"by": "time", "every": "day", "start": "2026-01-01"}
+    dataset = make_dataset(tmp_path / "raw/%Y-%m-%d", tmp_path / "root", partitions=days)
+    (tmp_path / "raw/misc").mkdir(parents=True)
+    (tmp_path / "raw/misc/notes.txt").write_text("in no window")
+    with pytest.raises(ConfigurationError, match="no object below"):
+        next(chain.run(dataset, "2026-01-01", LocalEngine(1)))
+    images(tmp_path / "raw/2026-01-02", 1)
+    made = run_chain(dataset, "2026-01-01")
+    assert {shards.commit.total_samples for shards in made.values()} == {0}
+    images(tmp_path / "raw/2026-01-01", 2)
+    assert {shards.commit.total_samples for shards in run_chain(dataset, "2026-01-01").values()} == {2}
+
+
+def test_a_start_in_the_future_is_named_as_the_reason(tmp_path: Path, images: Any, make_dataset: Any) -> None:
+    images(tmp_path / "raw/2026-01-02", 1)
+    dataset = make_dataset(
+        tmp_path / "raw/%Y-%m-%d", tmp_path / "root", partitions={"by": "time", "every": "day", "start": "2126-01-01"}
+    )
+    with pytest.raises(ConfigurationError, match=r"fits the source's uri in a window from 2126-01-01 up to now"):
+        chain.known_partitions(dataset)
+
+
 def test_partitions_are_those_of_the_source_and_those_that_were_made(
     tmp_path: Path, images: Any, make_dataset: Any, run_chain: Any
 ) -> None:

@@ -185,7 +185,7 @@ def test_objects_that_fit_no_pattern_are_in_no_batch(watch: Watch) -> None:
     for name in ("a.jpg", "a.txt", "b.jpg", "c.txt"):
         watched.put(f"raw/{name}")
     found = watched.look()
-    assert found.outside == 2
+    assert found.outside.names == ["a.txt", "c.txt"]
     assert sealed(watched) == {"batch-000001": ["a.jpg", "b.jpg"]}
 
 
@@ -194,7 +194,7 @@ def test_a_name_that_is_no_utf8_keeps_no_other_object_out(watch: Watch) -> None:
     for name in ("a", "b\udce9", "c"):
         watched.put(f"raw/{name}")
     found = watched.look()
-    assert found.outside == 1
+    assert found.outside.objects == 1
     assert sealed(watched) == {"batch-000001": ["a", "c"]}
 
 

@@ -39,7 +39,7 @@ def test_a_steady_look_lists_recent_windows_alone(watch: Watch, kind: Kind) -> N
     watched.put("raw/notes.txt")
     now = time.time()
     first = watched.look(now)
-    assert (len(first.due), first.outside) == (6, 1)
+    assert (len(first.due), first.outside.objects) == (6, 1)
     watched.run(*(item.partition for item in first.due))
 
     steady = watched.look(now + HOUR)
@@ -98,8 +98,10 @@ def test_a_window_that_appears_behind_the_listing_is_not_taken_for_gone(watch: W
 def test_objects_in_windows_to_come_wait_until_these_begin(watch: Watch) -> None:
     watched = watch(**days(5), reconcile_hours=0)
     watched.put(f"raw/{day(-2)}/x.jpg")
+    watched.put("raw/2026-1-5/y.jpg")
     found = watched.look()
-    assert (found.due, found.outside) == ([], 1)
+    assert found.due == []
+    assert f"2 objects in no partition: 2026-1-5/y.jpg, {day(-2)}/x.jpg;" in str(found)
 
 
 def test_a_deleted_recent_window_waits_for_no_marker(watch: Watch) -> None:
