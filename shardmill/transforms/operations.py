@@ -156,7 +156,8 @@ def _bind(name: str, signature: inspect.Signature, positional: tuple[str, ...], 
         signature.bind(*positional, **arguments)
     except TypeError as error:
         takes = list(signature.parameters)[len(positional) :]
-        hint = "".join(close_matches(argument, takes) for argument in arguments if argument not in takes)
+        unknown = [argument for argument in arguments if argument not in takes]
+        hint = "".join(f"; it has no {argument!r}{close_matches(argument, takes)}" for argument in unknown)
         raise ConfigurationError(f"{name}: {error}{hint} (it takes {', '.join(takes) or 'no arguments'})") from error
 
 

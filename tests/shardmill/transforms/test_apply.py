@@ -332,7 +332,7 @@ def test_samples_that_cannot_be_transformed_are_rejected() -> None:
     [
         ({"operation": "RandomResizeCrop"}, "did you mean 'RandomResizedCrop'"),
         ({"operation": "center_crop"}, "did you mean 'CenterCrop'"),
-        ({"operation": "Resize", "arguments": {"sizes": 3}}, "did you mean 'size'"),
+        ({"operation": "Resize", "arguments": {"sizes": 3}}, "it has no 'sizes'; did you mean 'size'"),
         ({"operation": "Resize"}, "missing a required argument: 'size'"),
         ({"operation": "RandomHorizontalFlip", "arguments": {"p": 3.0}}, "refuses its arguments"),
         ({"operation": "Resize", "arguments": {"size": 3, "interpolation": "cubic"}}, "did you mean 'bicubic'"),
