@@ -22,6 +22,7 @@ from shardmill.stages.list_objects import ListedObjects, ListStage
 from shardmill.stages.pack import PackStage
 from shardmill.stages.shard_set import LazyShardSet, ShardSet, pack
 from shardmill.storage import join_uri, relative_to
+from shardmill.tables import read_parquet
 from shardmill.transforms import build_transform
 
 State = Literal["missing", "stale", "up to date"]
@@ -147,12 +148,10 @@ def check_transform_and_model(dataset: Dataset) -> None:
 
 def read_manifest(raw: ShardSet) -> Manifest:
     """The manifest that a committed `raw_images` partition holds. Raises CorruptionError."""
-    import pyarrow.parquet as pq
-
     if not raw.commit.shardlist:
         return Manifest.from_objects([])
     with raw.open_table(raw.commit.shardlist[0]) as stream:
-        return Manifest(pq.ParquetFile(stream).read())
+        return Manifest(read_parquet(stream))
 
 
 def plan(dataset: Dataset, asset: AssetName, partition: str, upstream: ShardSet | None) -> LazyShardSet:

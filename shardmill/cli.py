@@ -28,6 +28,7 @@ from shardmill.shards.commit import Commit
 from shardmill.sources.names import encode_key
 from shardmill.storage import Storage, absolute_uri, load_credentials
 from shardmill.storage.check import check_storage, impatient
+from shardmill.tables import iterate_parquet
 from shardmill.verify import read_with_webdataset, verify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -228,15 +229,14 @@ def _show_vector(dataset: Dataset, partition: str, key: str) -> None:
 
 def _rows_of(dataset: Dataset, asset: AssetName, partition: str, key: str) -> Iterator[dict[str, Any]]:
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     table = chain.stored(dataset, asset, partition)
     if table is None:
         return
     for entry in table.commit.shardlist:
         with table.open_table(entry) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(batch_size=4096):
-                yield from batch.filter(pc.field("key") == key).to_pylist()
+            for batch in iterate_parquet(stream):
+                yield from batch.filter(pc.equal(batch["key"], key)).to_pylist()
 
 
 @app.command("check-storage")

@@ -14,6 +14,7 @@ from shardmill.shards.layout import Layout
 from shardmill.stages.shard_set import ShardSet
 from shardmill.stages.stored import StoredShard
 from shardmill.storage import join_uri, relative_to
+from shardmill.tables import read_parquet
 
 
 def verify(shards: ShardSet) -> Iterator[str]:
@@ -72,12 +73,11 @@ def _verify_tar(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow]) -
 
 def _verify_table(shards: ShardSet, entry: ShardEntry, layout: Layout) -> Iterator[str]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     uri = join_uri(shards.folder, layout.data(entry.id, entry.fingerprint))
     with shards.open_table(entry) as stream:
         try:
-            table = pq.ParquetFile(stream).read(["key"])
+            table = read_parquet(stream, ["key"])
         except (pa.ArrowException, OSError, ValueError) as error:
             raise CorruptionError(f"{uri} is not a table: {error}") from error
     samples = len(set(table["key"].to_pylist()))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.errors import ConfigurationError
 from shardmill.storage import ObjectInfo, Storage, join_uri, relative_to
+from shardmill.tables import read_parquet
 
 _NAME = re.compile(r"(batch-\d{6,})\.parquet")
 
@@ -60,13 +61,11 @@ def sealed_batches(storage: Storage, home: str) -> list[str]:
 
 def read_batch(storage: Storage, home: str, key: str) -> Batch:
     """A sealed batch. Raises ConfigurationError if there is none with this key."""
-    import pyarrow.parquet as pq
-
     try:
         data = storage.read(_uri(home, key))
     except FileNotFoundError:
         raise ConfigurationError(f"there is no batch {key!r}: {_uri(home, key)} does not exist") from None
-    return Batch(key, pq.ParquetFile(io.BytesIO(data)).read(columns=["uri"])["uri"].to_pylist())
+    return Batch(key, read_parquet(io.BytesIO(data), ["uri"])["uri"].to_pylist())
 
 
 def batch_key(number: int) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from shardmill.errors import CorruptionError
 from shardmill.shards.report import ShardReport
+from shardmill.tables import iterate_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,11 +75,11 @@ def read_index(data: bytes, where: str) -> Iterator[IndexRow]:
     """The rows of an index file, in its order. Raises CorruptionError, naming `where`."""
     import pyarrow as pa
 
-    file = _open(data, where)
-    if not file.schema_arrow.equals(_schema()):
-        raise CorruptionError(f"{where} is not a shard's index: its columns are {', '.join(file.schema_arrow.names)}")
+    schema = _schema_in(data, where)
+    if not schema.equals(_schema()):
+        raise CorruptionError(f"{where} is not a shard's index: its columns are {', '.join(schema.names)}")
     try:
-        for batch in file.iter_batches(batch_size=4096):
+        for batch in iterate_parquet(io.BytesIO(data)):
             for row in batch.to_pylist():
                 yield IndexRow(**row)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -87,19 +88,19 @@ def read_index(data: bytes, where: str) -> Iterator[IndexRow]:
 
 def read_report(data: bytes, where: str) -> ShardReport:
     """The report in an index file. Raises CorruptionError, naming `where`."""
-    metadata = _open(data, where).schema_arrow.metadata or {}
+    metadata = _schema_in(data, where).metadata or {}
     try:
         return ShardReport.model_validate_json(metadata[_REPORT])
     except (KeyError, ValueError) as error:
         raise CorruptionError(f"{where} holds no report of its shard: {error}") from error
 
 
-def _open(data: bytes, where: str) -> pa.parquet.ParquetFile:
+def _schema_in(data: bytes, where: str) -> pa.Schema:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(io.BytesIO(data))
+        return pq.read_schema(io.BytesIO(data))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptionError(f"{where} is not a shard's index: {error}") from error
 

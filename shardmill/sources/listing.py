@@ -15,6 +15,7 @@ from shardmill.sources.manifest import MISSING, Manifest, RawObject
 from shardmill.sources.names import ComponentPatterns, encode_component, encode_key, split_name
 from shardmill.sources.spec import SourceSpec
 from shardmill.storage import ObjectInfo, Storage, absolute_uri, join_uri, relative_to
+from shardmill.tables import read_parquet
 
 
 def list_source(source: SourceSpec, location: str, storage: Storage) -> Manifest:
@@ -129,9 +130,7 @@ def _read_table(uri: str, storage: Storage, text: Collection[str]) -> tuple[Sequ
 
 
 def _read_parquet(stream: BinaryIO) -> tuple[Sequence[str], Iterable[Mapping[str, Any]]]:
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetFile(stream).read()
+    table = read_parquet(stream)
     return table.column_names, (row for batch in table.to_batches(max_chunksize=10_000) for row in batch.to_pylist())
 
 

@@ -16,6 +16,7 @@ from shardmill.shards.report import ShardReport
 from shardmill.stages.shard_set import LazyShardSet, ShardSet
 from shardmill.stages.stage import OutputFiles, Work
 from shardmill.storage import Storage, join_uri
+from shardmill.tables import iterate_parquet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -174,11 +175,9 @@ def _first_vectors(tables: Iterable[ShardSet]) -> Iterator[np.ndarray[Any, Any]]
 
 def read_batches(table: ShardSet, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """The rows of a committed table, in its order, some thousand at a time. Raises CorruptionError."""
-    import pyarrow.parquet as pq
-
     for entry in table.commit.shardlist:
         with table.open_table(entry) as stream:
-            yield from pq.ParquetFile(stream).iter_batches(batch_size=4096, columns=columns)
+            yield from iterate_parquet(stream, columns)
 
 
 def vectors_of(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Self
 from tests.deploy.conftest import Instance
 from tests.servers.processes import Child, free_ports
 
-SECONDS = 120.0
+SECONDS = 300.0
 
 LAUNCH = """
 mutation ($parameters: ExecutionParams!) {

@@ -1,6 +1,7 @@
 """One setting chooses the executor; steps that need a GPU get one of their own on one machine."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -196,8 +197,15 @@ def test_a_dataset_runs_in_a_process_a_step(project: Path, run_in: Callable[...,
         assert list(folder.rglob("index.json")), asset
 
 
+def await_tickets(folder: Path, threads: list[threading.Thread]) -> None:
+    """Return when a step of each thread's run waits for a device."""
+    while len(list((folder / "locks").glob("ticket-*"))) < len(threads):
+        assert all(thread.is_alive() for thread in threads)
+        time.sleep(0.1)
+
+
 def test_steps_of_concurrent_runs_each_get_a_device_of_their_own(
-    project: Path, run_in: Callable[..., Any], simulate: Any
+    project: Path, run_in: Callable[..., Any], simulate: Any, tmp_path: Path
 ) -> None:
     uuids = simulate(2)
     done: dict[str, Any] = {}
@@ -208,8 +216,10 @@ def test_steps_of_concurrent_runs_each_get_a_device_of_their_own(
         done[partition] = materialize(run_in, project, "key:user/use", partition, home)
 
     threads = [threading.Thread(target=run, args=(partition,)) for partition in "abc"]
-    for thread in threads:
-        thread.start()
+    with lease(visible_devices(), 2, "test", print):
+        for thread in threads:
+            thread.start()
+        await_tickets(tmp_path, threads)
     for thread in threads:
         thread.join()
     for finished in done.values():
@@ -230,11 +240,10 @@ def test_a_step_that_waits_for_a_device_says_so_in_its_log(
     thread = threading.Thread(target=lambda: done.append(materialize(run_in, project, "key:user/use", "a")))
     with lease(visible_devices(), 1, "somebody's notebook", print):
         thread.start()
-        while thread.is_alive() and not list((tmp_path / "locks").glob("ticket-*")):
-            time.sleep(0.1)
+        await_tickets(tmp_path, [thread])
     thread.join()
     assert done[0].returncode == 0, done[0].stdout
-    assert f"has waited 0:00 for a CUDA device. Held: {uuid} by process" in done[0].stdout
+    assert re.search(rf"has waited 0:\d\d for a CUDA device\. Held: {uuid} by process", done[0].stdout)
     assert "somebody's notebook" in done[0].stdout
 
 

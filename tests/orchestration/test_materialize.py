@@ -4,7 +4,7 @@ import base64
 import hashlib
 import os
 import re
-import time
+import resource
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -120,13 +120,19 @@ def test_the_next_run_makes_what_is_missing_and_nothing_else(complete: Any) -> N
     assert f"{GOOD}: materializing" not in complete.stdout
 
 
+def processor_seconds() -> float:
+    """Of the processes that this one has started and waited for: a busy machine adds none."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_a_run_with_nothing_to_do_says_so_takes_seconds_and_rewrites_nothing(
     complete: Any, project: Path, run_in: Callable[..., Any]
 ) -> None:
     before = snapshot(project / "data/assets")
-    started = time.monotonic()
+    used = processor_seconds()
     done = run_in(project, "python", "-m", "orchestration.materialize", DEMO)
-    assert time.monotonic() - started < 20
+    assert processor_seconds() - used < 20
     assert done.returncode == 0
     assert "no work was done" in done.stdout
     assert "materializing" not in done.stdout

@@ -123,7 +123,7 @@ class PostgresServer(Server):
 
     def _wait_for_backends(self) -> None:
         """Return once the killed server's other processes have noticed: until then the data folder is theirs."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while any(_works_in(process, self._data) for process in Path("/proc").glob("[0-9]*")):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"processes of a killed PostgreSQL still work in {self._data}")

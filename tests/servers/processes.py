@@ -8,7 +8,9 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from random import SystemRandom
 from types import MappingProxyType, TracebackType
 from typing import Self
 
@@ -31,7 +33,11 @@ exec 3<&0
 exec "$@" </dev/null 3<&-
 """
 
-START_SECONDS = 30.0
+START_SECONDS = 120.0
+
+_PORTS = range(20_000, 32_000)
+"""Below those that the kernel hands out by itself: between two starts of a server nothing takes its port."""
+_claims: list[socket.socket] = []
 
 
 class Child:
@@ -99,15 +105,22 @@ def tail(log: Path, characters: int = 2000) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct TCP ports that nothing on 127.0.0.1 listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
+    """Distinct TCP ports that nothing on 127.0.0.1 listens on; no other process is given them while this one lives."""
+    shuffled = SystemRandom().sample(_PORTS, len(_PORTS))
+    return list(islice(filter(_reserve, shuffled), count))
+
+
+def _reserve(port: int) -> bool:
+    claim = socket.socket(socket.AF_UNIX)
     try:
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [int(listener.getsockname()[1]) for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()
+        claim.bind(f"\0shardmill-test-port-{port}")  # the kernel frees the name when this process ends
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+    except OSError:
+        claim.close()
+        return False
+    _claims.append(claim)
+    return True
 
 
 def accepts(port: int) -> bool:

@@ -427,7 +427,7 @@ def test_postgres_keeps_what_was_committed_through_a_kill_and_leaves_no_process(
         folder = str(server._folder)
         assert running_in(psutil.process_iter(["cwd"]), folder)
     connection.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while running_in(psutil.process_iter(["cwd"]), folder):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -452,7 +452,7 @@ def test_servers_do_not_outlive_a_killed_process(tmp_path: Path) -> None:
         assert accepts(port)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while accepts(port):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -42,7 +42,7 @@ if __name__ == "__main__":
     with lease(visible_devices(), 1, "parent", print) as held:
         process = multiprocessing.get_context("forkserver").Process(target=worker, args=(held, sys.argv[1]))
         process.start()
-        time.sleep(60)
+        time.sleep(300)
 """
 WORKER = """
     import pathlib, time
@@ -50,7 +50,7 @@ WORKER = """
     def worker(held, folder):
         begun = time.monotonic()
         pathlib.Path(folder, "begun").touch()
-        while not pathlib.Path(folder, "end").exists() and time.monotonic() < begun + 20:
+        while not pathlib.Path(folder, "end").exists() and time.monotonic() < begun + 300:
             time.sleep(0.02)
 """
 
@@ -73,7 +73,7 @@ class Log:
         return {line[0]: line for line in lines if line[1] == event}
 
     def await_event(self, event: str, name: str) -> Event:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while name not in self.events(event):
             assert time.monotonic() < deadline, f"{name} never {event}: {self.file.read_text()}"
             time.sleep(0.02)
@@ -103,7 +103,7 @@ def test_never_two_on_one_device_and_never_a_leaked_lease_whoever_is_killed(simu
         for name in names:
             log.await_event("waits", name)
     holders, waiters, killed = set(rng.sample(names, 4)), 2, dict[str, float]()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while any(process.poll() is None for process in processes.values()) and time.monotonic() < deadline:
         time.sleep(rng.uniform(0, 0.05))
         takes = log.events("takes")
@@ -141,7 +141,7 @@ def test_who_comes_first_is_served_first_and_the_dead_hold_nobody_up(simulate: A
         processes["killed"].wait()
         assert not log.events("takes")
     for name in ("first", "second", "third"):
-        assert processes[name].wait(20) == 0
+        assert processes[name].wait(120) == 0
     assert list(log.events("takes")) == ["first", "second", "third"]
 
 
@@ -178,7 +178,7 @@ def test_an_index_and_a_uuid_are_the_same_device(simulate: Any, log: Log, monkey
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", uuids[2])
         other = log.hold("other")
         log.await_event("waits", "other")
-    assert other.wait(20) == 0
+    assert other.wait(120) == 0
     assert log.events("takes")["other"][2] == [uuids[2]]
 
 
@@ -187,7 +187,7 @@ def test_who_waits_is_told_at_once_and_again_who_holds_what_since_when(
 ) -> None:
     [uuid] = simulate(1)
     monkeypatch.setattr("shardmill.devices.leases._TELL", 0.5)
-    holder = log.hold("embed in gs://a/b", seconds=60)
+    holder = log.hold("embed in gs://a/b", seconds=600)
     log.await_event("takes", "embed in gs://a/b")
     told: list[str] = []
 
@@ -199,11 +199,11 @@ def test_who_waits_is_told_at_once_and_again_who_holds_what_since_when(
     with pytest.raises(KeyboardInterrupt), lease(visible_devices(), 1, "mine", say):
         pass
     assert re.fullmatch(
-        rf"mine has waited 0:00 for a CUDA device\. Held: {uuid} by process {holder.pid} since "
+        rf"mine has waited 0:\d\d for a CUDA device\. Held: {uuid} by process {holder.pid} since "
         r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d{4} for embed in gs://a/b",
         told[0],
     )
-    assert "has waited 0:01" in told[2]
+    assert re.match(r"mine has waited 0:(?!00)\d\d for", told[2])
     holder.kill()
     holder.wait()
     assert_free(1)  # who gave up waiting is in nobody's way
@@ -216,7 +216,7 @@ def test_a_lease_that_was_handed_to_a_worker_lasts_as_long_as_the_worker(
     file = tmp_path / "parent.py"
     file.write_text(PARENT.format(module=write_module(WORKER)))
     parent = start("import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')", str(file), str(tmp_path))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not (tmp_path / "begun").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -259,14 +259,17 @@ def test_a_lock_that_a_cleaner_of_temporary_files_removed_counts_no_more(simulat
     with file.open() as old:
         fcntl.flock(old, fcntl.LOCK_EX)
         process = log.hold("waiting")  # for the file that is removed now
-        time.sleep(1)
+        deadline = time.monotonic() + 120
+        while not waits_for_a_lock(process.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         file.unlink()
         new = file.open("w")
         fcntl.flock(new, fcntl.LOCK_EX)
     time.sleep(0.5)
     assert not log.events("takes")
     new.close()
-    assert process.wait(20) == 0
+    assert process.wait(120) == 0
 
 
 def test_what_the_log_raises_is_not_taken_for_a_fault_of_the_locks(simulate: Any) -> None:
@@ -282,3 +285,9 @@ def test_what_the_log_raises_is_not_taken_for_a_fault_of_the_locks(simulate: Any
     ):
         pass
     assert_free(1)
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    """As the kernel lists it: `3: -> FLOCK  ADVISORY  WRITE 123 …`."""
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return any(line[1] == "->" and line[5] == str(pid) for line in lines)

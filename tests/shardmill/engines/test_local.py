@@ -21,7 +21,8 @@ DIES = """
 
     def transform(sample):
         if sample.key == "image_00007" and pathlib.Path({flag!r}).exists():
-            time.sleep(1)  # others are done by then
+            while not list(pathlib.Path({root!r}).glob("d/transformed_shards/p/*.index.parquet")):
+                time.sleep(0.02)
             os._exit(3)
         return sample
 """
@@ -30,7 +31,7 @@ SLOW = """
 
     def transform(sample):
         pathlib.Path({folder!r}, sample.key).touch()
-        time.sleep(0.2)
+        time.sleep({seconds})
         return sample
 """
 WRONG = """
@@ -75,7 +76,7 @@ def test_a_worker_that_dies_is_an_engine_error_that_names_the_stage_and_finished
 ) -> None:
     flag = tmp_path / "flag"
     flag.touch()
-    dataset, shards = packed(DIES.format(flag=str(flag)))
+    dataset, shards = packed(DIES.format(flag=str(flag), root=str(tmp_path / "root")))
     folder = Path(dataset.folder("transformed_shards", "p").removeprefix("file://"))
     with pytest.raises(EngineError, match=r"a worker process died while transform ran on .*/transformed_shards/p"):
         transform(dataset, shards, workers=8)
@@ -136,7 +137,7 @@ def test_what_the_progress_sink_raises_cancels_the_run_at_once(packed, tmp_path:
 
     begun = tmp_path / "begun"
     begun.mkdir()
-    dataset, shards = packed(SLOW.format(folder=str(begun)))
+    dataset, shards = packed(SLOW.format(folder=str(begun), seconds=0.2 * workers))
     from shardmill.progress import ProgressMeter
 
     original = ProgressMeter.__init__.__defaults__

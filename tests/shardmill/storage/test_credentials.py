@@ -169,9 +169,9 @@ def test_another_process_needs_the_variable_too(
     storage = Storage((credentials,))
     assert storage.read(f"s3://{s3_bucket}/a") == b"data"
     pickled = pickle.dumps(storage).hex()
-    assert start(CHILD, pickled, f"s3://{s3_bucket}/a").communicate(timeout=30)[0] == "b'data'\n"
+    assert start(CHILD, pickled, f"s3://{s3_bucket}/a").communicate(timeout=120)[0] == "b'data'\n"
     monkeypatch.delenv("LAB_SECRET")
-    said = start(CHILD, pickled, f"s3://{s3_bucket}/a").communicate(timeout=30)[0]
+    said = start(CHILD, pickled, f"s3://{s3_bucket}/a").communicate(timeout=120)[0]
     assert said.startswith("ConfigurationError")
     assert "LAB_SECRET" in said
 

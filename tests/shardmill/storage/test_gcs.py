@@ -15,7 +15,7 @@ from shardmill.errors import AccessDeniedError, ConfigurationError, ConflictErro
 from shardmill.storage import GCSCredentials, Storage
 from tests.servers import GCSServer, S3Server
 from tests.servers.fixtures import StartProxy
-from tests.shardmill.storage.conftest import SHORT, assert_reads, of_key, use
+from tests.shardmill.storage.conftest import PROMPT, SHORT, assert_reads, of_key, use
 
 Key = dict[str, str]
 
@@ -122,7 +122,7 @@ def test_a_key_that_is_none_is_told_without_its_text(bucket: Bucket, leaver: Key
                 started = time.monotonic()
                 with pytest.raises(kind, match=says) as caught:
                     act()
-                assert time.monotonic() - started < 3
+                assert time.monotonic() - started < PROMPT
                 assert secret not in str(caught.value)
                 assert "\n" not in str(caught.value)
 
@@ -174,13 +174,13 @@ def test_tokens_that_expire_under_many_threads_are_fetched_anew(bucket: Bucket, 
         assert all(threads.map(read, range(100)))
 
 
-def test_tokens_of_two_seconds_are_enough(bucket: Bucket, leaver: Key) -> None:
-    bucket.server.token_seconds = 2
+def test_tokens_of_ten_seconds_are_enough(bucket: Bucket, leaver: Key) -> None:
+    bucket.server.token_seconds = 10
     try:
         storage = of_key(leaver, bucket.server.url)
-        ended = time.monotonic() + 3
-        while time.monotonic() < ended:
+        for _ in range(3):
             use(storage, bucket.uri)
+            bucket.server.expire_tokens()
     finally:
         bucket.server.token_seconds = 3600
 
@@ -204,7 +204,7 @@ def test_a_revoked_account_is_refused_and_a_restored_one_works_with_the_same_sto
             started = time.monotonic()
             with pytest.raises(AccessDeniedError, match=leaver["client_email"]):
                 act()
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < PROMPT
         bucket.server.restore(leaver["client_email"])
         use(storage, bucket.uri)
 
@@ -253,7 +253,7 @@ def test_a_token_server_that_is_gone_is_an_error_within_the_deadline(
     started = time.monotonic()
     with pytest.raises(StorageError, match=f"gave up .* no token for {leaver['client_email']}") as caught:
         storage.read(f"{bucket.uri}/a")
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < PROMPT
     assert not isinstance(caught.value, AccessDeniedError)
 
 
@@ -304,7 +304,7 @@ def test_no_application_default_credentials_is_told_at_once(
         started = time.monotonic()
         with pytest.raises(ConfigurationError, match=r"GOOGLE_APPLICATION_CREDENTIALS.*anonymous: true") as caught:
             act()
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < PROMPT
         assert "\n" not in str(caught.value)
 
 
@@ -327,7 +327,7 @@ def test_anyone_reads_a_public_bucket_and_nobody_writes_it(bucket: Bucket) -> No
         started = time.monotonic()
         with pytest.raises(AccessDeniedError, match=r"an anonymous caller lacks the permission storage\.objects"):
             write()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < PROMPT
 
 
 def test_anonymous_callers_lack_the_permission_on_a_private_bucket(bucket: Bucket) -> None:
@@ -369,7 +369,7 @@ def test_a_bucket_whose_requesters_pay_needs_a_project(bucket: Bucket, leaver: K
         started = time.monotonic()
         with pytest.raises(StorageError, match="user_project") as caught:
             act()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < PROMPT
         assert "\n" not in str(caught.value)
 
 

@@ -22,7 +22,7 @@ from shardmill.storage.block_reader import BlockReader
 from shardmill.storage.object_store import is_odd, split_uri
 from tests.servers import GCSServer, STSServer
 from tests.servers.fixtures import StartProxy
-from tests.shardmill.storage.conftest import SHORT, Place
+from tests.shardmill.storage.conftest import PROMPT, SHORT, Place
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -104,7 +104,7 @@ def test_a_missing_bucket_is_named(place: Place) -> None:
         started = time.monotonic()
         with pytest.raises(StorageError, match=f"cannot list {folder}: there is no bucket {missing} for"):
             list(place.storage.list(folder))
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < PROMPT
 
 
 # Read
@@ -566,7 +566,7 @@ print(storage.read(uri).decode(), storage.stat(uri).size)
 FORKSERVER = """
 import faulthandler, multiprocessing, pickle, sys
 def say_where_it_hangs():
-    faulthandler.dump_traceback_later(45, exit=True)
+    faulthandler.dump_traceback_later(240, exit=True)
 def main():
     say_where_it_hangs()
     storage, uri = pickle.loads(bytes.fromhex(sys.argv[1])), sys.argv[2]
@@ -585,7 +585,7 @@ def test_a_storage_travels_to_another_process(place: Place, start: Start) -> Non
     storage = place.storage
     assert storage.read(place.uri("a")) == b"data"
     child = start(CHILD, pickle.dumps(storage).hex(), place.uri("a"))
-    assert child.communicate(timeout=30)[0] == "data 4\n"
+    assert child.communicate(timeout=120)[0] == "data 4\n"
     assert child.returncode == 0
 
 
@@ -598,7 +598,7 @@ def test_a_used_storage_works_in_forkserver_and_spawn_children(place: Place, tmp
         [sys.executable, str(tmp_path / "main.py"), pickle.dumps(place.storage).hex(), place.uri("a")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert result.stdout == "b'data' b'data' b'data' b'data'\n" * 2, result.stderr
@@ -626,7 +626,7 @@ def test_a_refused_reader_is_told_who_lacks_what_where_in_one_line(place: Place,
         started = time.monotonic()
         with pytest.raises(AccessDeniedError) as caught:
             act()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < PROMPT
         message = str(caught.value)
         assert all(each in message for each in (place.folder, identity, permission))
         assert "\n" not in message
