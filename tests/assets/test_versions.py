@@ -23,7 +23,7 @@ def data_versions(result: dg.ExecuteInProcessResult) -> dict[str, str]:
 
 def code_versions(tiny: Any, **changes: Any) -> dict[str, str | None]:
     specs = tiny.defs(**changes).resolve_all_asset_specs()
-    return {spec.key.path[-1]: spec.code_version for spec in specs}
+    return {spec.key.path[-1]: spec.code_version for spec in specs if spec.key.path[-1] in ASSETS}
 
 
 def modified(folder: Path) -> dict[Path, int]:

@@ -22,8 +22,8 @@ from shardmill.storage import ObjectInfo, Storage, join_uri
 Write = Callable[..., str]
 
 
-def dataset_of(source: SourceSpec, partition: str, storage: Storage) -> Dataset:
-    spec = {"name": "listed", "root": "/nowhere", "source": source.model_dump(), "partitions": [partition]}
+def dataset_of(source: SourceSpec, partition: str, storage: Storage, root: str = "/nowhere") -> Dataset:
+    spec = {"name": "listed", "root": root, "source": source.model_dump(), "partitions": [partition]}
     return Dataset(DatasetSpec.model_validate(spec), storage)
 
 
@@ -377,4 +377,5 @@ def test_the_root_folder_can_be_a_prefix(folder: str) -> None:
             assert folder == "file:///"
             return iter([ObjectInfo(join_uri(folder, "a/b.jpg"), 1, "v", 0.0)])
 
-    assert samples(listed(SourceSpec(uri="/"), "all", Root())) == {"a/b": ["jpg"]}
+    dataset = dataset_of(SourceSpec(uri="/"), "all", Root(), root="gs://elsewhere/made")
+    assert samples(dataset.manifest("all")) == {"a/b": ["jpg"]}
