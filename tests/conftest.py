@@ -1,6 +1,7 @@
 """Fixtures that every test may use: a storage, a folder on it, processes that run a piece of code, simulated GPUs."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,10 @@ from shardmill.storage import Storage
 
 # Several test processes share the cores: torch's own threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell's background job ignores Ctrl-C, and so would all that the tests start, Ctrl-C being one of the things tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.projects", "tests.servers.fixtures", "tests.servers.places"]
 

@@ -565,6 +565,7 @@ print(storage.read(uri).decode(), storage.stat(uri).size)
 
 FORKSERVER = """
 import faulthandler, multiprocessing, pickle, sys
+from concurrent.futures import ProcessPoolExecutor
 def say_where_it_hangs():
     faulthandler.dump_traceback_later(240, exit=True)
 def main():
@@ -573,7 +574,7 @@ def main():
     assert storage.read(uri) == b"data"  # the parent has open connections
     for method in ("forkserver", "spawn"):
         context = multiprocessing.get_context(method)
-        with context.Pool(2, say_where_it_hangs) as pool:
+        with ProcessPoolExecutor(2, context, say_where_it_hangs) as pool:
             print(*pool.map(storage.read, [uri] * 4))
 if __name__ == "__main__":
     main()
