@@ -16,12 +16,12 @@ _BATCH_ROWS = 4096
 
 
 def read_parquet(file: BinaryIO, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows."""
+    """All rows, with all columns or these. Raises ValueError or OSError, both arrow's too, for what is no Parquet."""
     return _open(file).read(columns, use_threads=False)
 
 
 def iterate_parquet(file: BinaryIO, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows in their order, some thousand at a time."""
+    """The rows in their order, 4,096 at a time, so that memory stays bounded. Raises what `read_parquet` does."""
     yield from _open(file).iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
 
 
