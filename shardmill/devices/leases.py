@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,6 +34,7 @@ LOCKS = "SHARDMILL_DEVICE_LOCKS"
 """Environment variable: the folder of the locks, the same for all who share the devices."""
 _DEFAULT_LOCKS = "/tmp/shardmill-devices"  # not TMPDIR, which differs between users and jobs
 
+_TICKET = re.compile("ticket-[0-9]{8,}")
 _POLL = 0.2
 _TELL = 60.0
 
@@ -146,7 +148,7 @@ def _holders(folder: Path, devices: Sequence[Device]) -> list[str]:
 
 def _draw(ticket: ExitStack, folder: Path, devices: Sequence[Device]) -> int:
     """A ticket behind all others. It is given back when `ticket` closes."""
-    number = max((_number(file) for file in folder.glob("ticket-*")), default=0) + 1
+    number = max((_number(file) for file in _tickets(folder)), default=0) + 1
     file = folder / f"ticket-{number:08}"
     descriptor = _lock(file)
     assert descriptor is not None  # it is new, and nobody else draws now
@@ -159,8 +161,8 @@ def _draw(ticket: ExitStack, folder: Path, devices: Sequence[Device]) -> int:
 def _earlier(folder: Path, number: int) -> list[set[str]]:
     """What those who came earlier, and still live, could use. Tickets of the dead are removed."""
     waiting = []
-    for file in folder.glob("ticket-*"):
-        if _number(file) >= number:
+    for file in _tickets(folder):
+        if _number(file) >= number or file.is_symlink() or not file.is_file():
             continue
         with contextlib.suppress(FileNotFoundError):  # given back meanwhile
             descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
@@ -173,6 +175,11 @@ def _earlier(folder: Path, number: int) -> list[set[str]]:
             finally:
                 os.close(descriptor)
     return waiting
+
+
+def _tickets(folder: Path) -> list[Path]:
+    """Whatever is called like one. The folder is everybody's."""
+    return [file for file in folder.glob("ticket-*") if _TICKET.fullmatch(file.name)]
 
 
 def _number(ticket: Path) -> int:

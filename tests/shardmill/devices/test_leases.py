@@ -237,6 +237,24 @@ def test_every_user_may_lock_and_none_may_remove_the_locks_of_others(simulate: A
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o666}
 
 
+@pytest.mark.parametrize("name", ["ticket-old", "ticket-", "ticket-1", "ticket-00000001.bak", "ticket-٠٠٠٠٠٠٠٠"])
+def test_a_file_of_somebody_s_in_the_shared_folder_hinders_nobody(simulate: Any, tmp_path: Path, name: str) -> None:
+    simulate(1)
+    assert_free(1)
+    (tmp_path / "locks" / name).write_text("not ours")
+    assert_free(1)
+    assert (tmp_path / "locks" / name).read_text() == "not ours"
+
+
+def test_what_is_called_like_a_ticket_and_is_no_file_hinders_nobody(simulate: Any, tmp_path: Path) -> None:
+    simulate(1)
+    assert_free(1)
+    (tmp_path / "locks/ticket-00000001").mkdir()
+    (tmp_path / "locks/ticket-00000002").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "locks/ticket-00000003")
+    assert_free(1)
+
+
 def test_a_link_in_the_place_of_a_lock_is_refused_and_not_written_through(simulate: Any, tmp_path: Path) -> None:
     [uuid] = simulate(1)
     precious = tmp_path / "precious"
