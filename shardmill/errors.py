@@ -24,10 +24,16 @@ class AccessDeniedError(StorageError):
     final = True
 
 
-class ConflictError(StorageError):
-    """Another writer replaced the object first; nothing of ours was published in its place."""
+class ArchivedError(StorageError):
+    """An object is in a class of storage that has to be restored before it can be read; names it."""
 
-    final = True
+
+class ConflictError(StorageError):
+    """Another writer replaced the object first; nothing of ours was published in its place. Plan again."""
+
+
+class SupersededError(ConflictError):
+    """What was being read belongs to a commit that another one has replaced, and is gone. Plan again."""
 
 
 class CorruptionError(ShardmillError):
@@ -54,19 +60,26 @@ class DeviceError(ShardmillError):
 class TooManyRejectsError(ShardmillError):
     """A partition's rejects exceed the dataset's `max_reject_ratio`; nothing was committed."""
 
-    final = True
+    def __init__(self, message: str, final: bool = True) -> None:
+        super().__init__(message, final)  # both in `args`, so that it pickles
+        self.final = final
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Rejected(ShardmillError):
     """A sample cannot be processed. The stage counts and lists it, and goes on.
 
-    `reason` is one of a few short phrases, so that rejects can be counted by it; `detail` is for the reader.
+    `reason` is one of a few short phrases, so that rejects can be counted by it; `detail` is for the reader;
+    `may_pass` says that the same sample may be processed another time, although nothing of it has changed.
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)  # both in `args`, so that it pickles
+    def __init__(self, reason: str, detail: str = "", may_pass: bool = False) -> None:
+        super().__init__(reason, detail, may_pass)  # all in `args`, so that it pickles
         self.reason = reason
         self.detail = detail
+        self.may_pass = may_pass
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason

@@ -32,6 +32,7 @@ class GCSStore(ObjectStore):
     permissions: ClassVar = {
         "list": "storage.objects.list",
         "read": "storage.objects.get",
+        "move": "storage.objects.get and storage.objects.create",
         "write": "storage.objects.create (and .delete to replace, storage.multipartUploads.create for large ones)",
         "delete": "storage.objects.delete",
     }
@@ -67,9 +68,10 @@ class GCSStore(ObjectStore):
         if not self._given.anonymous:
             self._tokens()
 
-    def renew(self) -> None:
+    def forget(self) -> None:
         """See `ObjectStore`."""
         self._tokens.forget()
+        self.__dict__.pop("_cloud", None)
 
     def version_of(self, meta: Any) -> str:
         """The generation."""
@@ -154,7 +156,7 @@ class GCSStore(ObjectStore):
             return self._json(answer)
 
         try:
-            return carry_out(request, attempt, self._forget_cloud)
+            return carry_out(request, attempt, self)
         except FileNotFoundError:
             raise StorageError(f"cannot {request.doing} {request.uri}: it does not exist") from None
 
@@ -182,9 +184,6 @@ class GCSStore(ObjectStore):
         from google.auth.transport.requests import AuthorizedSession
 
         return AuthorizedSession(_credentials(self._given, _CLOUD_PLATFORM))
-
-    def _forget_cloud(self) -> None:
-        self.__dict__.pop("_cloud", None)
 
     def _bucket(self, name: str) -> Any:
         return self._google_client.bucket(name, user_project=self._given.user_project)
@@ -248,10 +247,14 @@ class _Tokens:
             expiry = credentials.expiry
             return {"token": credentials.token, "expires_at": expiry.replace(tzinfo=UTC) if expiry else None}
 
-    def forget(self) -> None:
-        """Begin anew, whatever the token says of itself: the key's file may have been replaced."""
+    def forget(self, refused: str | None = None) -> None:
+        """Begin anew, whatever the token says of itself: the key's file may have been replaced.
+
+        Of a token that is `refused`, unless another thread has fetched a new one since.
+        """
         with self._lock:
-            self._credentials = None
+            if refused is None or getattr(self._credentials, "token", None) == refused:
+                self._credentials = None
 
     @property
     def identity(self) -> str:
@@ -274,7 +277,7 @@ def _for_google(tokens: _Tokens) -> Any:
     class Drawn(Credentials):
         def refresh(self, request: Any) -> None:  # noqa: ARG002
             if self.token is not None and not self.expired:
-                tokens.forget()  # the store refused it
+                tokens.forget(self.token)  # the store refused it
             drawn = tokens()
             self.token = drawn["token"]
             self.expiry = drawn["expires_at"] and drawn["expires_at"].replace(tzinfo=None)

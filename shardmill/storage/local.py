@@ -99,6 +99,18 @@ class LocalStore:
                 self.publish(file, uri)
                 return _info(uri, target.stat()).version
 
+    def move(self, source: str, target: str) -> None:
+        """See `Storage.move`. A rename: both have to be on one file system."""
+        file, place = _path(source), _path(target)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.utime(file)
+            file.replace(place)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{source} does not exist") from None
+        except OSError as error:
+            raise StorageError(f"cannot move {source} to {target}: {error.strerror}") from error
+
     def delete(self, uri: str) -> None:
         """See `Storage.delete`."""
         with _named(f"cannot delete {uri}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -129,6 +141,16 @@ class LocalStore:
         finally:
             shutil.rmtree(directory, ignore_errors=True)
             os.close(lock)
+
+    def sweep(self, folder: str) -> None:
+        """See `Storage.sweep`."""
+        with _named(f"cannot sweep {folder}"):
+            for directory, names, _ in os.walk(_path(folder)):
+                if SCRATCH in names:
+                    names.remove(SCRATCH)
+                    parent = Path(directory, SCRATCH)
+                    with _locked(parent):
+                        _sweep(parent)
 
     @contextmanager
     def exclusive(self, folder: str) -> Iterator[None]:
@@ -212,7 +234,10 @@ def _named(what: str) -> Iterator[None]:
 @contextmanager
 def _locked(path: Path, flags: int = os.O_RDONLY) -> Iterator[None]:
     """Hold an exclusive lock on a file or directory. The kernel lets go of it when the process dies."""
-    descriptor = os.open(path, flags, 0o644)
+    try:
+        descriptor = os.open(path, flags, 0o666)  # less the umask, so that a group that shares the folder shares it
+    except PermissionError:  # made by another user; a lock needs no more than this, but on network file systems
+        descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -53,6 +53,7 @@ class ObjectStore(ABC):
         self._scheme = scheme
         self._clients: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
+        self._generation = 0
         self._warned: set[str] = set()
 
     # What a kind of store adds.
@@ -75,7 +76,7 @@ class ObjectStore(ABC):
         """
 
     @abstractmethod
-    def renew(self) -> None:
+    def forget(self) -> None:
         """Forget the credentials that were found: the store refuses them."""
 
     @abstractmethod
@@ -224,6 +225,16 @@ class ObjectStore(ABC):
             return None
         return info.version if present == data else None
 
+    def move(self, source: str, target: str) -> None:
+        """See `Storage.move`. The server copies; the bytes do not pass through here."""
+        import obstore
+
+        (bucket, name), (other, place) = _split_plain(source), _split_plain(target)
+        if bucket != other:
+            raise StorageError(f"cannot move {source} to {target}: they are in different buckets")
+        self._carry_out("move", source, lambda: obstore.copy(self._client(bucket), name, place))
+        self.delete(source)
+
     def delete(self, uri: str) -> None:
         """See `Storage.delete`."""
         import obstore
@@ -270,9 +281,24 @@ class ObjectStore(ABC):
         """See `Storage.scratch`. A directory for temporary files; what a killed process left there is the system's."""
         return _temporary_directory()
 
+    def sweep(self, folder: str) -> None:  # noqa: B027
+        """See `Storage.sweep`. Scratch space is the system's, which cleans it."""
+
     def exclusive(self, folder: str) -> AbstractContextManager[None]:  # noqa: ARG002
         """See `Storage.exclusive`. An object store has no locks: nobody is kept out."""
         return contextlib.nullcontext()
+
+    def generation(self) -> int:
+        """How often the credentials have been replaced."""
+        return self._generation
+
+    def renew(self, refused: int) -> None:
+        """Begin anew with credentials and clients, unless another thread has done so since `refused` were in use."""
+        with self._lock:
+            if self._generation == refused:
+                self.forget()
+                self._clients.clear()
+                self._generation += 1
 
     # How.
 
@@ -302,11 +328,6 @@ class ObjectStore(ABC):
             },
         }
         return {"client_options": client_options, "retry_config": retry_config}
-
-    def _renew(self) -> None:
-        self.renew()
-        with self._lock:
-            self._clients.clear()
 
     def _head(self, uri: str) -> Any:
         import obstore
@@ -352,7 +373,7 @@ class ObjectStore(ABC):
     def _carry_out(self, doing: str, uri: str, call: Callable[[], T], deadline_seconds: float | None = None) -> T:
         seconds = self.credentials.deadline_seconds if deadline_seconds is None else deadline_seconds
         request = Request(doing, uri, lambda: self.identity, self.permissions[doing], seconds)
-        return carry_out(request, call, self._renew)
+        return carry_out(request, call, self)
 
 
 class _Large(ShardmillError):

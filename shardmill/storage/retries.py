@@ -6,15 +6,16 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from shardmill.errors import AccessDeniedError, ShardmillError, StorageError
+from shardmill.errors import AccessDeniedError, ArchivedError, ShardmillError, StorageError
 from shardmill.storage.credentials import ANONYMOUS
 
 T = TypeVar("T")
 
 FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 8.0
+RENEWALS = 5
 UNAUTHENTICATED = (
     *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
     *("InvalidClientTokenId", "UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException"),
@@ -50,24 +51,36 @@ class NoSuchBucket(FileNotFoundError):
     """It is the bucket that does not exist."""
 
 
-def carry_out(request: Request, call: Callable[[], T], renew: Callable[[], None]) -> T:
+class Credentialed(Protocol):
+    """Whoever sends requests with credentials that may be replaced, by several threads at once."""
+
+    def generation(self) -> int:
+        """Counts the credentials that were in use: a request notes it before it is sent."""
+
+    def renew(self, refused: int) -> None:
+        """Forget the credentials of generation `refused`; those that another thread has found since stay."""
+
+
+def carry_out(request: Request, call: Callable[[], T], credentials: Credentialed) -> T:
     """What `call` returns, tried again with backoff and jitter; no try begins after the request's deadline.
 
-    `renew` is called once if the store does not accept the credentials. Raises FileNotFoundError, AccessDeniedError,
-    ConfigurationError, StorageError, and what obstore raises where a precondition does not hold.
+    Where the store does not accept the credentials they are renewed, `RENEWALS` times at most: a busy machine may be
+    so slow that a token expires on its way. Raises FileNotFoundError, AccessDeniedError, ConfigurationError,
+    StorageError, and what obstore raises where a precondition does not hold.
     """
-    renewed = False
+    renewals = 0
 
     def attempt() -> T:
-        nonlocal renewed
-        try:
-            return call()
-        except Exception as error:
-            if is_unauthenticated(error) and not renewed:
-                renew()
-                renewed = True
+        nonlocal renewals
+        while True:
+            used = credentials.generation()
+            try:
                 return call()
-            raise
+            except Exception as error:
+                if not is_unauthenticated(error) or renewals == RENEWALS:
+                    raise
+                renewals += 1
+                credentials.renew(used)
 
     started = time.monotonic()
     try:
@@ -112,6 +125,8 @@ def explained(error: Exception, request: Request) -> Exception:
             bucket = "/".join(uri.split("/")[:3])
             return StorageError(f"{cannot}: there is no bucket {bucket} for {identity}")
         return FileNotFoundError(f"{uri} does not exist")
+    if _has_code(error, "InvalidObjectState"):
+        return ArchivedError(f"{cannot}: the object is archived (InvalidObjectState)")
     if is_unauthenticated(error) and identity != ANONYMOUS:
         return AccessDeniedError(
             f"{cannot}: the store does not accept the credentials of {identity}; they are wrong, expired or revoked"
@@ -190,7 +205,8 @@ def _status(error: BaseException) -> int | None:
 
 def _has_code(error: BaseException, *codes: str) -> bool:
     """Whether the answer in the error's text is one of these; not only some name in it."""
-    return any(f"<Code>{code}</Code>" in str(error) for code in codes)
+    text = str(error)
+    return any(f"<Code>{code}</Code>" in text or (isinstance(error, Forbidden) and text == code) for code in codes)
 
 
 def _first_line(error: BaseException) -> str:

@@ -35,6 +35,7 @@ class S3Store(ObjectStore):
         "list": "s3:ListBucket",
         "read": "s3:GetObject",
         "write": "s3:PutObject",
+        "move": "s3:GetObject and s3:PutObject",
         "delete": "s3:DeleteObject",
     }
 
@@ -76,7 +77,7 @@ class S3Store(ObjectStore):
         if not self._given.anonymous:
             self._provider()
 
-    def renew(self) -> None:
+    def forget(self) -> None:
         """See `ObjectStore`."""
         self._provider.forget()
 
@@ -157,7 +158,7 @@ class S3Store(ObjectStore):
             with _as_of_obstore():
                 return call(self._provider.client(service, self._provider(), endpoint_url=endpoint, config=config))
 
-        return carry_out(request, attempt, self.renew)
+        return carry_out(request, attempt, self)
 
     def _boto3(self) -> Any:
         """A boto3 client; a new one when there are new credentials."""

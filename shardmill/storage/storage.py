@@ -40,10 +40,12 @@ class Store(Protocol):
     def read_range(self, uri: str, offset: int, length: int) -> bytes: ...  # noqa: D102
     def publish(self, file: Path, uri: str) -> None: ...  # noqa: D102
     def replace(self, uri: str, data: bytes, expected: str | None) -> str: ...  # noqa: D102
+    def move(self, source: str, target: str) -> None: ...  # noqa: D102
     def delete(self, uri: str) -> None: ...  # noqa: D102
     def check_writable(self, folder: str) -> None: ...  # noqa: D102
     def honours_preconditions(self, folder: str) -> bool: ...  # noqa: D102
     def scratch(self, folder: str) -> AbstractContextManager[Path]: ...  # noqa: D102
+    def sweep(self, folder: str) -> None: ...  # noqa: D102
     def exclusive(self, folder: str) -> AbstractContextManager[None]: ...  # noqa: D102
     def filesystem(self) -> Any: ...  # noqa: D102
 
@@ -112,6 +114,14 @@ class Storage:
         """
         return self.store(uri).replace(uri, data, expected)
 
+    def move(self, source: str, target: str) -> None:
+        """Move an object within its store, whole or not at all, over whatever stood at `target`.
+
+        Its time is then that of the move. A move that breaks off may leave the object in both places. Raises
+        FileNotFoundError if it is not there.
+        """
+        self.store(source).move(source, target)
+
     def delete(self, uri: str) -> None:
         """Remove the object if it is there."""
         self.store(uri).delete(uri)
@@ -127,6 +137,10 @@ class Storage:
         object store, by whoever cleans the system's temporary files.
         """
         return self.store(folder).scratch(folder)
+
+    def sweep(self, folder: str) -> None:
+        """Remove the scratch space of killed processes that is left anywhere below `folder`."""
+        self.store(folder).sweep(folder)
 
     def exclusive(self, folder: str) -> AbstractContextManager[None]:
         """Keeps other writers' exclusive sections over the same folder out, where the store can do that."""

@@ -164,7 +164,7 @@ def test_tokens_that_expire_under_many_threads_are_fetched_anew(bucket: Bucket, 
     storage = of_key(leaver, bucket.server.url)
 
     def read(number: int) -> bool:
-        if number % 25 == 0:
+        if number % 10 == 0:
             bucket.server.expire_tokens()
         if number % 3:
             return storage.read(f"{bucket.uri}/a") == b"data"

@@ -539,3 +539,74 @@ def test_the_root_folder_is_joined_like_any_other() -> None:
 def test_relative_to_refuses_what_is_not_below() -> None:
     with pytest.raises(ValueError, match="not below"):
         relative_to("file:///a", "file:///ab/c")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])
+def test_a_lock_is_shared_with_whom_the_folder_is(
+    storage: Storage, folder: str, tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        with storage.exclusive(folder):
+            assert (tmp_path / LOCK).stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root may")
+def test_another_user_who_may_only_read_a_lock_is_kept_out_by_it_too(
+    storage: Storage, folder: str, tmp_path: Path, start: Start
+) -> None:
+    with storage.exclusive(folder):
+        pass
+    (tmp_path / LOCK).chmod(0o644)
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory != Path("/"):
+            directory.chmod(directory.stat().st_mode | 0o055)
+    code = f"""
+import os, sys
+import shardmill.storage.local
+from shardmill.storage import Storage
+os.setgid(65534); os.setuid(65534)
+print("waits", flush=True)
+with Storage().exclusive("{folder}"):
+    print("held", flush=True)
+"""
+    with storage.exclusive(folder):
+        process = start(code)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waits\n"
+        assert process.poll() is None
+    assert process.stdout.readline() == "held\n"
+
+
+def test_a_move_is_whole_and_takes_the_time_of_the_move(storage: Storage, folder: str, write: Write) -> None:
+    source, target = write("a/x", b"data"), join_uri(folder, "b/c/x")
+    os.utime(source.removeprefix("file://"), (1, 1))
+    storage.move(source, target)
+    info = storage.stat(target)
+    assert storage.stat(source) is None
+    assert info is not None
+    assert info.modified > 1
+    assert storage.read(target) == b"data"
+    with pytest.raises(FileNotFoundError, match="a/x does not exist"):
+        storage.move(source, target)
+    assert storage.read(target) == b"data"
+
+
+def test_sweep_removes_the_scratch_of_the_dead_and_no_other(
+    storage: Storage, folder: str, tmp_path: Path, start: Start
+) -> None:
+    code = f"""
+import os
+from shardmill.storage import Storage
+with Storage().scratch("{folder}/d/side") as scratch:
+    (scratch / "data").write_text("half")
+    os._exit(1)
+"""
+    start(code).wait()
+    with storage.scratch(join_uri(folder, "d/other")) as alive:
+        assert [file.name for file in tmp_path.rglob("data")] == ["data"]
+        storage.sweep(join_uri(folder, "d"))
+        assert list(tmp_path.rglob("data")) == []
+        assert alive.is_dir()

@@ -668,3 +668,28 @@ def test_the_file_system_of_fsspec_has_the_credentials(place: Place) -> None:
     with files.open(place.uri("b"), "wb") as stream:
         stream.write(b"data")
     assert place.storage.read(place.uri("b")) == b"data"
+
+
+# Move
+
+
+@pytest.mark.parametrize("size", [0, 7, 9 << 20])
+def test_a_move_takes_an_object_to_another_name_and_replaces_what_stood_there(any_place: Place, size: int) -> None:
+    data = os.urandom(size)
+    source, target = any_place.uri("a/x é+.tar"), any_place.uri("b/y")
+    any_place.put(source, data)
+    any_place.put(target, b"before")
+    any_place.storage.move(source, target)
+    assert any_place.storage.stat(source) is None
+    assert any_place.storage.read(target) == data
+    with pytest.raises(FileNotFoundError, match="x é"):
+        any_place.storage.move(source, target)
+    assert any_place.storage.read(target) == data
+
+
+def test_a_move_to_another_bucket_is_refused(place: Place) -> None:
+    source = place.uri("a")
+    place.put(source, b"x")
+    with pytest.raises(StorageError, match="in different buckets"):
+        place.storage.move(source, f"{source.split('://')[0]}://elsewhere/a")
+    assert place.storage.read(source) == b"x"
