@@ -26,6 +26,7 @@ from PIL import (
 
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import reasons
+from shardmill.memory import lacks_memory
 from shardmill.samples import IMAGE_FORMATS, image_format
 
 _T = TypeVar("_T", bound=np.generic)
@@ -176,11 +177,11 @@ def _corrupt() -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError:
-        raise
     except Image.DecompressionBombError as error:
         raise Rejected(reasons.TOO_MANY_PIXELS, str(error)) from error
     except Exception as error:
+        if lacks_memory(error):
+            raise MemoryError(str(error)) from error
         raise Rejected(reasons.CORRUPT_IMAGE, f"{type(error).__name__}: {error}") from error
 
 

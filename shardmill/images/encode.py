@@ -9,6 +9,7 @@ from PIL import Image
 
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import reasons
+from shardmill.memory import lacks_memory
 from shardmill.samples import IMAGE_FORMATS, image_format
 
 _LOSSLESS_FOR_LABELS = ("PNG", "TIFF")
@@ -49,6 +50,8 @@ def encode_image(array: npt.NDArray[Any], component: str, quality: int = 95) -> 
     try:
         return _jpeg(array, quality) if name == "JPEG" else _pillow(array, name, quality)
     except (OSError, ValueError) as error:  # larger than the format allows
+        if lacks_memory(error):
+            raise MemoryError(f"{component}: {error}") from error
         detail = f"{component}, {array.shape[1]} x {array.shape[0]}: {error}"
         raise Rejected(reasons.NOT_ENCODABLE, detail) from error
 

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from shardmill.errors import ConfigurationError, Rejected, ShardmillError
+from shardmill.memory import lacks_memory
 from shardmill.samples import image_format
 from shardmill.torchvision_compat import import_torchvision
 from shardmill.transforms import reasons
@@ -77,6 +78,7 @@ def _run_named(name: str, built: Any, names: tuple[str, ...] | None, sample: Dec
     except ShardmillError:
         raise
     except Exception as error:
+        _pass_on_lack_of_memory(error, name, sample)
         if differ:
             raise Rejected(reasons.SIZES_DIFFER, f"{name} sees {sizes} together") from error
         raise Rejected(reasons.TRANSFORM_FAILED, f"{name}: {type(error).__name__}: {error}") from error
@@ -92,11 +94,17 @@ def _run_custom(
     except ShardmillError:
         raise
     except Exception as error:
+        _pass_on_lack_of_memory(error, name, sample)
         raise Rejected(reasons.TRANSFORM_FAILED, f"{name}: {type(error).__name__}: {error}") from error
     for result in results:
         if not isinstance(result, DecodedSample):
             raise ConfigurationError(f"{name} gave a {type(result).__name__}; return a DecodedSample, several, or None")
     return [_typed(result, masks) for result in results]
+
+
+def _pass_on_lack_of_memory(error: Exception, name: str, sample: DecodedSample) -> None:
+    if lacks_memory(error):
+        raise MemoryError(f"{name} on {sample.key}: {error}") from error
 
 
 def _typed(sample: DecodedSample, masks: Collection[str]) -> DecodedSample:
