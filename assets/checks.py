@@ -13,8 +13,9 @@ from shardmill import chain
 from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec
 from shardmill.projection import same_class_rate
 from shardmill.projection.neighbours import MAXIMUM_ROWS
-from shardmill.stages.embedding_map import read_batches, vectors_of
-from shardmill.stages.shard_set import ShardSet
+from shardmill.shards.reader import ShardSet
+from shardmill.shards.scrub import ROUNDS, due_for_scrub, mark_as_sound
+from shardmill.stages.embedding_map import vectors_of
 from shardmill.verify import read_with_webdataset
 
 _NO_PARTITION = "this check is made with a partition: materialize one, and it is looked at then"
@@ -39,10 +40,12 @@ def build_checks(spec: DatasetSpec) -> list[dg.AssetChecksDefinition]:
         )
         for asset in downstream
     ]
+    text = (
+        "Every byte is what was committed, and the webdataset library reads every sample: of the new shards, and of "
+        f"the others in turn, so that damage is found within {ROUNDS} runs."
+    )
     tars: tuple[AssetName, ...] = ("webdataset_shards", "transformed_shards")
-    checks += [
-        _check(spec, asset, "readable", "The webdataset library reads every sample.", _readable) for asset in tars
-    ]
+    checks += [_check(spec, asset, "readable", text, _readable) for asset in tars]
     sound = "One finite vector a sample, of the right size, and not zero; of length 1 if normalized."
     checks.append(_check(spec, "embeddings", "sound", sound, _sound))
     if spec.min_same_class_rate is not None:
@@ -94,7 +97,7 @@ def _nothing_lost(dataset: Dataset, partition: str, shards: ShardSet) -> tuple[b
     asset: AssetName = commit.name.split("/")[1]  # type: ignore[assignment]
     before = chain.stored(dataset, ASSETS[ASSETS.index(asset) - 1], partition)
     came = before.commit.total_samples if before else -1
-    lost = [e.id for e in commit.shards if e.samples_in != e.kept + e.filtered + e.rejects]
+    lost = [e.id for e in commit.shards if e.samples_in != e.kept + e.filtered + e.total_rejects]
     figures = {
         "samples of the asset before": came,
         "samples in": commit.total_samples_in,
@@ -107,15 +110,23 @@ def _nothing_lost(dataset: Dataset, partition: str, shards: ShardSet) -> tuple[b
 
 
 def _readable(_dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
-    samples, size = read_with_webdataset(shards)
-    return samples == shards.commit.total_samples, {"samples read": samples, "bytes read": size}
+    due = due_for_scrub(shards)
+    samples, size = read_with_webdataset(shards, due)
+    verified = sum(1 for shard in due for _ in shard.read(shards.storage))
+    expected = sum(shard.samples for shard in due)
+    total = sum(entry.nsamples for entry in shards.commit.shardlist)
+    passed = samples == verified == expected and total == shards.commit.total_samples
+    if passed:
+        mark_as_sound(shards, due)
+    figures = {"shards": len(shards.shards), "shards read": len(due), "samples read": samples, "bytes read": size}
+    return passed, {**figures, "samples expected": expected}
 
 
 def _sound(dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
     import numpy as np
 
     rows, dimensions, finite, norms = 0, set(), True, [np.empty(0)]
-    for batch in read_batches(shards, ["embedding"]):
+    for batch in shards.pinned_here().batches(["embedding"]):
         vectors = vectors_of(batch).astype(np.float32)
         rows += len(vectors)
         dimensions.add(vectors.shape[1])
@@ -139,7 +150,7 @@ def _same_class(dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[bo
     # Every so many rows, so that memory does not grow with the table.
     step = -(-shards.commit.total_samples // MAXIMUM_ROWS) or 1
     vectors, labels, row = [], [], 0
-    for batch in read_batches(shards, ["embedding", "cls"]):
+    for batch in shards.pinned_here().batches(["embedding", "cls"]):
         taken = np.arange(-row % step, batch.num_rows, step)
         vectors.append(vectors_of(batch)[taken])
         labels += batch["cls"].take(taken).to_pylist()

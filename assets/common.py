@@ -9,12 +9,13 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from resources.planned import PlannedPartitions
-from resources.shard_set_io_manager import EACH_ALONE, MASKS, MAX_REJECT_RATIO, ROOT, SUFFIX
-from shardmill.dataset import AssetName, DatasetSpec, suffix_of
+from resources.shard_set_io_manager import EACH_ALONE, KEEP_SUPERSEDED, MASKS, MAX_REJECT_RATIO, ROOT
+from shardmill.dataset import AssetName, DatasetSpec
 from shardmill.errors import ShardmillError
 from shardmill.partitions import TimePartitions
 from shardmill.shards.fingerprint import fingerprint
-from shardmill.stages.shard_set import LazyShardSet, ShardSet
+from shardmill.shards.reader import ShardSet
+from shardmill.stages.lazy_shard_set import LazyShardSet
 
 IO_MANAGER = "shard_set_io_manager"
 
@@ -72,8 +73,8 @@ def asset_options(spec: DatasetSpec, asset: AssetName, kinds: set[str], code: st
         "description": f"{description}\n\n{spec.description}".strip(),
         "metadata": {
             ROOT: spec.root,
-            SUFFIX: suffix_of(asset),
             MAX_REJECT_RATIO: spec.max_reject_ratio,
+            KEEP_SUPERSEDED: spec.keep_superseded,
             MASKS: spec.transform.masks,
         },
     }
@@ -104,8 +105,12 @@ def _freshness(hours: float) -> dg.FreshnessPolicy:
         return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours))
 
 
-def planned_output(context: dg.AssetExecutionContext, make: Callable[[str], LazyShardSet]) -> AnyOutput:
-    """The lazy set of every partition of the run, and the data version that it will have.
+def planned_output(
+    context: dg.AssetExecutionContext,
+    make: Callable[[str], LazyShardSet],
+    again: Callable[[str], LazyShardSet] | None = None,
+) -> AnyOutput:
+    """The lazy set of every partition of the run, and the data version that it will have; `again` plans one anew.
 
     The version is known beforehand: it is the digest of the fingerprints, which determine the bytes. A partition that
     cannot be planned is left to the IO manager, which makes the others first.
@@ -126,7 +131,7 @@ def planned_output(context: dg.AssetExecutionContext, make: Callable[[str], Lazy
     (version,) = digests.values() if len(planned) == len(digests) == 1 else [fingerprint(partitions=digests)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # data_version is
-        return dg.Output(PlannedPartitions(planned, describe), data_version=dg.DataVersion(version))
+        return dg.Output(PlannedPartitions(planned, again or make, describe), data_version=dg.DataVersion(version))
 
 
 def each_partition(
@@ -137,9 +142,12 @@ def each_partition(
     """`planned_output` over the loaded upstream sets."""
 
     def make_one(partition: str) -> LazyShardSet:
-        loaded = upstream if isinstance(upstream, ShardSet) else upstream[partition]
-        if isinstance(loaded, ShardmillError):
-            raise loaded
-        return make(loaded)
+        return make(loaded(partition))
 
-    return planned_output(context, make_one)
+    def loaded(partition: str) -> ShardSet:
+        found = upstream if isinstance(upstream, ShardSet) else upstream[partition]
+        if isinstance(found, ShardmillError):
+            raise found
+        return found
+
+    return planned_output(context, make_one, lambda partition: make(loaded(partition).newest()))

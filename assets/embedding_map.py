@@ -6,8 +6,9 @@ from assets.common import AnyOutput, LoadedPartitions, asset_options, code_versi
 from resources.storage import StorageResource
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.shards.reader import ShardSet
 from shardmill.stages.embedding_map import MapStage
-from shardmill.stages.shard_set import LazyShardSet, ShardSet
+from shardmill.stages.lazy_shard_set import LazyShardSet
 
 
 def build_embedding_map(spec: DatasetSpec) -> dg.AssetsDefinition:

@@ -6,8 +6,9 @@ from assets.common import AnyOutput, LoadedPartitions, asset_options, code_versi
 from assets.gpu import gpu_options
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.shards.reader import ShardSet
 from shardmill.stages.embed import EmbedStage
-from shardmill.stages.shard_set import LazyShardSet, ShardSet
+from shardmill.stages.lazy_shard_set import LazyShardSet
 
 
 def build_embeddings(spec: DatasetSpec) -> dg.AssetsDefinition:

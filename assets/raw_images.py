@@ -6,8 +6,8 @@ from assets.common import AnyOutput, asset_options, code_version, planned_output
 from resources.storage import StorageResource
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.stages.lazy_shard_set import LazyShardSet
 from shardmill.stages.list_objects import ListStage
-from shardmill.stages.shard_set import LazyShardSet
 
 
 def build_raw_images(spec: DatasetSpec) -> dg.AssetsDefinition:

@@ -5,7 +5,8 @@ import dagster as dg
 from assets.common import AnyOutput, LoadedPartitions, asset_options, code_version, each_partition, upstream_of
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
-from shardmill.stages.shard_set import LazyShardSet, ShardSet
+from shardmill.shards.reader import ShardSet
+from shardmill.stages.lazy_shard_set import LazyShardSet
 from shardmill.stages.transform import TransformStage
 
 

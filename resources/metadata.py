@@ -15,9 +15,7 @@ from shardmill.images import decode_image, decode_mask
 from shardmill.images.contact_sheet import colour_labels, data_uri, draw_contact_sheet
 from shardmill.samples import image_format
 from shardmill.shards.commit import Commit
-from shardmill.shards.layout import Layout
-from shardmill.stages.shard_set import ShardSet
-from shardmill.storage import join_uri
+from shardmill.shards.reader import ShardSet
 
 _TILES = 24
 _LARGEST_TILE = 448
@@ -32,7 +30,7 @@ def describe_shard_set(shards: ShardSet, seconds: float, masks: Sequence[str] = 
         metadata["contact sheet"] = sheet
     for entry in commit.shards:
         if entry.picture:
-            picture = shards.storage.read(join_uri(shards.folder, f"{Layout(commit.suffix).side}{entry.picture}"))
+            picture = shards.storage.read(shards.layout.beside(entry.picture))
             metadata["map"] = dg.MetadataValue.md(f"![map]({data_uri(picture)})")
     if commit.rejects_by_reason:
         metadata["rejects by reason"] = _reasons(commit.rejects_by_reason)
@@ -98,10 +96,9 @@ def _rejects(shards: ShardSet) -> dg.MetadataValue[Any]:
 def _column_schema(shards: ShardSet) -> dg.TableSchema:
     import pyarrow.parquet as pq
 
-    if not shards.urls:
+    if not shards.shards:
         return dg.TableSchema(columns=[])
-    stream, _ = shards.storage.open(shards.urls[0])
-    with stream:
+    with shards.shards[0].open(shards.storage) as stream:
         schema = pq.read_schema(stream)
     return dg.TableSchema(
         columns=[
@@ -120,7 +117,7 @@ def _contact_sheet(shards: ShardSet, masks: Sequence[str]) -> dg.MetadataValue[A
 
 
 def _thumbnails(shards: ShardSet, masks: Sequence[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    for sample, _ in shards.shards[0].read(shards.storage):
+    for sample in shards.samples():
         for component, data in sample.components.items():
             if not image_format(component):
                 continue

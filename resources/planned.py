@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardmill.errors import ShardmillError
-from shardmill.stages.shard_set import LazyShardSet
+from shardmill.stages.lazy_shard_set import LazyShardSet
 
 
 @dataclass(frozen=True)
@@ -13,5 +13,7 @@ class PlannedPartitions:
     """The partitions of one run, in order."""
 
     partitions: Mapping[str, LazyShardSet | ShardmillError]
+    again: Callable[[str], LazyShardSet]
+    """Plans a partition with what stands now, for one whose commit another run was first with."""
     describe: Callable[[str, Mapping[str, Any]], None]
     """Takes a partition and metadata for its materialization."""

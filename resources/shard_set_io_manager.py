@@ -1,6 +1,7 @@
 """The IO manager of every Shardmill asset: runs lazy shard sets into place, commits, and says what came out."""
 
 import time
+from collections.abc import Callable
 
 import dagster as dg
 
@@ -9,18 +10,21 @@ from resources.failures import failure, partial_failure
 from resources.metadata import describe_shard_set
 from resources.planned import PlannedPartitions
 from resources.storage import StorageResource
-from shardmill.errors import ConfigurationError, ShardmillError
+from shardmill.errors import ConfigurationError, ConflictError, ShardmillError
 from shardmill.progress import Progress, for_a_log
-from shardmill.stages.shard_set import LazyShardSet, ShardSet
+from shardmill.shards.reader import ShardSet, open_shards
+from shardmill.stages.lazy_shard_set import LazyShardSet
 from shardmill.storage import Storage, absolute_uri, join_uri
 
 ROOT = "shardmill/root"
-SUFFIX = "shardmill/suffix"
 MAX_REJECT_RATIO = "shardmill/max_reject_ratio"
+KEEP_SUPERSEDED = "shardmill/keep_superseded"
 MASKS = "shardmill/masks"
 """Definition metadata of an asset that the IO manager reads."""
 EACH_ALONE = "shardmill/each_alone"
 """Likewise of an input."""
+
+_TRIES = 5
 
 
 class ShardSetIOManager(dg.ConfigurableIOManager):
@@ -36,14 +40,17 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
         fails in the end; its metadata say which partitions failed and which ranges are left to carry on with.
         """
         if isinstance(obj, LazyShardSet):
-            obj = PlannedPartitions({context.partition_key: obj}, lambda _, data: context.add_output_metadata({**data}))
+            lazy = obj
+            obj = PlannedPartitions(
+                {context.partition_key: lazy}, lambda _: lazy, lambda _, data: context.add_output_metadata({**data})
+            )
         failed: dict[str, ShardmillError] = {}
         for partition, planned in obj.partitions.items():
             started = time.monotonic()
             try:
                 if isinstance(planned, ShardmillError):
                     raise planned
-                made = self._write(context, partition, planned)
+                made = self._write(context, partition, planned, obj.again)
             except ShardmillError as error:
                 failed[partition] = error
                 if len(obj.partitions) > 1:
@@ -74,16 +81,30 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
         only = next(iter(loaded.values()))
         return only if len(loaded) == 1 and isinstance(only, ShardSet) else loaded
 
-    def _write(self, context: dg.OutputContext, partition: str, lazy: LazyShardSet) -> ShardSet:
-        folder = _folder(context, partition)
+    def _write(
+        self, context: dg.OutputContext, partition: str, lazy: LazyShardSet, again: Callable[[str], LazyShardSet]
+    ) -> ShardSet:
+        """Raises ConflictError where another run was first and something else is to be made now: a retry plans that.
+
+        The data version has been handed to Dagster by now, so that nothing else than what was planned can be written.
+        """
+        folder, storage = _folder(context, partition), self.storage.open()
         name = "/".join([*context.asset_key.path, partition])
         ratio = context.definition_metadata[MAX_REJECT_RATIO]
+        keep = context.definition_metadata.get(KEEP_SUPERSEDED, 0.0)
 
         def log(progress: Progress) -> None:
             context.log.info(str(progress))
 
         engine = self.engine.open(context.log.info)
-        result = lazy.write(self.storage.open(), folder, name, engine, ratio, for_a_log(log))
+        for left in reversed(range(_TRIES)):
+            try:
+                result = lazy.write(storage, folder, name, engine, ratio, for_a_log(log), keep)
+                break
+            except ConflictError as error:
+                if not left or again(partition).digest != lazy.digest:
+                    raise
+                context.log.info(f"{error}. Trying again")
         total = len(result.commit.shards)
         context.log.info(f"{name}: {result.made} of {total} shards made, {total - result.made} stood already")
         return result
@@ -104,7 +125,7 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
 def _load(storage: Storage, upstream: dg.OutputContext, partition: str) -> ShardSet:
     folder = _folder(upstream, partition)
     try:
-        return ShardSet.open(storage, folder, upstream.definition_metadata[SUFFIX])
+        return open_shards(folder, storage)
     except FileNotFoundError:
         name = "/".join([*upstream.asset_key.path, partition])
         raise ConfigurationError(f"{name} has to be materialized first: nothing is committed in {folder}") from None

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec, suffix_of
+from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec
 from shardmill.devices import GPUSpec, fitting_devices
 from shardmill.embedders import choose_runtime
-from shardmill.errors import ConfigurationError
+from shardmill.embedders.protocol import weights_identity
+from shardmill.errors import ConfigurationError, ConflictError
 from shardmill.partitions import BatchPartitions, NothingThereError, TimePartitioning, TimePartitions
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, read_commit
 from shardmill.shards.fingerprint import fingerprint
-from shardmill.shards.layout import Layout
+from shardmill.shards.layout import SIDE, Layout
+from shardmill.shards.reader import ShardSet
 from shardmill.sources import Manifest
+from shardmill.stages.embed import EmbedStage
 from shardmill.stages.embedding_map import has_basis, map_of
 from shardmill.stages.engine import Engine
+from shardmill.stages.lazy_shard_set import LazyShardSet
 from shardmill.stages.list_objects import ListedObjects, ListStage
-from shardmill.stages.pack import PackStage
-from shardmill.stages.shard_set import LazyShardSet, ShardSet, pack
+from shardmill.stages.pack import PackStage, pack
+from shardmill.stages.transform import TransformStage
 from shardmill.storage import join_uri, relative_to
-from shardmill.tables import read_parquet
 from shardmill.transforms import build_transform
 
 State = Literal["missing", "stale", "up to date"]
+
+_TRIES = 5
+"""Plans of one asset, where other runs commit something else meanwhile."""
+_LONGEST_WAIT_SECONDS = 1.0
 
 
 def raw_images(dataset: Dataset, partition: str) -> LazyShardSet:
@@ -113,13 +122,17 @@ def _packed_from(dataset: Dataset, raw: ShardSet) -> str:
 
 def transformed_shards(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
     """The shards after the dataset's transform."""
-    return shards.transform(dataset.spec.transform, dataset.spec.max_pixels)
+    stage = TransformStage(dataset.spec.transform, dataset.spec.max_pixels)
+    return LazyShardSet.of(stage, shards)
 
 
 def embeddings(dataset: Dataset, shards: ShardSet) -> LazyShardSet:
     """The embeddings of the transformed shards."""
     spec = dataset.spec
-    return shards.embed(spec.resolved_embedder, spec.transform.masks, spec.max_pixels, spec.gpu)
+    weights = weights_identity(spec.resolved_embedder, dataset.storage)
+    masks, devices = tuple(spec.transform.masks), spec.gpu or GPUSpec()
+    stage = EmbedStage(spec.resolved_embedder, weights, masks, spec.max_pixels, devices)
+    return LazyShardSet.of(stage, shards)
 
 
 def embedding_map(dataset: Dataset, table: ShardSet) -> LazyShardSet:
@@ -143,15 +156,14 @@ def pack_stage(spec: DatasetSpec) -> PackStage:
 def check_transform_and_model(dataset: Dataset) -> None:
     """Raises ConfigurationError for operations, arguments, a model or weights that cannot work, before any is used."""
     build_transform(dataset.spec.transform)
-    dataset.spec.resolved_embedder.fingerprint_parameters(dataset.storage)
+    weights_identity(dataset.spec.resolved_embedder, dataset.storage)
 
 
 def read_manifest(raw: ShardSet) -> Manifest:
     """The manifest that a committed `raw_images` partition holds. Raises CorruptionError."""
     if not raw.commit.shardlist:
         return Manifest.from_objects([])
-    with raw.open_table(raw.commit.shardlist[0]) as stream:
-        return Manifest(read_parquet(stream))
+    return Manifest(raw.pinned_here().table())
 
 
 def plan(dataset: Dataset, asset: AssetName, partition: str, upstream: ShardSet | None) -> LazyShardSet:
@@ -171,19 +183,18 @@ def plan(dataset: Dataset, asset: AssetName, partition: str, upstream: ShardSet 
 
 def stored(dataset: Dataset, asset: AssetName, partition: str) -> ShardSet | None:
     """The committed partition of an asset, None if there is none."""
-    folder = dataset.folder(asset, partition)
-    commit, _ = read_commit(dataset.storage, folder, suffix_of(asset))
-    return ShardSet(dataset.storage, folder, commit) if commit else None
+    layout = Layout.at(dataset.folder(asset, partition))
+    commit, _ = read_commit(dataset.storage, layout)
+    return ShardSet(dataset.storage, layout, commit) if commit else None
 
 
 def stored_partitions(dataset: Dataset, asset: AssetName) -> list[str]:
     """The partitions of an asset that may be committed, in order: the declared ones, or those whose commit stands."""
     if isinstance(dataset.spec.partitions, list):
         return dataset.spec.partitions
-    folder = join_uri(dataset.home, asset)
-    commit = Layout(suffix_of(asset)).commit
+    folder = join_uri(dataset.home, f"{SIDE}/{asset}")
     names = (relative_to(folder, info.uri).partition("/") for info in dataset.storage.list(folder))
-    return sorted(partition for partition, _, name in names if name == commit and dataset.may_have(partition))
+    return sorted(partition for partition, _, name in names if name == "index.json" and dataset.may_have(partition))
 
 
 def write(
@@ -196,7 +207,8 @@ def write(
 ) -> ShardSet:
     """Make and commit an asset's partition. See `LazyShardSet.write`."""
     folder, name = dataset.folder(asset, partition), dataset.name(asset, partition)
-    return lazy.write(dataset.storage, folder, name, engine, dataset.spec.max_reject_ratio, progress)
+    spec = dataset.spec
+    return lazy.write(dataset.storage, folder, name, engine, spec.max_reject_ratio, progress, spec.keep_superseded)
 
 
 def run(
@@ -209,9 +221,32 @@ def run(
         fitting_devices(dataset.spec.gpu or GPUSpec(), dataset.name("embeddings", partition))
     upstream: ShardSet | None = None
     for asset in ASSETS:
-        lazy = plan(dataset, asset, partition, upstream)
-        upstream = write(dataset, asset, partition, lazy, engine, progress)
+        upstream = _make(dataset, asset, partition, upstream, engine, progress)
         yield asset, upstream
+
+
+def _make(
+    dataset: Dataset,
+    asset: AssetName,
+    partition: str,
+    upstream: ShardSet | None,
+    engine: Engine,
+    progress: ProgressSink,
+) -> ShardSet:
+    """Plan and write an asset's partition, again where another run was first with something else.
+
+    Raises ConflictError where others are first time and again.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            lazy = plan(dataset, asset, partition, upstream)
+            return write(dataset, asset, partition, lazy, engine, progress)
+        except ConflictError:
+            if not left:
+                raise
+            time.sleep(random.uniform(0, _LONGEST_WAIT_SECONDS))
+            upstream = upstream and upstream.newest()
+    raise AssertionError
 
 
 def _is_current(
@@ -252,12 +287,13 @@ def known_partitions(dataset: Dataset) -> list[str]:
 def is_stale(dataset: Dataset, partition: str) -> bool:
     """Whether an asset of a partition is not there, or was made from another one before it or by other rules than now.
 
-    Reads five small files; neither lists the source nor looks whether every shard stands, as `states` does.
+    Reads five small files, and asks for one shard of each asset, since a folder may have been removed. Neither lists
+    the source nor looks whether every shard stands, as `states` does.
     """
     upstream: ShardSet | None = None
     for asset in ASSETS:
         present = stored(dataset, asset, partition)
-        if present is None:
+        if present is None or _is_removed(present):
             return True
         if upstream is not None and _is_made_otherwise(dataset, asset, partition, present, upstream):
             return True
@@ -265,10 +301,17 @@ def is_stale(dataset: Dataset, partition: str) -> bool:
     return False
 
 
+def _is_removed(present: ShardSet) -> bool:
+    """Whether the first of the data files is gone."""
+    return any(present.storage.stat(uri) is None for uri in present.urls[:1])
+
+
 def _is_made_otherwise(
     dataset: Dataset, asset: AssetName, partition: str, present: ShardSet, upstream: ShardSet
 ) -> bool:
     commit = present.commit
+    if commit.may_pass:
+        return True
     if asset == "webdataset_shards":
         stage = pack_stage(dataset.spec)
         made = (commit.made_from, commit.stage_version, commit.parameters)

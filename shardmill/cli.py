@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,12 +23,13 @@ from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError, CorruptionError, ShardmillError
 from shardmill.orphans import remove_orphans
 from shardmill.progress import Progress, ProgressSink, for_a_log
-from shardmill.samples import image_format
+from shardmill.samples import EncodedSample, image_format
 from shardmill.shards.commit import Commit
+from shardmill.shards.reader import ShardSet
+from shardmill.shards.stored import Rows
 from shardmill.sources.names import encode_key
 from shardmill.storage import Storage, absolute_uri, load_credentials
 from shardmill.storage.check import check_storage, impatient
-from shardmill.tables import iterate_parquet
 from shardmill.verify import read_with_webdataset, verify
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -159,7 +160,10 @@ def verify_command(file: DatasetFile, partition: Partitions = None, credentials:
 
 
 def _problems(dataset: Dataset, asset: AssetName, partition: str) -> list[str]:
-    shards = chain.stored(dataset, asset, partition)
+    try:
+        shards = chain.stored(dataset, asset, partition)
+    except CorruptionError as error:
+        return [str(error)]
     if shards is None:
         return ["nothing is committed"]
     problems = list(verify(shards))
@@ -185,26 +189,29 @@ def show(
         shards = chain.stored(dataset, _TARS[asset], partition)
         if shards is None:
             raise ConfigurationError(f"{asset.value} of {partition} is not there yet: run `shardmill run {file}` first")
-        for shard in shards.shards:
-            for sample, rows in shard.read(shards.storage):
-                if key is not None and sample.key not in (key, encode_key(key)):
-                    continue
-                header = ("component", "bytes", "pixels", "raw object", "its version", "its sha256")
-                table: list[Sequence[str]] = []
-                for component, data in sample.components.items():
-                    row = rows[component]
-                    cells = (component, f"{len(data):,}", _pixels(component, data))
-                    table.append((*cells, row.source_uri, row.source_version, row.source_sha256))
-                    if save is not None:
-                        target = save / f"{sample.key.replace('/', '_')}.{component}"
-                        save.mkdir(parents=True, exist_ok=True)
-                        target.write_bytes(data)
-                console.print(f"[bold]{escape(sample.key)}[/] in {shard.file_name}", highlight=False)
-                _print_table(header, table)
-                _show_vector(dataset, partition, sample.key)
-                return
-        lacks = "holds no samples" if key is None else f"has no sample {key!r}"
-        raise ConfigurationError(f"{asset.value} of {partition} {lacks}")
+        sample, rows = _find(shards, key, f"{asset.value} of {partition}")
+        header = ("component", "bytes", "pixels", "raw object", "its version", "its sha256")
+        table: list[Sequence[str]] = []
+        for component, data in sample.components.items():
+            row = rows[component]
+            cells = (component, f"{len(data):,}", _pixels(component, data))
+            table.append((*cells, row.source_uri, row.source_version, row.source_sha256))
+            if save is not None:
+                target = save / f"{sample.key.replace('/', '_')}.{component}"
+                save.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+        console.print(f"[bold]{escape(sample.key)}[/] in {shards.folder}", highlight=False, soft_wrap=True)
+        _print_table(header, table)
+        _show_vector(dataset, partition, sample.key)
+
+
+def _find(shards: ShardSet, key: str | None, where: str) -> tuple[EncodedSample, Rows]:
+    """The sample with this key, as it is stored or as it stands in the source; without a key the first one."""
+    first = None if key is not None else next(shards.samples(), None)
+    for each in (key, encode_key(key)) if key is not None else (first.key,) if first else ():
+        with suppress(KeyError):
+            return shards.sample_with_lineage(each)
+    raise ConfigurationError(f"{where} {'holds no samples' if key is None else f'has no sample {key!r}'}")
 
 
 def _pixels(component: str, data: bytes) -> str:
@@ -231,12 +238,8 @@ def _rows_of(dataset: Dataset, asset: AssetName, partition: str, key: str) -> It
     import pyarrow.compute as pc
 
     table = chain.stored(dataset, asset, partition)
-    if table is None:
-        return
-    for entry in table.commit.shardlist:
-        with table.open_table(entry) as stream:
-            for batch in iterate_parquet(stream):
-                yield from batch.filter(pc.equal(batch["key"], key)).to_pylist()
+    for batch in table.batches() if table else ():
+        yield from batch.filter(pc.equal(batch["key"], key)).to_pylist()
 
 
 @app.command("check-storage")
@@ -267,7 +270,7 @@ def gc(
     grace_hours: Annotated[float, typer.Option(min=0, help="spare files younger than this: a run may need them")] = 24,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list them, delete nothing")] = False,
 ) -> None:
-    """Delete shard files that no index names, left by runs that failed or were killed."""
+    """Delete files that no commit names, left by runs that failed or were killed, and what is kept no longer."""
     done = "would delete" if dry_run else "deleted"
     count = size = problems = 0
     with _readable_errors():

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from shardmill.devices import GPUField
 from shardmill.embedders.protocol import EMBEDDERS, unknown_model
@@ -27,13 +27,13 @@ from shardmill.partitions import (
     read_batch,
     sealed_batches,
 )
-from shardmill.shards.layout import Suffix
+from shardmill.shards.layout import SIDE
 from shardmill.shards.spec import ShardSpec
 from shardmill.sources import Manifest, list_source, manifest_of
 from shardmill.sources.spec import SourceSpec
 from shardmill.storage import Storage, absolute_uri, join_uri
 from shardmill.transforms.spec import TransformSpec
-from shardmill.upkeep import BackfillSpec, SensorSpec
+from shardmill.upkeep import BackfillSpec, SensorSpec, seconds_of
 
 AssetName = Literal["raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map"]
 ASSETS: tuple[AssetName, ...] = (
@@ -71,6 +71,8 @@ class DatasetSpec(BaseModel):
     """Whether an asset follows the one before it whenever that was materialized, by whomever."""
     fresh_hours: Annotated[float, Field(gt=0)] | None = None
     """If given, Dagster warns when the last materialization is older."""
+    keep_superseded: Annotated[float, BeforeValidator(seconds_of)] = 0.0
+    """For how long superseded data are kept for those who read them, in seconds, or as `12h`, `7d`."""
     shards: ShardSpec = ShardSpec()
     transform: TransformSpec = TransformSpec(operations=[])
     embedder: EmbedderSpec = EmbedderSpec()
@@ -97,9 +99,9 @@ class DatasetSpec(BaseModel):
         if "{{" not in template:  # it is filled in already
             partitioning = partitioning_of(self.partitions, template)
             base = join_uri(partitioning.base, "")
-            ours = join_uri(absolute_uri(self.root), f"{self.name}/raw_images/partition/_index/index.json")
-            within = ours.startswith(base) and partitioning.match(ours.removeprefix(base))
-            if within:
+            home = join_uri(absolute_uri(self.root), self.name)
+            ours = [f"{home}/raw_images/partition/data.parquet", f"{home}/{SIDE}/raw_images/partition/index.json"]
+            if any(uri.startswith(base) and partitioning.match(uri.removeprefix(base)) for uri in ours):
                 raise ValueError(f"the root {self.root!r} lies within the source: what is made would be listed as raw")
         if self.source.table is not None and (self.sensor or not isinstance(self.partitions, list)):
             raise ValueError("a source that is a table has declared partitions and no sensor")
@@ -220,11 +222,6 @@ def _field(location: tuple[int | str, ...]) -> str:
     """As it stands in the file: pydantic adds which of the ways to declare partitions it took."""
     named = location[:1] + location[2:] if location[:1] == ("partitions",) else location
     return ".".join(map(str, named)) or "dataset"
-
-
-def suffix_of(asset: AssetName) -> Suffix:
-    """Of the asset's data files."""
-    return "tar" if asset in ("webdataset_shards", "transformed_shards") else "parquet"
 
 
 class TemplateEnvironment:

@@ -1,116 +1,124 @@
-"""Verification of stored partitions: are the bytes what the index says, and can others read them?"""
+"""Verification of stored partitions: are the bytes what the commit says, and can others read them?"""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import BinaryIO
 
 from shardmill.errors import CorruptionError, ShardmillError
-from shardmill.shards.commit import ShardEntry, file_names
-from shardmill.shards.index import IndexRow, read_index
-from shardmill.shards.layout import Layout
-from shardmill.stages.shard_set import ShardSet
-from shardmill.stages.stored import StoredShard
-from shardmill.storage import join_uri, relative_to
+from shardmill.shards.index import IndexRow
+from shardmill.shards.layout import is_data_name
+from shardmill.shards.reader import ShardSet
+from shardmill.shards.report import Reject
+from shardmill.shards.standing import list_files
+from shardmill.shards.stored import StoredShard
+from shardmill.storage import join_uri
 from shardmill.tables import read_parquet
+
+_RUN = "Run the partition again"
 
 
 def verify(shards: ShardSet) -> Iterator[str]:
-    """Problems of a committed partition, one a sentence; none if all is well. Reads every byte."""
-    layout = Layout(shards.commit.suffix)
-    for entry in shards.commit.shards:
+    """Problems of a committed partition, one a sentence, with what to do; none if all is well. Reads every byte."""
+    keys: Counter[str] = Counter()
+    for shard in map(StoredShard, [shards.layout] * len(shards.commit.shards), shards.commit.shards):
         try:
-            yield from _verify_shard(shards, entry, layout)
+            yield from _verify_shard(shards, shard, keys)
         except (FileNotFoundError, ShardmillError) as error:
-            yield f"shard {entry.id}: {error}"
+            yield f"shard {shard.id}: {error}"
+    twice = [key for key, count in keys.items() if count > 1]
+    if twice:
+        yield f"{len(twice)} keys are in two shards or more, {twice[0]} among them: look at the transform"
     try:
         yield from _verify_totals(shards)
     except (FileNotFoundError, ShardmillError) as error:
         yield str(error)
-    if not shards.storage.excludes(shards.folder):
-        return  # what is named by no index there may be of a run that is at work; `shardmill gc` knows by its age
-    named = {name for entry in shards.commit.shards for name in file_names(entry, layout)}
-    for info in shards.storage.list(shards.folder):
-        name = relative_to(shards.folder, info.uri)
-        if layout.is_shard_file(name) and name not in named:
-            yield f"{info.uri} is named by no index: a run that failed or was killed left it; the next run removes it"
+    yield from _verify_folder(shards)
 
 
-def _verify_shard(shards: ShardSet, entry: ShardEntry, layout: Layout) -> Iterator[str]:
-    uri = join_uri(shards.folder, layout.index(entry.id, entry.fingerprint))
-    data = shards.storage.read(uri)
-    if hashlib.sha256(data).hexdigest() != entry.index_sha256:
-        yield f"{uri} is not what index.json says: its SHA-256 differs. Delete it and materialize again"
-    if entry.samples_in != entry.kept + entry.filtered + entry.rejects:
+def _verify_shard(shards: ShardSet, shard: StoredShard, keys: Counter[str]) -> Iterator[str]:
+    entry = shard.entry
+    rows = list(shard.index(shards.storage))
+    if entry.samples_in != entry.kept + entry.filtered + entry.total_rejects:
         yield f"shard {entry.id}: of {entry.samples_in} samples some are unaccounted for"
-    if entry.url is None:
+    if entry.data is None:
         return
-    rows = list(read_index(data, uri))
-    if shards.commit.suffix == "tar":
-        yield from _verify_tar(shards, entry, rows)
+    if entry.url != shards.layout.url(entry.data):
+        yield f"shard {entry.id}: index.json has the url {entry.url}, which is not that of its file. {_RUN}"
+    if shards.storage.stat(shards.layout.data(entry.data)) is None:
+        yield f"{shards.layout.data(entry.data)} is gone, and index.json names it. {_RUN}"
+    elif shards.commit.suffix == "tar":
+        yield from _verify_tar(shards, shard, rows, keys)
     else:
-        yield from _verify_table(shards, entry, layout)
+        yield from _verify_table(shards, shard, keys)
+    if entry.picture is not None and shards.storage.stat(shards.layout.beside(entry.picture)) is None:
+        yield f"{shards.layout.beside(entry.picture)} does not exist, and index.json names it. {_RUN}"
 
 
-def _verify_tar(shards: ShardSet, entry: ShardEntry, rows: Sequence[IndexRow]) -> Iterator[str]:
-    stored = StoredShard(shards.folder, entry)
+def _verify_tar(shards: ShardSet, shard: StoredShard, rows: Sequence[IndexRow], keys: Counter[str]) -> Iterator[str]:
     samples = 0
-    for sample, components in stored.read(shards.storage):
+    for sample, _ in shard.read(shards.storage):
         samples += 1
-        for component, row in components.items():
-            if hashlib.sha256(sample.components[component]).hexdigest() != row.sha256:
-                yield f"{stored.file_name}: {row.key}.{component} is not what its index says"
-    if samples != entry.nsamples:
-        yield f"{stored.file_name} holds {samples} samples, index.json says {entry.nsamples}"
-    stream, _ = shards.storage.open(join_uri(shards.folder, stored.file_name))
-    with stream:
+        keys[sample.key] += 1
+    if samples != shard.samples:
+        yield f"{shard.file_name} holds {samples} samples, index.json says {shard.samples}"
+    with shard.open(shards.storage) as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+        if digest.hexdigest() != shard.entry.sha256:
+            yield f"{shard.file_name} is not what index.json says: its SHA-256 differs"
         for row in rows[:: max(1, len(rows) // 100)]:
             if hashlib.sha256(_range(stream, row)).hexdigest() != row.sha256:
-                yield f"{stored.file_name}: the offset of {row.key}.{row.component} is wrong"
+                yield f"{shard.file_name}: the offset of {row.key}.{row.component} is wrong"
 
 
-def _verify_table(shards: ShardSet, entry: ShardEntry, layout: Layout) -> Iterator[str]:
-    import pyarrow as pa
-
-    uri = join_uri(shards.folder, layout.data(entry.id, entry.fingerprint))
-    with shards.open_table(entry) as stream:
-        try:
-            table = read_parquet(stream, ["key"])
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise CorruptionError(f"{uri} is not a table: {error}") from error
-    samples = len(set(table["key"].to_pylist()))
-    if samples != entry.nsamples:
-        yield f"{uri} holds {samples} samples, index.json says {entry.nsamples}"
-    picture = join_uri(shards.folder, layout.picture(entry.id, entry.fingerprint))
-    if entry.picture is not None and shards.storage.stat(picture) is None:
-        yield f"{picture} does not exist, and index.json names it"
+def _verify_table(shards: ShardSet, shard: StoredShard, keys: Counter[str]) -> Iterator[str]:
+    read = [key for batch in shard.batches(shards.storage, ["key"]) for key in batch["key"].to_pylist()]
+    if len(read) != shard.entry.rows:
+        yield f"{shard.file_name} holds {len(read)} rows, index.json says {shard.entry.rows}"
+    found = set(read)
+    if len(found) != shard.samples:
+        yield f"{shard.file_name} holds {len(found)} samples, index.json says {shard.samples}"
+    keys.update(found)
 
 
 def _verify_totals(shards: ShardSet) -> Iterator[str]:
     commit = shards.commit
     if commit.total_samples != sum(entry.nsamples for entry in commit.shards):
         yield "index.json: total_samples is not the sum over the shards"
-    if commit.total_rejects != sum(commit.rejects_by_reason.values()):
-        yield "index.json: total_rejects is not the sum over the reasons"
-    listed = sum(1 for _ in shards.rejects())
-    if listed != commit.total_rejects:
-        yield f"index.json says {commit.total_rejects} rejects, the shards' reports list {listed}"
-    uri = join_uri(shards.folder, Layout(commit.suffix).rejects)
-    tabled = _rows(shards.storage.read(uri), uri)
-    if tabled != commit.total_rejects:
-        yield f"index.json says {commit.total_rejects} rejects, {uri} lists {tabled}"
+    listed = list(shards.rejects())
+    if Counter(reject.reason for reject in listed) != commit.rejects_by_reason:
+        yield "index.json: rejects_by_reason is not what the shards' reports say"
+    if len(listed) != commit.total_rejects:
+        yield f"index.json says {commit.total_rejects} rejects, the shards' reports list {len(listed)}"
+    uri = shards.layout.rejects
+    table = shards.storage.read(uri)
+    if hashlib.sha256(table).hexdigest() != commit.rejects_sha256 or _rows(table, uri) != listed:
+        yield f"{uri} is not the table of this commit: a run was killed before it wrote that, or it is damaged. {_RUN}"
 
 
-def _rows(data: bytes, uri: str) -> int:
+def _verify_folder(shards: ShardSet) -> Iterator[str]:
+    """Whoever is handed the folder reads all that is in it."""
+    named = shards.commit.files
+    for name in sorted(list_files(shards.storage, shards.layout).data.keys() - named):
+        uri = join_uri(shards.folder, name)
+        if not is_data_name(name):
+            yield f"{uri} is none of Shardmill's files, and readers of the folder stumble over it. Move it elsewhere"
+        else:
+            yield f"{uri} is named by no commit: a run that failed or was killed left it. {_RUN}, or `shardmill gc`"
+
+
+def _rows(data: bytes, uri: str) -> list[Reject]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        return int(pq.read_metadata(BytesIO(data)).num_rows)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptionError(f"{uri} is not a table: {error}") from error
+        return [Reject(**row) for row in read_parquet(BytesIO(data)).to_pylist()]
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise CorruptionError(f"{uri} is not a table of rejects: {error}. Delete it. {_RUN}") from error
 
 
 def _range(stream: BinaryIO, row: IndexRow) -> bytes:
@@ -118,17 +126,18 @@ def _range(stream: BinaryIO, row: IndexRow) -> bytes:
     return stream.read(row.size)
 
 
-def read_with_webdataset(shards: ShardSet) -> tuple[int, int]:
-    """Read every shard with the webdataset library itself: (samples, bytes of their components).
+def read_with_webdataset(shards: ShardSet, only: Sequence[StoredShard] | None = None) -> tuple[int, int]:
+    """Read every shard, or these, with the webdataset library itself: (samples, bytes of their components).
 
     Raises whatever the library raises for a shard that it cannot read.
     """
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    # Its own expander and grouping, over our streams: the library's own openers know neither bucket nor credentials.
-    streams = ({"url": url, "stream": shards.storage.open(url)[0]} for url in shards.urls)
     samples = size = 0
-    for sample in group_by_keys(tar_file_expander(streams)):
-        samples += 1
-        size += sum(len(value) for name, value in sample.items() if not name.startswith("__"))
+    for shard in shards.shards if only is None else only:
+        with shard.open(shards.storage) as stream:
+            # Its own expander and grouping, over our streams: its openers know neither bucket nor credentials.
+            for sample in group_by_keys(tar_file_expander([{"url": shard.file_name, "stream": stream}])):
+                samples += 1
+                size += sum(len(value) for name, value in sample.items() if not name.startswith("__"))
     return samples, size

@@ -56,9 +56,10 @@ class EfficientNetLite0:
         return self._head.eval()
 
 
-def load(spec: EmbedderSpec, storage: Storage) -> Embedder:
+def load(spec: EmbedderSpec, weights: str | None, storage: Storage) -> Embedder:
     """The embedder, with the package's weights or those at `spec.weights`."""
-    return EfficientNetLite0(read_state_dict(spec.weights or _bundled(), storage), spec.weights or _bundled())
+    source = spec.weights or _bundled()
+    return EfficientNetLite0(read_state_dict(source, storage, weights), source)
 
 
 def weights_identity(spec: EmbedderSpec, storage: Storage) -> str:

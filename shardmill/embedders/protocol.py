@@ -56,20 +56,26 @@ class Embedder(Protocol):
 class EmbedderModule(Protocol):
     """What a module named in `EMBEDDERS` provides."""
 
-    def load(self, spec: EmbedderSpec, storage: Storage) -> Embedder:
-        """The embedder, its weights in memory."""
+    def load(self, spec: EmbedderSpec, weights: str | None, storage: Storage) -> Embedder:
+        """The embedder, its weights in memory; see `load_embedder`."""
 
     def weights_identity(self, spec: EmbedderSpec, storage: Storage) -> str:
         """Changes whenever the weights do; needs no model in memory."""
 
 
-def load_embedder(spec: EmbedderSpec, storage: Storage | None = None) -> Embedder:
+def load_embedder(spec: EmbedderSpec, weights: str | None = None, storage: Storage | None = None) -> Embedder:
     """The embedder that `spec` names, its weights in memory.
+
+    Args:
+        spec: Names the model and its weights.
+        weights: Their identity, as `weights_identity` gave it. None: whatever they are.
+        storage: Where they are, if the spec names a URI.
 
     Raises:
         ConfigurationError: The model is unknown, or its weights are missing or do not fit it.
+        ConflictError: The bytes that were read are not those of the identity.
     """
-    return _module(spec.model).load(spec, storage or Storage())
+    return _module(spec.model).load(spec, weights, storage or Storage())
 
 
 def weights_identity(spec: EmbedderSpec, storage: Storage) -> str:

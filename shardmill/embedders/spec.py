@@ -6,8 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from shardmill.storage import Storage
-
 
 class EmbedderSpec(BaseModel):
     """An embedder and how to run it."""
@@ -41,19 +39,6 @@ class EmbedderSpec(BaseModel):
         """What determines the vectors as far as the dataset file says it: all but the weights' bytes."""
         parameters = self.model_dump(include={"model", "weights", "dtype", "component", "normalize"})
         return parameters | {"precision": "bfloat16" if self.bfloat16 else "float32"}
-
-    def fingerprint_parameters(self, storage: Storage | None = None) -> dict[str, Any]:
-        """What determines the vectors: not the batch size, nor the runtime, nor where the weights lie.
-
-        Reads the weights' file to digest it (once a process for a version of the file), so that new
-        weights under an old name change the fingerprint.
-
-        Raises:
-            ConfigurationError: The model is unknown, or its weights cannot be read.
-        """
-        from shardmill.embedders.protocol import weights_identity
-
-        return self.declared() | {"weights": weights_identity(self, storage or Storage())}
 
     def finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32 | np.float16]:
         """float32 [n, d] from a runtime → [n, d] as stored: normalised if asked, in `dtype`.

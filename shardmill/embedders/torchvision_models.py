@@ -93,13 +93,14 @@ class TorchvisionModel:
         return self._classifier if hasattr(self._classifier, "in_features") else None
 
 
-def load(spec: EmbedderSpec, storage: Storage) -> Embedder:
-    """The model, with the weights that `spec` names."""
+def load(spec: EmbedderSpec, weights: str | None, storage: Storage) -> Embedder:
+    """The model, with the weights that `spec` names. What torchvision publishes is checked by its own digest."""
     name = _name(spec)
-    weights = _published(name, spec.weights)
-    if spec.weights is None or spec.weights == weights.name:
-        return TorchvisionModel(name, _download(weights), str(weights), weights.transforms())
-    return TorchvisionModel(name, read_state_dict(spec.weights, storage), spec.weights, weights.transforms())
+    published = _published(name, spec.weights)
+    if spec.weights is None or spec.weights == published.name:
+        return TorchvisionModel(name, _download(published), str(published), published.transforms())
+    state = read_state_dict(spec.weights, storage, weights)
+    return TorchvisionModel(name, state, spec.weights, published.transforms())
 
 
 def weights_identity(spec: EmbedderSpec, storage: Storage) -> str:

@@ -7,22 +7,25 @@ import pickle
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from shardmill.errors import ConfigurationError, StorageError
+from shardmill.errors import ConfigurationError, ConflictError, StorageError
 from shardmill.storage import Storage, absolute_uri
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def read_state_dict(uri: str, storage: Storage) -> "dict[str, Tensor]":
+def read_state_dict(uri: str, storage: Storage, identity: str | None = None) -> "dict[str, Tensor]":
     """The state dict at `uri` (or a local path). Nothing but tensors is unpickled.
 
     Raises:
         ConfigurationError: There is no such file, or it is not a state dict.
+        ConflictError: Its bytes are not those of `identity`, which `file_identity` gave before.
     """
     import torch
 
     data = _read(uri, storage)
+    if identity is not None and _digest(data) != identity:
+        raise ConflictError(f"the weights {uri} were replaced after the run was planned: nothing was made with them")
     if uri.endswith(".safetensors"):
         try:
             safetensors = importlib.import_module("safetensors.torch")
@@ -81,7 +84,11 @@ def file_identity(uri: str, storage: Storage) -> str:
 
 @lru_cache(maxsize=64)
 def _file_digest(uri: str, version: str, storage: Storage) -> str:  # noqa: ARG001, version is there for the cache
-    return "sha256:" + hashlib.sha256(_read(uri, storage)).hexdigest()
+    return _digest(_read(uri, storage))
+
+
+def _digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def _read(uri: str, storage: Storage) -> bytes:

@@ -63,7 +63,7 @@ class LocalEngine:
         workers = self.workers or usable_cores()
         gpu = make.stage.gpu
         if gpu is not None:
-            task, count = f"{make.stage.name} in {make.folder}", min(gpu.count, len(shards))
+            task, count = f"{make.stage.name} in {make.layout.folder}", min(gpu.count, len(shards))
             with lease(fitting_devices(gpu, task), count, task, self.say) as leased:
                 yield from _run_in_processes(make, shards, storage, advance, count, math.ceil(workers / count), leased)
             return
@@ -87,17 +87,17 @@ def _make(
             raise _Cancelled from error
 
     try:
-        with storage.scratch(make.folder) as scratch:
+        with storage.scratch(make.layout.side_of_all) as scratch:
             return make(shard, Work(storage, scratch, threads, count))
     except _Cancelled as cancelled:
         raise cancelled.__cause__ or cancelled from None
-    except ConflictError:  # no failure of the stage, and it names the shard
+    except ConflictError:  # no failure of the stage, and it says itself what it is about
         raise
     except Exception as error:
         # Ours speak for themselves; what a library raised is better named.
         said = error if isinstance(error, ShardmillError) else f"{type(error).__name__}: {error}"
         raise EngineError(
-            f"{make.stage.name} failed on shard {shard.id} of {make.folder}: {said}",
+            f"{make.stage.name} failed on shard {shard.id} of {make.layout.folder}: {said}",
             final=isinstance(error, ShardmillError) and error.final,
         ) from error
 
@@ -130,8 +130,8 @@ def _run_in_processes(
                 yield future.result()
             except BrokenProcessPool as error:
                 raise EngineError(
-                    f"a worker process died while {make.stage.name} ran on {make.folder}; if the machine ran out of "
-                    "memory, give the engine fewer workers. Finished shards are kept: run again to go on"
+                    f"a worker process died while {make.stage.name} ran on {make.layout.folder}; if the machine ran "
+                    "out of memory, give the engine fewer workers. Finished shards are kept: run again to go on"
                 ) from error
     finally:
         cancelled.value = True

@@ -1,7 +1,8 @@
 """Batches: new objects sealed together. A batch's manifest is written once and says for ever which objects it has.
 
-`<root>/<dataset>/batches/<key>.parquet`, a row an object: uri, size, version, modified. Which version of an object
-counts is found out when the batch is listed again: an overwritten object stays in its batch, a deleted one leaves it.
+`<root>/<dataset>/_shardmill/batches/<key>.parquet`, a row an object: uri, size, version, modified. Which version of an
+object counts is found out when the batch is listed again: an overwritten object stays in its batch, a deleted one
+leaves it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.errors import ConfigurationError
+from shardmill.shards.layout import SIDE
 from shardmill.storage import ObjectInfo, Storage, join_uri, relative_to
 from shardmill.tables import read_parquet
 
@@ -54,7 +56,7 @@ def seal_batch(storage: Storage, home: str, number: int, objects: Sequence[Objec
 
 def sealed_batches(storage: Storage, home: str) -> list[str]:
     """Keys of the batches, in the order in which they were sealed."""
-    folder = join_uri(home, "batches")
+    folder = _folder(home)
     names = (_NAME.fullmatch(relative_to(folder, info.uri)) for info in storage.list(folder))
     return sorted((match[1] for match in names if match), key=batch_number)
 
@@ -84,4 +86,8 @@ def batch_number(key: str) -> int:
 
 
 def _uri(home: str, key: str) -> str:
-    return join_uri(home, f"batches/{key}.parquet")
+    return join_uri(_folder(home), f"{key}.parquet")
+
+
+def _folder(home: str) -> str:
+    return join_uri(home, f"{SIDE}/batches")

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ConfigurationError, CorruptionError
+from shardmill.shards.fingerprint import fingerprint
 
 COMPONENTS = 2
+_KIND = "shardmill-pca-1"
 
 
 @dataclass(frozen=True)
@@ -39,27 +41,33 @@ class Basis:
         return points.astype(np.float32)
 
     def to_bytes(self) -> bytes:
-        """JSON; `from_bytes` gives back the same numbers."""
-        return json.dumps(
-            {
-                "kind": "shardmill-pca-1",
-                "mean": self.mean.tolist(),
-                "components": self.components.tolist(),
-                "explained_variance_ratio": list(self.explained_variance_ratio),
-            }
-        ).encode()
+        """JSON with a checksum; `from_bytes` gives back the same numbers."""
+        content = {
+            "kind": _KIND,
+            "mean": self.mean.tolist(),
+            "components": self.components.tolist(),
+            "explained_variance_ratio": list(self.explained_variance_ratio),
+        }
+        return json.dumps({**content, "checksum": fingerprint(content=content)}).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Basis":
-        """The basis that `to_bytes` wrote."""
-        fields = json.loads(data)
-        if fields.get("kind") != "shardmill-pca-1":
-            raise ConfigurationError(f"not a PCA basis of this version: kind {fields.get('kind')!r}")
-        return cls(
-            np.array(fields["mean"], np.float64),
-            np.array(fields["components"], np.float64),
-            tuple(fields["explained_variance_ratio"]),
-        )
+        """The basis that `to_bytes` wrote.
+
+        Raises:
+            CorruptionError: These bytes are anything else.
+        """
+        try:
+            fields = json.loads(data)
+            if fields.pop("checksum") != fingerprint(content=fields) or fields["kind"] != _KIND:
+                raise ValueError("its content is not what its checksum says")
+            return cls(
+                np.array(fields["mean"], np.float64),
+                np.array(fields["components"], np.float64),
+                tuple(fields["explained_variance_ratio"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CorruptionError(f"not a PCA basis of this version: {type(error).__name__}: {error}") from error
 
     @property
     def digest(self) -> str:

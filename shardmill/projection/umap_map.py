@@ -3,16 +3,18 @@
 import hashlib
 import io
 import warnings
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ConfigurationError, CorruptionError
 
 REFERENCE_ROWS = 5_000
 MINIMUM_ROWS = 50
@@ -54,9 +56,16 @@ class UmapBasis:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "UmapBasis":
-        """The basis that `to_bytes` wrote."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return cls(arrays["reference"], int(arrays["seed"]))
+        """The basis that `to_bytes` wrote.
+
+        Raises:
+            CorruptionError: These bytes are anything else.
+        """
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                return cls(arrays["reference"], int(arrays["seed"]))
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, BadZipFile, zlib.error) as error:
+            raise CorruptionError(f"not a UMAP basis of this version: {type(error).__name__}: {error}") from error
 
     @property
     def digest(self) -> str:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.errors import ConflictError, CorruptionError
+from shardmill.errors import ConfigurationError, CorruptionError
 from shardmill.shards.fingerprint import fingerprint
-from shardmill.shards.index import read_report
-from shardmill.shards.layout import Layout, Suffix
-from shardmill.shards.report import Reject, ShardReport
-from shardmill.storage import Storage, join_uri, relative_to
+from shardmill.shards.index import Owner
+from shardmill.shards.layout import Layout, Suffix, index_name
+from shardmill.shards.report import ShardReport
+from shardmill.shards.slicing import Order, position
+from shardmill.storage import Storage, join_uri
 
-DELETES_AT_ONCE = 8
+FORMAT = 1
+"""Of everything below a dataset's folder. A change that older readers would take for something else raises it."""
+
+_CHECKSUM = "checksum"
 
 
 class ShardEntry(BaseModel):
@@ -30,9 +30,13 @@ class ShardEntry(BaseModel):
     url: str | None
     """Relative to `index.json`; None if no sample was left, so that there is no data file."""
     nsamples: int
+    rows: int
+    """Of a table; of tars the number of samples."""
     filesize: int
     """Bytes of the data file."""
     id: str
+    start: str
+    """See `Commit.position`."""
     fingerprint: str
     sha256: str
     """Of the data file; empty if there is none."""
@@ -43,7 +47,10 @@ class ShardEntry(BaseModel):
     samples_in: int
     kept: int
     filtered: int
-    rejects: int
+    rejects: dict[str, int]
+    """How many samples were rejected, by reason."""
+    may_pass: int
+    """How many of these are tried again by the next run."""
     bytes_in: int
     seconds: float
     """Time that the stage took to make the shard."""
@@ -54,6 +61,48 @@ class ShardEntry(BaseModel):
     summary: dict[str, float | str] = {}
     """Figures of the stage's own, for people."""
 
+    @property
+    def data(self) -> str | None:
+        """Name of the data file, if there is one."""
+        return None if self.url is None else self.url.rpartition("/")[2]
+
+    @property
+    def total_rejects(self) -> int:
+        """Number of rejected samples."""
+        return sum(self.rejects.values())
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the shard's files."""
+        return [name for name in (self.data, self.picture, self.index) if name is not None]
+
+    @classmethod
+    def of(cls, owner: Owner, report: ShardReport, index: bytes, layout: Layout) -> ShardEntry:
+        """The entry of a shard, from what its index says and the bytes that this is."""
+        return cls(
+            url=None if owner.data is None else layout.url(owner.data),
+            nsamples=report.samples,
+            rows=report.samples if report.rows is None else report.rows,
+            filesize=report.bytes,
+            id=owner.shard,
+            start=owner.start,
+            fingerprint=owner.fingerprint,
+            sha256=report.sha256,
+            index=index_name(owner.shard, owner.fingerprint),
+            index_bytes=len(index),
+            index_sha256=hashlib.sha256(index).hexdigest(),
+            samples_in=report.samples_in,
+            kept=report.kept,
+            filtered=report.filtered,
+            rejects=report.reasons,
+            may_pass=len(report.may_pass),
+            bytes_in=report.bytes_in,
+            seconds=report.seconds,
+            runtime=report.runtime,
+            picture=owner.picture,
+            summary=report.summary,
+        )
+
 
 class Commit(BaseModel):
     """What `index.json` holds. Shards without samples are listed apart, since readers of `shardlist` expect a file."""
@@ -62,10 +111,13 @@ class Commit(BaseModel):
 
     kind: Literal["wids-shard-index-v1"] = Field("wids-shard-index-v1", alias="__kind__")
     wids_version: Literal[1] = 1
+    shardmill_format: int = FORMAT
     name: str
     """`<dataset>/<asset>/<partition>`."""
     shardlist: list[ShardEntry]
     emptylist: list[ShardEntry] = []
+    order: Order = "hash"
+    """What the shards are ordered by: see `position`."""
     stage: str
     stage_version: int
     suffix: Suffix
@@ -81,6 +133,12 @@ class Commit(BaseModel):
     total_filtered: int = 0
     total_rejects: int = 0
     rejects_by_reason: dict[str, int] = {}
+    rejects_sha256: str = ""
+    """Of `rejects.parquet`."""
+    may_pass_before: int = 0
+    """How many rejects of the assets that it was made of are tried again by the next run."""
+    superseded: list[str] = []
+    """Files that the commits before named, and that were there when this one was made: they are being removed."""
 
     @property
     def shards(self) -> list[ShardEntry]:
@@ -88,218 +146,81 @@ class Commit(BaseModel):
         return [*self.shardlist, *self.emptylist]
 
     @property
+    def files(self) -> set[str]:
+        """Names of all files of all shards."""
+        return {name for entry in self.shards for name in entry.files}
+
+    @property
+    def may_pass(self) -> int:
+        """How many rejects are tried again by the next run."""
+        return sum(entry.may_pass for entry in self.shards)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no sample will be tried again, here or in what it was made of."""
+        return not self.may_pass and not self.may_pass_before
+
+    @property
     def digest(self) -> str:
         """Digest over the names and digests of all shards and their indexes: equal digests, equal data and lineage."""
         return fingerprint(shards=[(e.id, e.fingerprint, e.sha256, e.index_sha256) for e in self.shards])
 
     def says_the_same_as(self, other: Commit) -> bool:
-        """Whether the two differ in nothing but times and versions of software."""
+        """Whether the two differ in nothing but times, versions of software, and what they removed."""
         mine, theirs = ((c.digest, c.name, c.stage_version, c.parameters, c.made_from) for c in (self, other))
         return mine == theirs
 
+    def position(self, origin: str) -> str:
+        """The place of a sample among all, by the key of the packed sample that it descends from.
+
+        Positions are compared as text. A shard holds those from its `start` up to the start of the next one, in
+        ascending order.
+        """
+        return position(origin, self.order)
+
     def to_json(self) -> bytes:
         """The bytes of `index.json`."""
-        return self.model_dump_json(by_alias=True, indent=1).encode()
+        content = json.loads(self.model_dump_json(by_alias=True))
+        return json.dumps({**content, _CHECKSUM: fingerprint(content=content)}, indent=1).encode()
 
 
-def read_commit(storage: Storage, folder: str, suffix: Suffix) -> tuple[Commit | None, str | None]:
-    """The commit of the partition in `folder` and its version; (None, None) if none. Raises CorruptionError."""
-    uri = join_uri(folder, Layout(suffix).commit)
+def read_commit(storage: Storage, layout: Layout) -> tuple[Commit | None, str | None]:
+    """The commit of a partition and its version; (None, None) if none.
+
+    Raises CorruptionError for one that is damaged or was edited, ConfigurationError for one of another format.
+    """
     try:
-        data, info = storage.read_version(uri)
+        data, info = storage.read_version(layout.commit)
     except FileNotFoundError:
+        _check_that_it_is_not_of_the_old_layout(storage, layout)
         return None, None
+    return parse_commit(data, layout.commit), info.version
+
+
+def parse_commit(data: bytes, uri: str) -> Commit:
+    """The commit in these bytes. Raises as `read_commit`, naming `uri`."""
     try:
-        return Commit.model_validate_json(data), info.version
-    except ValidationError as error:
+        content = json.loads(data)
+        found = content.get("shardmill_format", FORMAT)
+        if isinstance(found, int) and found > FORMAT:
+            raise ConfigurationError(
+                f"{uri} is of format {found}, and this version of Shardmill reads formats up to {FORMAT}: upgrade it"
+            )
+        checksum = content.pop(_CHECKSUM)
+        if checksum != fingerprint(content=content):
+            raise ValueError("its content is not what its checksum says")
+        return Commit.model_validate(content)
+    except (ValidationError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         raise CorruptionError(
-            f"{uri} is damaged, or of another version of Shardmill. Delete it and run again: shards that stand are "
-            f"found again. {error.errors()[0]['msg']}"
+            f"{uri} is damaged or was edited. Delete it and run again: shards that stand are found again. {said}"
         ) from error
 
 
-def publish_commit(
-    storage: Storage,
-    folder: str,
-    commit: Commit,
-    rejects: Callable[[], Iterator[Reject]],
-    expected: str | None,
-    previous: Commit | None = None,
-) -> Sequence[str]:
-    """Make `commit` the state of the partition and remove every shard file that it does not name.
-
-    `previous` is the commit at version `expected`; if the new one says the same, the index is left untouched.
-    Returns the names of shard files that are gone, or an index of a shard that is no longer the one that the commit
-    means, because somebody else was at work meanwhile: then nothing was committed, and their shards have to be looked
-    for and made again. Raises ConflictError if the index is no longer at version `expected`.
-    """
-    layout = Layout(commit.suffix)
-    lost = ConflictError(
-        f"another run committed {commit.name} while this one was at work; its result stands and nothing of this run is "
-        "in the index. Run again to bring the partition up to date"
-    )
-    # One section over look, commit and clean-up: nobody can remove, between our look and our commit, what we name.
-    # Scratch space where the index stands: asking for it also sweeps what a killed run left there.
-    side = join_uri(folder, layout.side).rstrip("/")
-    with storage.exclusive(folder), storage.scratch(folder), storage.scratch(side):
-        # First of all, so that nobody makes shards again for a commit that is lost already.
-        present = storage.stat(join_uri(folder, layout.commit))
-        if (present.version if present else None) != expected:
-            raise lost
-        standing = {relative_to(folder, info.uri) for info in storage.list(folder)}
-        named = {name for entry in commit.shards for name in file_names(entry, layout)}
-        if missing := sorted(named - standing):
-            return missing
-        if not storage.excludes(folder):
-            known = {(entry.fingerprint, entry.index_sha256) for entry in previous.shards} if previous else set()
-            new = [entry for entry in commit.shards if (entry.fingerprint, entry.index_sha256) not in known]
-            if changed := _changed_indexes(storage, folder, new, layout):
-                return changed
-        table = _table(rejects())
-        version = expected
-        if previous is None or not commit.says_the_same_as(previous):
-            try:
-                version = storage.replace(join_uri(folder, layout.commit), commit.to_json(), expected)
-            except ConflictError:
-                raise lost from None
-        _settle_rejects(storage, folder, commit, table)
-        superseded = {name for name in standing - named if layout.is_shard_file(name)}
-        if not storage.excludes(folder):
-            # Another run may have published files for a commit of its own: only what the last commit named is ours to
-            # remove. `shardmill gc` finds the rest.
-            superseded &= (
-                {name for entry in previous.shards for name in file_names(entry, layout)} if previous else set()
+def _check_that_it_is_not_of_the_old_layout(storage: Storage, layout: Layout) -> None:
+    for name in ("index.json", "_index/index.json"):
+        if storage.stat(join_uri(layout.folder, name)) is not None:
+            raise ConfigurationError(
+                f"{layout.folder} was written by an early version of Shardmill, which kept {name} among the data. Give "
+                f"the dataset another `root`, or delete {layout.home} and run again"
             )
-        _remove(storage, folder, superseded, layout, version)
-    return []
-
-
-def _changed_indexes(storage: Storage, folder: str, entries: Sequence[ShardEntry], layout: Layout) -> list[str]:
-    """Names of shards' indexes that another run has replaced with one that says something else."""
-
-    def digest(entry: ShardEntry) -> str:
-        try:
-            data = storage.read(join_uri(folder, layout.index(entry.id, entry.fingerprint)))
-        except FileNotFoundError:
-            return ""
-        return hashlib.sha256(data).hexdigest()
-
-    digests = bounded_map(digest, entries, REQUESTS_AT_ONCE)
-    return [
-        layout.index(entry.id, entry.fingerprint)
-        for entry, found in zip(entries, digests, strict=True)
-        if found != entry.index_sha256
-    ]
-
-
-def _settle_rejects(storage: Storage, folder: str, commit: Commit, table: bytes) -> None:
-    """Make the table of rejects that of the index which stands now: `commit`'s, `table`, or that of a later one.
-
-    Whoever writes the table looks at the index again afterwards, so that of two runs that commit one after the other
-    the earlier cannot leave its table beside the index of the later.
-    """
-    layout = Layout(commit.suffix)
-    uri = join_uri(folder, layout.rejects)
-    while True:
-        try:
-            present, info = storage.read_version(uri)
-            expected: str | None = info.version
-        except FileNotFoundError:
-            present, expected = b"", None
-        now, _ = read_commit(storage, folder, commit.suffix)
-        if now is None:
-            return
-        if now.digest != commit.digest:
-            try:
-                table = _table(rejects_of(storage, folder, now.suffix, now.shards))
-            except FileNotFoundError:  # superseded meanwhile, by a run that writes the table itself
-                return
-            commit = now
-        if present == table:
-            return
-        with contextlib.suppress(ConflictError):
-            storage.replace(uri, table, expected)
-
-
-def _remove(storage: Storage, folder: str, names: Iterable[str], layout: Layout, version: str | None) -> None:
-    """Remove superseded files, those first without which nobody takes the others for a shard that stands.
-
-    Where the store excludes nobody, only while the index is at `version`: a run that began after our commit may have
-    found one of them, and may commit it again. It looks after its commit whether all is there.
-    """
-    ordered = sorted(names, key=lambda name: (not name.endswith(".index.parquet"), name))
-    for start in range(0, len(ordered), DELETES_AT_ONCE):
-        if not storage.excludes(folder):
-            now = storage.stat(join_uri(folder, layout.commit))
-            if now is None or now.version != version:
-                return
-        uris = [join_uri(folder, name) for name in ordered[start : start + DELETES_AT_ONCE]]
-        for _ in bounded_map(storage.delete, uris, DELETES_AT_ONCE):
-            pass
-
-
-def rejects_of(storage: Storage, folder: str, suffix: Suffix, entries: Iterable[ShardEntry]) -> Iterator[Reject]:
-    """The rejects in the reports of these shards. Raises FileNotFoundError, CorruptionError."""
-    layout = Layout(suffix)
-    for entry in entries:
-        if entry.rejects:
-            uri = join_uri(folder, layout.index(entry.id, entry.fingerprint))
-            yield from read_report(storage.read(uri), uri).rejects
-
-
-def file_names(entry: ShardEntry, layout: Layout) -> list[str]:
-    """The files of a shard, relative to the partition's folder."""
-    data = [layout.data(entry.id, entry.fingerprint)] if entry.url is not None else []
-    picture = [layout.picture(entry.id, entry.fingerprint)] if entry.picture is not None else []
-    return [*data, *picture, layout.index(entry.id, entry.fingerprint)]
-
-
-def file_sizes(entry: ShardEntry, layout: Layout) -> dict[str, int]:
-    """Bytes of a shard's data and index, by the files' names."""
-    sizes = {layout.index(entry.id, entry.fingerprint): entry.index_bytes}
-    return sizes if entry.url is None else {**sizes, layout.data(entry.id, entry.fingerprint): entry.filesize}
-
-
-def entry_of(
-    report: ShardReport, shard: str, digest: str, layout: Layout, index_sha256: str, index_bytes: int
-) -> ShardEntry:
-    """The entry of a shard with fingerprint `digest`, from its report."""
-    data = layout.data(shard, digest)
-    return ShardEntry(
-        url=("../" + data if layout.side else data) if report.samples else None,
-        nsamples=report.samples,
-        filesize=report.bytes,
-        id=shard,
-        fingerprint=digest,
-        sha256=report.sha256,
-        index=layout.index(shard, digest).removeprefix(layout.side),
-        index_bytes=index_bytes,
-        index_sha256=index_sha256,
-        samples_in=report.samples_in,
-        kept=report.kept,
-        filtered=report.filtered,
-        rejects=len(report.rejects),
-        bytes_in=report.bytes_in,
-        seconds=report.seconds,
-        runtime=report.runtime,
-        picture=layout.picture(shard, digest).removeprefix(layout.side) if report.picture else None,
-        summary=report.summary,
-    )
-
-
-def count_reasons(rejects: Iterator[Reject]) -> dict[str, int]:
-    """How many rejects there are of each reason, most frequent first."""
-    return dict(Counter(reject.reason for reject in rejects).most_common())
-
-
-def _table(rejects: Iterator[Reject]) -> bytes:
-    """The bytes of `rejects.parquet`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = list(Reject.model_fields)
-    rows = list(rejects)
-    columns = {name: [getattr(reject, name) for reject in rows] for name in names}
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=pa.schema([(name, pa.string()) for name in names])), buffer)
-    return buffer.getvalue()

@@ -6,7 +6,9 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shardmill.errors import CorruptionError
 from shardmill.shards.report import ShardReport
@@ -15,7 +17,26 @@ from shardmill.tables import iterate_parquet
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_OWNER = b"shardmill.shard"
 _REPORT = b"shardmill.report"
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Owner(BaseModel):
+    """Which shard an index is of, and where that is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shard: str
+    """Six hexadecimal digits."""
+    start: str
+    """See `Commit.position`."""
+    fingerprint: str
+    data: str | None
+    """Name of the data file; None if no sample was left."""
+    picture: str | None = None
+    """Name of the picture, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +63,8 @@ class IndexRow:
     source_uri: str
     source_version: str
     source_sha256: str
+    origin: str
+    """Key of the packed sample that this one descends from."""
 
     @property
     def source(self) -> Source:
@@ -50,24 +73,28 @@ class IndexRow:
 
 
 class IndexWriter:
-    """Collects rows and writes them, with the shard's report in the file's metadata."""
+    """Collects rows and writes them; the file's metadata say whose they are, and hold the shard's report."""
 
     def __init__(self) -> None:
         self._columns: dict[str, list[object]] = {field.name: [] for field in fields(IndexRow)}
 
-    def add(self, key: str, component: str, offset: int, size: int, sha256: str, source: Source) -> None:
-        """Append one row."""
-        values = (key, component, offset, size, sha256, source.uri, source.version, source.sha256)
+    def add(
+        self, key: str, component: str, offset: int, size: int, sha256: str, source: Source, origin: str | None = None
+    ) -> None:
+        """Append one row. `origin` is the key of the packed sample behind it, by default its own."""
+        lineage = (source.uri, source.version, source.sha256, key if origin is None else origin)
+        values = (key, component, offset, size, sha256, *lineage)
         for column, value in zip(self._columns.values(), values, strict=True):
             column.append(value)
 
-    def write(self, file: Path, report: ShardReport) -> None:
+    def write(self, file: Path, report: ShardReport, owner: Owner) -> None:
         """Write the Parquet file. Equal rows give equal bytes: the report's `seconds` and `runtime` are left out."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         stable = report.model_copy(update={"seconds": 0.0, "runtime": ""})
-        schema = _schema().with_metadata({_REPORT: stable.model_dump_json().encode()})
+        said = {_REPORT: stable, _OWNER: owner}
+        schema = _schema().with_metadata({name: model.model_dump_json().encode() for name, model in said.items()})
         pq.write_table(pa.table(self._columns, schema=schema), file, compression="zstd")
 
 
@@ -88,11 +115,20 @@ def read_index(data: bytes, where: str) -> Iterator[IndexRow]:
 
 def read_report(data: bytes, where: str) -> ShardReport:
     """The report in an index file. Raises CorruptionError, naming `where`."""
+    return _said(data, where, _REPORT, ShardReport)
+
+
+def read_owner(data: bytes, where: str) -> Owner:
+    """Whose index it is. Raises CorruptionError, naming `where`."""
+    return _said(data, where, _OWNER, Owner)
+
+
+def _said(data: bytes, where: str, name: bytes, kind: type[ModelT]) -> ModelT:
     metadata = _schema_in(data, where).metadata or {}
     try:
-        return ShardReport.model_validate_json(metadata[_REPORT])
-    except (KeyError, ValueError) as error:
-        raise CorruptionError(f"{where} holds no report of its shard: {error}") from error
+        return kind.model_validate_json(metadata[name])
+    except (KeyError, ValidationError) as error:
+        raise CorruptionError(f"{where} does not say of which shard it is the index: {error}") from error
 
 
 def _schema_in(data: bytes, where: str) -> pa.Schema:

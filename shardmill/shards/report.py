@@ -1,8 +1,11 @@
 """What a stage says about the shard that it made: counts, bytes, rejects, time."""
 
+from collections import Counter
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
+
+from shardmill.errors import Rejected
 
 
 class Reject(BaseModel):
@@ -16,6 +19,13 @@ class Reject(BaseModel):
     detail: str = ""
     source_uri: str = ""
     """The raw object at fault, or the first of the sample's."""
+    may_pass: bool = False
+    """Whether the same sample may be processed another time, although nothing of it has changed."""
+
+    @classmethod
+    def of(cls, key: str, why: Rejected, source_uri: str) -> Self:
+        """The reject of a sample that was refused."""
+        return cls(key=key, reason=why.reason, detail=why.detail, source_uri=source_uri, may_pass=why.may_pass)
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.detail})" if self.detail else self.reason
@@ -33,6 +43,8 @@ class ShardReport(BaseModel):
     """Samples that the transform left out on purpose."""
     samples: int
     """Samples in the output; differs from `kept` only where one sample gives several."""
+    rows: int | None = None
+    """Of a table that has another number of them than of samples."""
     bytes_in: int = 0
     bytes: int = 0
     """Size of the data file; 0 if no sample was left, so that there is none."""
@@ -47,6 +59,16 @@ class ShardReport(BaseModel):
     """Whether a picture was made of it."""
     summary: dict[str, float | str] = {}
     """Figures of the stage's own, for people."""
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many rejects there are of each reason, most frequent first."""
+        return dict(Counter(reject.reason for reject in self.rejects).most_common())
+
+    @property
+    def may_pass(self) -> list[Reject]:
+        """The rejects of samples that are tried again."""
+        return [reject for reject in self.rejects if reject.may_pass]
 
     def checked(self, shard: str) -> Self:
         """Itself. Raises AssertionError if a sample is unaccounted for, which is a defect of the stage."""

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Literal
 
 TRIE_DEPTH = 24
 """Bits of the hash that can tell leaves apart; the shard's six hexadecimal digits."""
@@ -14,12 +15,22 @@ _CUTS_PER_LIMIT = 4
 one in fifty (e⁻⁴) is cut by its limit instead of its content."""
 
 
+Order = Literal["hash", "key"]
+
+
+def position(key: str, order: Order) -> str:
+    """Where a key stands among all keys of a partition: as text, positions sort as the samples do."""
+    return f"{_hash(key):016x}{key}" if order == "hash" else key
+
+
 @dataclass(frozen=True)
 class Slice:
     """The samples of one shard."""
 
     id: str
     """Six hexadecimal digits, stable as long as the shard's bounds are."""
+    start: str
+    """The shard holds the samples whose positions come from here up to the start of the next."""
     members: list[int]
     """Positions in the sequence of samples, in the order in which they stand in the shard."""
 
@@ -42,7 +53,8 @@ def slice_by_hash(keys: Sequence[str], sizes: Sequence[int], max_samples: int, m
             return
         fits = high - low <= max_samples and bytes_before[high] - bytes_before[low] <= max_bytes
         if fits or high - low == 1 or depth == TRIE_DEPTH:
-            slices.append(Slice(f"{start >> (_HASH_BITS - TRIE_DEPTH):06x}", order[low:high]))
+            number = f"{start >> (_HASH_BITS - TRIE_DEPTH):06x}"
+            slices.append(Slice(number, number, order[low:high]))
             return
         middle_hash = start + (1 << (_HASH_BITS - 1 - depth))
         middle = bisect.bisect_left(hashes, middle_hash, low, high)
@@ -73,7 +85,7 @@ def slice_by_key(keys: Sequence[str], sizes: Sequence[int], max_samples: int, ma
             while number in taken:
                 number = (number + 1) % 2**TRIE_DEPTH
             taken.add(number)
-            slices.append(Slice(f"{number:06x}", members.copy()))
+            slices.append(Slice(f"{number:06x}", keys[members[0]], members.copy()))
 
     for index in order:
         weight = max(1 / max_samples, sizes[index] / max_bytes)

@@ -1,8 +1,10 @@
 """How a dataset's YAML file says how samples are cut into shards."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from shardmill.shards.slicing import Order
 
 
 class ShardSpec(BaseModel):
@@ -12,5 +14,5 @@ class ShardSpec(BaseModel):
 
     max_samples: Annotated[int, Field(gt=0)] = 10_000
     max_bytes: Annotated[int, Field(gt=0)] = 256_000_000
-    order: Literal["hash", "key"] = "hash"
+    order: Order = "hash"
     """`hash` shuffles and is the most stable under change; `key` keeps the order of the keys."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from shardmill.concurrency import bounded_map
 from shardmill.devices import GPUSpec
 from shardmill.embedders import Embedder, EmbedderSpec, Runtime, build_runtime, choose_runtime, load_embedder
-from shardmill.embedders.protocol import weights_identity
 from shardmill.errors import Rejected
 from shardmill.images import MAX_PIXELS, decode_image
 from shardmill.samples import EncodedSample, image_format
@@ -20,8 +19,8 @@ from shardmill.shards.fingerprint import file_sha256
 from shardmill.shards.index import IndexRow, IndexWriter
 from shardmill.shards.layout import Suffix
 from shardmill.shards.report import Reject, ShardReport
+from shardmill.shards.stored import Rows, StoredShard
 from shardmill.stages.stage import OutputFiles, Work
-from shardmill.stages.stored import StoredShard
 from shardmill.storage import Storage
 
 if TYPE_CHECKING:
@@ -44,11 +43,11 @@ class EmbedStage:
     """Embeds one image of every sample."""
 
     spec: EmbedderSpec
+    weights: str
+    """Identity of the weights (`weights_identity`), found out once, when the run is planned. Others are refused."""
     masks: tuple[str, ...] = ()
     """Image components that are label maps, and never embedded."""
     max_pixels: int = MAX_PIXELS
-    storage: Storage = field(default_factory=Storage)
-    """Where the weights are, if the spec names a URI."""
     devices: GPUSpec = field(default_factory=GPUSpec)
     """What it takes of a machine's CUDA devices, where it runs on CUDA."""
 
@@ -65,14 +64,15 @@ class EmbedStage:
     def parameters(self) -> dict[str, Any]:
         """See `Stage`."""
         return {
-            **self.spec.fingerprint_parameters(self.storage),
+            **self.spec.declared(),
+            "weights": self.weights,
             "masks": list(self.masks),
             "max_pixels": self.max_pixels,
         }
 
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
         """See `Stage`. Decodes in threads while the model runs. Raises CorruptionError, StorageError."""
-        embedder, runtime = _loaded(self.spec, weights_identity(self.spec, work.storage), work.storage, work.threads)
+        embedder, runtime = _loaded(self.spec, self.weights, work.storage, work.threads)
         rejects: list[Reject] = []
         waiting: deque[list[_Row]] = deque()
         bytes_in = 0
@@ -100,7 +100,7 @@ class EmbedStage:
                 yield np.stack(images)
 
         def prepare(
-            read: tuple[EncodedSample, dict[str, IndexRow]],
+            read: tuple[EncodedSample, Rows],
         ) -> tuple[tuple[_Row, np.ndarray[Any, Any]] | Reject, int]:
             sample, origins = read
             size = sum(len(data) for data in sample.components.values())
@@ -110,8 +110,7 @@ class EmbedStage:
                 image = embedder.preprocess(decode_image(sample.components[component], component, self.max_pixels))
             except Rejected as rejected:
                 origin = origins.get(component, next(iter(origins.values())))
-                reason, detail = rejected.reason, rejected.detail
-                return Reject(key=sample.key, reason=reason, detail=detail, source_uri=origin.source_uri), size
+                return Reject.of(sample.key, rejected, origin.source_uri), size
             return (_Row(sample.key, _text(sample.components.get("cls")), origins[component]), image), size
 
         file = work.scratch / "data.parquet"
@@ -125,7 +124,7 @@ class EmbedStage:
                 for row, vector in zip(rows, stored, strict=True):
                     data = vector.tobytes()
                     digest = hashlib.sha256(data).hexdigest()
-                    index.add(row.key, "embedding", count, len(data), digest, row.origin.source)
+                    index.add(row.key, "embedding", count, len(data), digest, row.origin.source, row.origin.origin)
                     count += 1
                 work.advance(len(rows))
         finally:
@@ -156,9 +155,9 @@ class EmbedStage:
 
 
 @lru_cache(maxsize=1)
-def _loaded(spec: EmbedderSpec, weights: str, storage: Storage, threads: int) -> tuple[Embedder, Runtime]:  # noqa: ARG001
-    """The model, once a process, and anew when its weights' file is: loading and compiling it takes seconds."""
-    embedder = load_embedder(spec, storage)
+def _loaded(spec: EmbedderSpec, weights: str, storage: Storage, threads: int) -> tuple[Embedder, Runtime]:
+    """The model, once a process, and anew when other weights are planned with: loading and compiling takes seconds."""
+    embedder = load_embedder(spec, weights, storage)
     return embedder, build_runtime(embedder, spec, threads)
 
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-from shardmill.errors import ConflictError
+from shardmill.errors import ConflictError, CorruptionError
 from shardmill.projection import Basis, UmapBasis, draw_scatter, fit_pca, fit_umap
 from shardmill.shards.fingerprint import file_sha256, fingerprint
 from shardmill.shards.index import IndexWriter
-from shardmill.shards.layout import Suffix
+from shardmill.shards.layout import SIDE, Suffix
+from shardmill.shards.reader import ShardSet
 from shardmill.shards.report import ShardReport
-from shardmill.stages.shard_set import LazyShardSet, ShardSet
+from shardmill.stages.lazy_shard_set import LazyShardSet
 from shardmill.stages.stage import OutputFiles, Work
 from shardmill.storage import Storage, join_uri
-from shardmill.tables import iterate_parquet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,7 @@ class EmbeddingTable:
 
     table: ShardSet
     id = "000000"
+    start = ""
 
     @property
     def samples(self) -> int:
@@ -73,7 +74,7 @@ class MapStage:
         keys: list[str] = []
         labels: list[str | None] = []
         points = [np.empty((0, 2), np.float32)]
-        for batch in read_batches(shard.table, ["key", "embedding", "cls"]):
+        for batch in shard.table.batches(["key", "embedding", "cls"]):
             keys += batch["key"].to_pylist()
             labels += batch["cls"].to_pylist()
             points.append(self.basis.project(vectors_of(batch)))
@@ -114,14 +115,16 @@ def map_of(
     """The map of an embedding table on the basis of its dataset, whose folder is `home`.
 
     The basis is fitted once for each embedder, on the tables that are there at that time (`table`, then `others`), and
-    kept in `<home>/embedding_map/_basis/`.
+    kept in `<home>/_shardmill/basis/`. One that is fitted while samples of the table are still to be tried again is not
+    kept.
     """
     if not table.commit.total_samples:
-        return LazyShardSet(MapStage(projection, _no_basis(), tuple(class_names)), [])
+        return LazyShardSet.of(MapStage(projection, _no_basis(), tuple(class_names)), table, [])
     basis = _read_basis(table.storage, _basis_uri(table, projection, home), projection)
     if basis is None:
         basis = _fit_basis(table, others(), projection, home)
-    return LazyShardSet(MapStage(projection, basis, tuple(class_names)), [EmbeddingTable(table)])
+    inputs = [EmbeddingTable(table.pinned_here())]
+    return LazyShardSet.of(MapStage(projection, basis, tuple(class_names)), table, inputs)
 
 
 def has_basis(table: ShardSet, projection: Projection, home: str) -> bool:
@@ -133,15 +136,18 @@ def _basis_uri(table: ShardSet, projection: Projection, home: str) -> str:
     commit = table.commit
     embedder = fingerprint(stage=commit.stage, version=commit.stage_version, parameters=commit.parameters)
     suffix = "json" if projection == "pca" else "npz"
-    return join_uri(home, f"embedding_map/_basis/{projection}-{embedder[:12]}.{suffix}")
+    return join_uri(home, f"{SIDE}/basis/{projection}-{embedder[:12]}.{suffix}")
 
 
 def _fit_basis(table: ShardSet, others: Iterator[ShardSet], projection: Projection, home: str) -> Basis | UmapBasis:
     parameters = table.commit.parameters
-    same = (other for other in others if other.commit.parameters == parameters and other.folder != table.folder)
+    final = (other for other in others if other.commit.is_final and other.folder != table.folder)
+    same = (other for other in final if other.commit.parameters == parameters)
     vectors = _first_vectors(chain([table], same))
     fitted = fit_pca(vectors) if projection == "pca" else fit_umap(vectors)
     uri = _basis_uri(table, projection, home)
+    if not table.commit.is_final:
+        return fitted
     try:
         table.storage.replace(uri, fitted.to_bytes(), expected=None)
     except ConflictError:  # another partition's run was first: its basis is the dataset's
@@ -154,7 +160,13 @@ def _read_basis(storage: Storage, uri: str, projection: Projection) -> Basis | U
         data = storage.read(uri)
     except FileNotFoundError:
         return None
-    return Basis.from_bytes(data) if projection == "pca" else UmapBasis.from_bytes(data)
+    try:
+        return Basis.from_bytes(data) if projection == "pca" else UmapBasis.from_bytes(data)
+    except CorruptionError as error:
+        raise CorruptionError(
+            f"{uri} is damaged: {error}. Restore it; or delete it, and run every partition again: their maps get a new "
+            "basis"
+        ) from error
 
 
 def _no_basis() -> Basis:
@@ -166,18 +178,11 @@ def _no_basis() -> Basis:
 def _first_vectors(tables: Iterable[ShardSet]) -> Iterator[np.ndarray[Any, Any]]:
     rows = 0
     for table in tables:
-        for batch in read_batches(table, ["embedding"]):
+        for batch in table.batches(["embedding"]):
             yield vectors_of(batch)
             rows += batch.num_rows
             if rows >= _FIT_ROWS:
                 return
-
-
-def read_batches(table: ShardSet, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of a committed table, in its order, some thousand at a time. Raises CorruptionError."""
-    for entry in table.commit.shardlist:
-        with table.open_table(entry) as stream:
-            yield from iterate_parquet(stream, columns)
 
 
 def vectors_of(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:

@@ -19,6 +19,7 @@ class ListedObjects:
 
     manifest: Manifest
     id = "000000"
+    start = ""
 
     @property
     def samples(self) -> int:
@@ -56,9 +57,10 @@ class ListStage:
             samples_in=manifest.samples,
             kept=manifest.samples,
             samples=manifest.samples,
+            rows=manifest.objects,
             bytes_in=manifest.bytes,
-            bytes=file.stat().st_size,
-            sha256=file_sha256(file),
+            bytes=file.stat().st_size if manifest.samples else 0,
+            sha256=file_sha256(file) if manifest.samples else "",
             summary={"objects": manifest.objects, "content": manifest.content},
         )
-        return OutputFiles(file, IndexWriter()), report
+        return OutputFiles(file if manifest.samples else None, IndexWriter()), report

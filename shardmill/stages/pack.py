@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.errors import Rejected
+from shardmill.errors import ArchivedError, Rejected, StorageError
 from shardmill.images import MAX_PIXELS, verify_image
 from shardmill.samples import image_format
 from shardmill.shards.index import IndexWriter, Source
 from shardmill.shards.layout import Suffix
 from shardmill.shards.report import Reject, ShardReport
-from shardmill.shards.ustar import MAX_MEMBER, TarWriter
-from shardmill.sources.manifest import MISSING, RawObject
+from shardmill.shards.slicing import slice_by_hash, slice_by_key
+from shardmill.shards.spec import ShardSpec
+from shardmill.shards.ustar import MAX_MEMBER, TarWriter, stored_size
+from shardmill.sources.manifest import MISSING, Manifest, RawObject
+from shardmill.stages.lazy_shard_set import LazyShardSet
 from shardmill.stages.stage import OutputFiles, Work
 from shardmill.storage import Storage
 
@@ -26,6 +29,7 @@ class RawShard:
     """The raw objects of one shard's samples."""
 
     id: str
+    start: str
     groups: tuple[tuple[RawObject, ...], ...]
     """One a sample."""
 
@@ -51,6 +55,7 @@ class _Component:
     source: Source
 
 
+_VANISHED = "object vanished"
 _FETCHED_BYTES = 256 << 20
 """At most so much of a shard is fetched ahead, or two samples."""
 _Fetched = list[tuple[RawObject, bytes]]
@@ -103,6 +108,7 @@ class PackStage:
                         bytes_in += len(part.data)
                 work.advance(1)
             sha256 = tar.close()
+        _check_that_the_source_is_there(shard, rejects)
         report = ShardReport(
             samples_in=shard.samples,
             kept=kept,
@@ -164,8 +170,29 @@ class PackStage:
             raise Rejected("no image", f"none of the components is an image: {', '.join(names)}")
 
 
+def pack(manifest: Manifest, spec: ShardSpec, stage: PackStage, made_from: str = "") -> LazyShardSet:
+    """The samples of a manifest, packed into shards. `made_from` is for the commit."""
+    groups = [tuple(group) for _, group in manifest.by_key()]
+    keys = [group[0].key for group in groups]
+    sizes = [sum(stored_size(item.size) for item in group) for group in groups]
+    slice_up = slice_by_hash if spec.order == "hash" else slice_by_key
+    slices = slice_up(keys, sizes, spec.max_samples, spec.max_bytes)
+    shards = [RawShard(piece.id, piece.start, tuple(groups[i] for i in piece.members)) for piece in slices]
+    return LazyShardSet(stage, shards, made_from, spec.order)
+
+
 def _reject(item: RawObject, why: Rejected) -> Reject:
-    return Reject(key=item.key, reason=why.reason, detail=why.detail, source_uri=item.uri)
+    return Reject.of(item.key, why, item.uri)
+
+
+def _check_that_the_source_is_there(shard: RawShard, rejects: list[Reject]) -> None:
+    """Raises StorageError where everything is gone that was listed a moment ago: no sample is at fault then."""
+    gone = [reject for reject in rejects if reject.reason == _VANISHED]
+    if len(gone) == shard.samples > 1:
+        raise StorageError(
+            f"all {shard.samples} samples of shard {shard.id} are gone since they were listed, {gone[0].source_uri} "
+            "among them. Is the source mounted? Nothing was taken for deleted; run again"
+        )
 
 
 def _read_object(item: RawObject, storage: Storage) -> bytes:
@@ -176,7 +203,9 @@ def _read_object(item: RawObject, storage: Storage) -> bytes:
     try:
         data, info = storage.read_version(item.uri)
     except FileNotFoundError:
-        raise Rejected("object vanished", "it was deleted after it was listed; list the partition again") from None
+        raise Rejected(_VANISHED, "it was deleted after it was listed; run again", may_pass=True) from None
+    except ArchivedError as error:
+        raise Rejected("object archived", f"{error}; restore it and run again", may_pass=True) from None
     if info.version != item.version:
-        raise Rejected("object changed", "it was replaced after it was listed; list the partition again")
+        raise Rejected("object changed", "it was replaced after it was listed; run again", may_pass=True)
     return data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from shardmill.devices import GPUSpec
-from shardmill.errors import ConflictError, CorruptionError
-from shardmill.shards.commit import ShardEntry, entry_of, file_names, file_sizes
-from shardmill.shards.fingerprint import file_sha256, fingerprint
-from shardmill.shards.index import IndexWriter, read_report
+from shardmill.shards.commit import ShardEntry
+from shardmill.shards.fingerprint import fingerprint
+from shardmill.shards.index import IndexWriter
 from shardmill.shards.layout import Layout, Suffix
+from shardmill.shards.publish import MadeShard, publish_shard
 from shardmill.shards.report import ShardReport
-from shardmill.storage import Storage, join_uri
+from shardmill.storage import Storage
 
 
 class InputShard(Protocol):
@@ -25,6 +24,10 @@ class InputShard(Protocol):
     @property
     def id(self) -> str:
         """Six hexadecimal digits; the output has the same."""
+
+    @property
+    def start(self) -> str:
+        """Where its samples begin, see `Commit.position`; the output begins there too."""
 
     @property
     def samples(self) -> int:
@@ -111,66 +114,23 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class MakeShard:
-    """Runs a stage on one shard and publishes the result into `folder`; what an engine maps over shards."""
+    """Runs a stage on one shard and publishes the result for a commit to come; what an engine maps over shards."""
 
     stage: Stage[Any]
-    folder: str
+    layout: Layout
 
     def __call__(self, shard: PlannedShard, work: Work) -> ShardEntry:
-        """The entry of the published shard. The index is published last: where it stands, the shard is whole.
-
-        If another run has published the same shard meanwhile, its files stand and its entry is returned.
-        """
-        layout, digest = Layout(self.stage.suffix), shard.fingerprint
+        """The entry of the published shard; another run's, if that published it meanwhile. See `publish_shard`."""
         started = time.perf_counter()
         files, report = self.stage(shard.input, work)
-        report = report.checked(shard.id).model_copy(update={"seconds": time.perf_counter() - started})
-        index = work.scratch / "index.parquet"
-        files.index.write(index, report)
-        index_sha256 = file_sha256(index)
-        entry = entry_of(report, shard.id, digest, layout, index_sha256, index.stat().st_size)
-        uri = join_uri(self.folder, layout.index(shard.id, digest))
-        with work.storage.exclusive(self.folder):
-            present = work.storage.stat(uri)
-            theirs = left_behind(work.storage, self.folder, shard.id, digest, layout) if present else None
-            if theirs and _stands(work.storage, self.folder, theirs, layout):
-                return theirs
-            for file, name in (
-                (files.data, layout.data(shard.id, digest)),
-                (files.picture, layout.picture(shard.id, digest)),
-            ):
-                if file is not None:
-                    work.storage.publish(file, join_uri(self.folder, name))
-            try:
-                work.storage.replace(uri, index.read_bytes(), present.version if present else None)
-            except ConflictError:  # another run was first, as a rule with the same bytes
-                theirs = left_behind(work.storage, self.folder, shard.id, digest, layout)
-                if theirs is None or theirs.index_sha256 == entry.index_sha256:
-                    return theirs or entry
-                # Theirs is the index, and ours may be the data: nobody may take the two for a shard.
-                work.storage.delete(uri)
-                raise ConflictError(
-                    f"another run made shard {shard.id} of {self.folder} at the same moment, and other bytes of it; do "
-                    "both run the same versions of software? Run again"
-                ) from None
-        return entry
-
-
-def left_behind(storage: Storage, folder: str, shard: str, digest: str, layout: Layout) -> ShardEntry | None:
-    """The entry of a shard that some run published, from its own index; None if there is none that can be read."""
-    uri = join_uri(folder, layout.index(shard, digest))
-    try:
-        data = storage.read(uri)
-        report = read_report(data, uri)
-    except (FileNotFoundError, CorruptionError):
-        return None
-    return entry_of(report, shard, digest, layout, hashlib.sha256(data).hexdigest(), len(data))
-
-
-def _stands(storage: Storage, folder: str, entry: ShardEntry, layout: Layout) -> bool:
-    sizes = file_sizes(entry, layout)
-    for name in file_names(entry, layout):
-        info = storage.stat(join_uri(folder, name))
-        if info is None or info.size != sizes.get(name, info.size):
-            return False
-    return True
+        made = MadeShard(
+            id=shard.id,
+            start=shard.input.start,
+            fingerprint=shard.fingerprint,
+            suffix=self.stage.suffix,
+            report=report.checked(shard.id).model_copy(update={"seconds": time.perf_counter() - started}),
+            index=files.index,
+            data=files.data,
+            picture=files.picture,
+        )
+        return publish_shard(work.storage, self.layout, made, work.scratch)

@@ -12,13 +12,13 @@ from shardmill.concurrency import bounded_map
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import MAX_PIXELS
 from shardmill.samples import EncodedSample, image_format
-from shardmill.shards.index import IndexRow, IndexWriter, Source
+from shardmill.shards.index import IndexWriter, Source
 from shardmill.shards.layout import Suffix
 from shardmill.shards.report import Reject, ShardReport
+from shardmill.shards.stored import Rows, StoredShard
 from shardmill.shards.ustar import TarWriter
 from shardmill.sources.names import MAX_NAME, is_member_name
 from shardmill.stages.stage import OutputFiles, Work
-from shardmill.stages.stored import StoredShard
 from shardmill.transforms import SampleTransform, TransformSpec, build_transform
 
 
@@ -50,19 +50,14 @@ class TransformStage:
         transform = self._transform
 
         def apply(
-            read: tuple[EncodedSample, dict[str, IndexRow]],
-        ) -> tuple[list[EncodedSample] | Reject, dict[str, IndexRow], int]:
+            read: tuple[EncodedSample, Rows],
+        ) -> tuple[list[EncodedSample] | Reject, Rows, int]:
             sample, rows = read
             size = sum(len(data) for data in sample.components.values())
             try:
                 return transform(sample), rows, size
             except Rejected as rejected:
-                source = _Lineage(rows, self.spec.masks)("").uri
-                return (
-                    Reject(key=sample.key, reason=rejected.reason, detail=rejected.detail, source_uri=source),
-                    rows,
-                    size,
-                )
+                return Reject.of(sample.key, rejected, _Lineage(rows, self.spec.masks)("").uri), rows, size
 
         file = work.scratch / "data.tar"
         index = IndexWriter()
@@ -114,7 +109,8 @@ def _append(tar: TarWriter, index: IndexWriter, sample: EncodedSample, source: _
     for component in sorted(sample.components):
         data = sample.components[component]
         offset = tar.write(sample.key, component, data)
-        index.add(sample.key, component, offset, len(data), hashlib.sha256(data).hexdigest(), source(component))
+        digest = hashlib.sha256(data).hexdigest()
+        index.add(sample.key, component, offset, len(data), digest, source(component), source.origin)
 
 
 class _Lineage:
@@ -124,8 +120,9 @@ class _Lineage:
     its first image. Label maps are taken for an image's origin only where there is nothing else.
     """
 
-    def __init__(self, rows: dict[str, IndexRow], masks: Collection[str]) -> None:
+    def __init__(self, rows: Rows, masks: Collection[str]) -> None:
         self._rows = rows
+        self.origin = next(iter(rows.values())).origin
         images = sorted(name for name in rows if image_format(name))
         self._candidates = [name for name in images if name not in masks] or images or [min(rows)]
 

@@ -14,6 +14,7 @@ from shardmill.errors import ConfigurationError, CorruptionError, StorageError
 from shardmill.partitions import BatchPartitions, NothingThereError, PartitionsSpec, TimePartitioning
 from shardmill.shards.commit import read_commit
 from shardmill.shards.fingerprint import fingerprint
+from shardmill.shards.layout import Layout
 from shardmill.sources import content_digest
 from shardmill.upkeep import SensorSpec
 from shardmill.watch.batching import Batching
@@ -288,7 +289,7 @@ class _Looker:
         """The content of which the partition was last made, and the version of that commit."""
         folder = self._dataset.folder("raw_images", partition)
         try:
-            commit, version = read_commit(self._dataset.storage, folder, "parquet")
+            commit, version = read_commit(self._dataset.storage, Layout.at(folder))
         except CorruptionError:
             return "", "damaged"  # its run says so; the other partitions have nothing to do with it
         if commit is None:

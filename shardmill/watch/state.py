@@ -1,8 +1,8 @@
 """What a watcher remembers between two looks, and where.
 
-The state is one compressed JSON file below `<root>/<dataset>/sensor/`, written anew, under a new name, by each look
-that has something to remember. The cursor is the name of the file. Whoever keeps the cursor decides which state counts:
-a look that dies before its cursor is kept has changed nothing.
+The state is one compressed JSON file below `<root>/<dataset>/_shardmill/sensor/`, written anew, under a new name, by
+each look that has something to remember. The cursor is the name of the file. Whoever keeps the cursor decides which
+state counts: a look that dies before its cursor is kept has changed nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from shardmill.errors import CorruptionError
+from shardmill.shards.layout import SIDE
 from shardmill.sources import content_digest
 from shardmill.storage import Storage, join_uri, relative_to
 
@@ -214,7 +215,7 @@ def _stored(storage: Storage, home: str) -> list[str]:
 
 
 def _folder(home: str) -> str:
-    return join_uri(home, "sensor")
+    return join_uri(home, f"{SIDE}/sensor")
 
 
 NOTHING = content_digest(0)

@@ -85,6 +85,9 @@ class Tiny:
     def stored(self, asset: str, partition: str) -> Path:
         return self.folder / "out/tiny" / asset / partition
 
+    def commit(self, asset: str, partition: str) -> Path:
+        return self.folder / "out/tiny/_shardmill" / asset / partition / "index.json"
+
 
 @pytest.fixture(scope="session")
 def new_tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Tiny]]:

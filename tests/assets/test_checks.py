@@ -1,12 +1,13 @@
 """Checks fail when they should, and say why."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+
+from shardmill.shards.commit import parse_commit
 
 TARS = ["webdataset_shards", "transformed_shards"]
 
@@ -30,15 +31,15 @@ def stored(made: Any) -> Iterator[Any]:
 
 
 def data_file(tiny: Any, asset: str) -> Path:
-    [file] = (file for file in tiny.stored(asset, "a").glob("0*") if "index" not in file.name)
+    [file] = tiny.stored(asset, "a").iterdir()
     return file
 
 
 def tamper(tiny: Any, asset: str, **changes: int) -> None:
     """Change fields of the partition's commit."""
-    [file] = tiny.stored(asset, "a").rglob("index.json")
-    commit = json.loads(file.read_text())
-    file.write_text(json.dumps(commit | changes))
+    file = tiny.commit(asset, "a")
+    commit = parse_commit(file.read_bytes(), str(file))
+    file.write_bytes(commit.model_copy(update=changes).to_json())
 
 
 def reason(evaluation: Any) -> str:
@@ -119,8 +120,7 @@ def test_a_count_that_does_not_add_up_is_a_loss(stored: Any, asset: str) -> None
 
 
 def test_a_commit_that_cannot_be_read_fails_the_check(stored: Any) -> None:
-    [file] = stored.stored("transformed_shards", "a").rglob("index.json")
-    file.write_text("{}")
+    stored.commit("transformed_shards", "a").write_text("{}")
     evaluation = stored.check("transformed_shards", "nothing_lost", "a")
     assert not evaluation.passed
     assert "index.json" in reason(evaluation)

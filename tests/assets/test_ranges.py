@@ -22,7 +22,7 @@ def test_every_partition_of_the_range_is_written_and_no_other(made: tuple[Any, d
     tiny, result = made
     assert result.success
     for asset in ASSETS:
-        assert {file.parent.name for file in tiny.stored(asset, "").glob("*/index.json")} <= {"a", "b"}
+        assert {key for key in "abc" if tiny.commit(asset, key).exists()} <= {"a", "b"}
         materialized = tiny.instance.get_materialized_partitions(dg.AssetKey(["tiny", asset]))
         assert materialized == {"a", "b"}
 
@@ -82,7 +82,7 @@ def test_one_partition_that_fails_leaves_the_others_of_the_run_as_they_are(tiny:
     (tiny.folder / "raw/b/b0.jpg").write_bytes(b"")
     result = tiny.materialize(("a", "c"), ["raw_images", "webdataset_shards"], checks=False)
     assert not result.success
-    made = {key for key in "abc" if (tiny.stored("webdataset_shards", key) / "index.json").exists()}
+    made = {key for key in "abc" if tiny.commit("webdataset_shards", key).exists()}
     assert made == {"a", "c"}
     failure = result.failure_data_for_node("tiny__webdataset_shards").user_failure_data
     assert "1 of 3 partitions failed" in failure.description
@@ -95,13 +95,13 @@ def test_a_partition_that_cannot_be_listed_fails_alone(tiny: Any) -> None:
         file.unlink()
     result = tiny.materialize(("a", "b"), ["raw_images"], checks=False)
     assert not result.success
-    assert (tiny.stored("raw_images", "b") / "_index/index.json").exists()
+    assert tiny.commit("raw_images", "b").exists()
 
 
 def test_a_partition_whose_upstream_is_not_there_fails_alone(tiny: Any) -> None:
     assert tiny.materialize("b", ["raw_images"], checks=False).success
     result = tiny.materialize(("a", "b"), ["webdataset_shards"], checks=False)
     assert not result.success
-    assert (tiny.stored("webdataset_shards", "b") / "index.json").exists()
+    assert tiny.commit("webdataset_shards", "b").exists()
     failure = result.failure_data_for_node("tiny__webdataset_shards").user_failure_data
     assert "raw_images/a has to be materialized first" in failure.description

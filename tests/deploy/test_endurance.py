@@ -16,8 +16,6 @@ from PIL import Image
 
 from shardmill import chain
 from shardmill.dataset import Dataset, load_dataset
-from shardmill.shards.layout import Layout
-from shardmill.storage import join_uri
 from tests.deploy.conftest import Instance, MakeInstance
 from tests.deploy.services import Services
 from tests.deploy.test_systemd import HERE, PROGRAMS, UNITS, exec_start
@@ -90,7 +88,7 @@ def committed_objects(dataset: Dataset) -> dict[str, list[str]]:
         shards = chain.stored(dataset, "webdataset_shards", partition)
         assert shards is not None
         for entry in shards.commit.shardlist:
-            uri = join_uri(shards.folder, Layout("tar").index(entry.id, entry.fingerprint))
+            uri = shards.layout.beside(entry.index)
             index = pq.ParquetFile(io.BytesIO(dataset.storage.read(uri))).read(columns=["source_uri"])
             for source in index["source_uri"].to_pylist():
                 found.setdefault(source, []).append(uri)

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from orchestration.backlog import Deadline, first_that
+from shardmill.shards.layout import Layout
 from tests.orchestration.dataset_operator import LOGS, NewOperator, Operator, photograph
 from tests.servers.places import NewPlace, Place
 
@@ -210,8 +211,8 @@ def test_a_damaged_commit_or_a_key_of_somebody_s_stops_no_other_partition(
     operator = new_operator(where, sensor=None, backfill={"cron": "0 3 * * *"})
     operator.instance.add_dynamic_partitions("watched", ["a", "b", "c", "by hand", "x" * 90 + "~~0123456789abcdef"])
     operator.run(operator.scheduled(NIGHT))
-    folder = operator.dataset.folder("webdataset_shards", "a").removeprefix("file://")
-    Path(folder, "index.json").write_text("{")
+    layout = Layout.at(operator.dataset.folder("webdataset_shards", "a"))
+    Path(layout.commit.removeprefix("file://")).write_text("{")
     assert keys(operator.scheduled(NIGHT + timedelta(days=1))) == ["a"]
 
 

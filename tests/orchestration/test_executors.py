@@ -43,7 +43,7 @@ DEVICE_USER = """
     from shardmill.devices import GPUSpec
     from shardmill.shards.index import IndexWriter
     from shardmill.shards.report import ShardReport
-    from shardmill.stages.shard_set import LazyShardSet
+    from shardmill.stages.lazy_shard_set import LazyShardSet
     from shardmill.stages.stage import OutputFiles
 
     FOLDER = Path(__file__).parents[3]
@@ -52,6 +52,7 @@ DEVICE_USER = """
     @dataclass(frozen=True)
     class Number:
         id: str = "000000"
+        start = ""
         samples = 1
 
         def identity(self):
@@ -84,7 +85,6 @@ DEVICE_USER = """
         io_manager_key="shard_set_io_manager",
         metadata={
             "shardmill/root": str(FOLDER / "out"),
-            "shardmill/suffix": "tar",
             "shardmill/max_reject_ratio": 0.0,
             "shardmill/masks": [],
         },
@@ -193,8 +193,7 @@ def test_a_dataset_runs_in_a_process_a_step(project: Path, run_in: Callable[...,
     assert done.returncode == 0, done.stdout
     assert "Multiprocess executor: parent process exiting" in done.stdout
     for asset in ("raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map"):
-        folder = project / "out/tiny" / asset / "all"
-        assert list(folder.rglob("index.json")), asset
+        assert (project / "out/tiny/_shardmill" / asset / "all/index.json").exists(), asset
 
 
 def await_tickets(folder: Path, threads: list[threading.Thread]) -> None:

@@ -16,9 +16,8 @@ def rows(operator: Operator, partition: str) -> set[str]:
     folder = dataset.folder("embeddings", partition)
     found: set[str] = set()
     for info in dataset.storage.list(folder):
-        if "/_index/" not in info.uri:
-            table = pd.read_parquet(io.BytesIO(dataset.storage.read(info.uri)))
-            found |= {"/".join(uri.split("/")[-2:]) for uri in table["source_uri"]}
+        table = pd.read_parquet(io.BytesIO(dataset.storage.read(info.uri)))
+        found |= {"/".join(uri.split("/")[-2:]) for uri in table["source_uri"]}
     return found
 
 

@@ -12,16 +12,17 @@ from shardmill.errors import (
     EngineError,
     ShardmillError,
     StorageError,
+    SupersededError,
     TooManyRejectsError,
 )
 
 
-@pytest.mark.parametrize("kind", [ConfigurationError, ConflictError, CorruptionError, TooManyRejectsError])
+@pytest.mark.parametrize("kind", [ConfigurationError, CorruptionError, TooManyRejectsError])
 def test_what_comes_again_is_not_retried(kind: type[ShardmillError]) -> None:
     assert failure(kind("why")).allow_retries is False
 
 
-@pytest.mark.parametrize("kind", [StorageError, EngineError])
+@pytest.mark.parametrize("kind", [StorageError, EngineError, ConflictError, SupersededError])
 def test_what_may_pass_is_retried(kind: type[ShardmillError]) -> None:
     assert failure(kind("why")).allow_retries is True
 

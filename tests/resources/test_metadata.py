@@ -14,7 +14,7 @@ from resources.metadata import describe_shard_set
 from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.engines import LocalEngine
-from shardmill.stages.shard_set import ShardSet
+from shardmill.shards.reader import ShardSet
 
 
 def write_images(folder: Path, numbers: range) -> None:

@@ -206,10 +206,12 @@ class FaultProxy:
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         async with await self._send(request) as upstream:
+            self.counts["bytes up"] += request.content_length or 0
             answer = web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=_end_to_end(upstream))
             await answer.prepare(request)
             if request.method != "HEAD":
                 async for piece in upstream.content.iter_chunked(1 << 18):
+                    self.counts["bytes down"] += len(piece)
                     await answer.write(piece)
             await answer.write_eof()
             return answer

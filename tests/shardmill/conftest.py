@@ -17,7 +17,7 @@ from PIL import Image
 from shardmill import chain
 from shardmill.dataset import AssetName, Dataset, DatasetSpec
 from shardmill.engines import LocalEngine
-from shardmill.stages.shard_set import ShardSet
+from shardmill.shards.reader import ShardSet
 
 Files = Mapping[str, tuple[str, int]]
 Images = Callable[..., list[str]]

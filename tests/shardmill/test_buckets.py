@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -17,13 +16,12 @@ import pytest
 import yaml
 
 from shardmill import chain
-from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec, suffix_of
+from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec
 from shardmill.engines import LocalEngine
 from shardmill.errors import AccessDeniedError, EngineError
-from shardmill.orphans import stored_partitions
-from shardmill.shards.commit import ShardEntry, file_names
-from shardmill.shards.layout import Layout
-from shardmill.stages.shard_set import ShardSet
+from shardmill.shards.commit import ShardEntry
+from shardmill.shards.layout import is_data_name
+from shardmill.shards.reader import ShardSet
 from shardmill.storage import Storage
 from shardmill.verify import read_with_webdataset, verify
 from tests.servers import GCSServer, S3Server
@@ -69,23 +67,25 @@ def digests(made: Made) -> dict[tuple[str, str], str]:
         (asset, entry.id): entry.sha256
         for asset, shards in made.items()
         for entry in shards.commit.shardlist
-        if suffix_of(asset) == "tar"
+        if shards.commit.suffix == "tar"
     }
 
 
-def assert_stored(made: Made, root: Place) -> None:
-    """Everything verifies, webdataset reads the tars, and nothing else stands there."""
-    expected: set[str] = set()
+def assert_stored(made: Made, root: Place, orphans: bool = False) -> None:
+    """Everything verifies, webdataset reads the tars, and nothing else stands there; `orphans` may wait beside it."""
+    data: set[str] = set()
+    side: set[str] = set()
     for asset, shards in made.items():
         assert list(verify(shards)) == []
-        layout = Layout(shards.commit.suffix)
-        if layout.suffix == "tar":
+        if shards.commit.suffix == "tar":
             assert read_with_webdataset(shards)[0] == shards.commit.total_samples
-        names = {layout.commit, layout.rejects}
-        names.update(name for entry in shards.commit.shards for name in file_names(entry, layout))
-        expected |= {f"d/{asset}/p/{name}" for name in names}
-    found = {name for name in root.contents() if "/_basis/" not in name and "shardmill-" not in name}
-    assert found == expected
+        data |= {f"d/{asset}/p/{entry.data}" for entry in shards.commit.shardlist}
+        names = {name for name in shards.commit.files if not is_data_name(name)} | {"index.json", "rejects.parquet"}
+        side |= {f"d/_shardmill/{asset}/p/{name}" for name in names}
+    found = {name for name in root.contents() if "/basis/" not in name and "shardmill-" not in name}
+    assert {name for name in found if "/_shardmill/" not in name} == data
+    if not orphans:
+        assert {name for name in found if "/_shardmill/" in name} == side
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +140,7 @@ def test_one_source_gives_equal_digests_on_every_store_to_the_end_of_the_chain(p
 
 def table(shards: ShardSet, columns: list[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for url in shards.urls:
+    for url in shards.urls:  # as any tool reads them
         rows += pq.read_table(io.BytesIO(shards.storage.read(url)), columns=columns).to_pylist()
     return sorted(rows, key=lambda row: row["key"])
 
@@ -250,7 +250,7 @@ def test_a_run_whose_identity_is_revoked_commits_nothing_and_goes_on_when_it_is_
     for name, state in before.items():
         if "raw_images" not in name:
             assert after[name] == state
-    assert committed or "d/webdataset_shards/p/index.json" not in after
+    assert committed or "d/_shardmill/webdataset_shards/p/index.json" not in after
     made = run(dataset)
     wanted = {entry.fingerprint for entry in made["webdataset_shards"].commit.shards}
     stood = {entry.fingerprint for shards in before_that.values() for entry in shards.commit.shards}
@@ -279,15 +279,17 @@ def test_a_killed_command_costs_the_shard_at_hand_and_nothing_else(
     credentials, environment = credentials_file(tmp_path / "credentials.yaml", source, root)
     arguments = [*command, "run", str(file), "--credentials", str(credentials), "--workers", "1"]
     process = subprocess.Popen(arguments, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
-    folder = f"{root.uri}/d/webdataset_shards/p"
+    folder = f"{root.uri}/d/_shardmill/webdataset_shards/p"
     while not any(".index.parquet" in info.uri for info in root.storage.list(folder)):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = root.contents("d/webdataset_shards")
-    assert "d/webdataset_shards/p/index.json" not in before
-    finished = [name.removesuffix(".index.parquet") for name in before if name.endswith(".index.parquet")]
+    before = root.contents("d/_shardmill/webdataset_shards")
+    assert "d/_shardmill/webdataset_shards/p/index.json" not in before
+    assert root.contents("d/webdataset_shards") == {}  # nobody's glob sees a run that has not committed
+    finished = {name for name in before if name.endswith(".index.parquet")}
+    waiting = {name.rpartition("/")[2]: state[0] for name, state in before.items() if name.endswith(".tar")}
     dataset = dataset_of(source, root, shards=COMMAND_FIELDS["shards"])
     if kind == "s3":
         done = subprocess.run(arguments, env={**os.environ, **environment}, capture_output=True, text=True)
@@ -295,11 +297,12 @@ def test_a_killed_command_costs_the_shard_at_hand_and_nothing_else(
     else:
         run(dataset)
     after = root.contents()
-    for stem in finished:
-        assert after[f"{stem}.tar"] == before[f"{stem}.tar"]
-        digests = [contents[f"{stem}.index.parquet"][0] for contents in (before, after)]
-        assert digests[0] == digests[1]  # its date is renewed, for gc
-    assert_stored({asset: found for asset in ASSETS if (found := chain.stored(dataset, asset, "p"))}, root)
+    assert {name: after[name] for name in finished} == {name: before[name] for name in finished}
+    data = {name.rpartition("/")[2]: state[0] for name, state in after.items() if "d/webdataset_shards/p/" in name}
+    assert all(data[name] == waiting[name] for name in waiting.keys() & data.keys())
+    assert len(waiting.keys() & data.keys()) >= len(finished)
+    stored = {asset: found for asset in ASSETS if (found := chain.stored(dataset, asset, "p"))}
+    assert_stored(stored, root, orphans=True)  # what was uploaded at that moment may wait there still
 
 
 # A bad network.
@@ -369,11 +372,14 @@ def test_gc_removes_what_no_index_names_once_it_is_old(
     file = dataset_file(tmp_path, source, root)
     credentials, environment = credentials_file(tmp_path / "credentials.yaml", root)
     kept = root.contents()
-    tars = [name for name in kept if name.endswith(".tar")]
-    orphans = [f"d/webdataset_shards/p/{number:06x}-{'0' * 12}.tar" for number in range(3)]
-    orphans.append(f"d/raw_images/p/_index/000000-{'0' * 12}.index.parquet")
-    orphans.append(f"d/embeddings/gone/000000-{'0' * 12}.parquet")  # of a partition that is no longer declared
-    for name in [*orphans, "d/webdataset_shards/p/notes.txt", "d/webdataset_shards/readme.tar"]:
+    zeros, eights = "0" * 12, "0" * 8
+    orphans = [f"d/webdataset_shards/p/{number:06x}-{zeros}-{eights}.tar" for number in range(3)]
+    orphans.append(f"d/_shardmill/raw_images/p/000000-{zeros}.index.parquet")
+    orphans.append(f"d/_shardmill/webdataset_shards/p/staged/000000-{zeros}-{eights}.tar")
+    orphans.append(f"d/_shardmill/embedding_map/p/000000-{zeros}-{eights}.png")
+    orphans.append(f"d/embeddings/gone/000000-{zeros}-{eights}.parquet")  # of a partition that is no longer declared
+    others = ["d/webdataset_shards/p/notes.txt", "d/webdataset_shards/readme.tar", "d/_shardmill/mine.txt"]
+    for name in [*orphans, *others]:
         root.put(name, b"rubbish")
     gc = [*("gc", file, "--credentials", credentials, "--grace-hours")]
 
@@ -383,55 +389,24 @@ def test_gc_removes_what_no_index_names_once_it_is_old(
     assert sorted(done.stdout.splitlines()[:-1]) == sorted(f"would delete {root.uri}/{name}" for name in orphans)
     assert set(orphans) < root.contents().keys()
 
-    index = dataset.folder("raw_images", "p") + "/_index/index.json"
-    whole = root.storage.read(index)
-    root.put(index.removeprefix(f"{root.uri}/"), whole[:100])
+    index = "d/_shardmill/raw_images/p/index.json"
+    whole = root.storage.read(f"{root.uri}/{index}")
+    root.put(index, whole[:100])
     done = shardmill(command, environment, *gc, 0)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert f"{index} is damaged" in done.stderr
     left = [name for name in orphans if "raw_images" in name]
     assert set(orphans) & root.contents().keys() == set(left)
-    root.put(index.removeprefix(f"{root.uri}/"), whole)
+    root.put(index, whole)
 
     done = shardmill(command, environment, *gc, 0)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 files, 7 bytes")
     found = root.contents()
     assert set(orphans) & found.keys() == set()
-    assert {"d/webdataset_shards/p/notes.txt", "d/webdataset_shards/readme.tar", *tars} <= found.keys()
+    assert set(others) <= found.keys()
     assert {name: found[name][0] for name in kept} == {name: state[0] for name, state in kept.items()}
     assert {shards.made for shards in run(dataset).values()} == {0}
-
-
-@pytest.mark.parametrize("kind", BUCKETS)
-def test_gc_spares_old_files_that_a_run_has_found_and_may_be_about_to_commit(
-    place: NewPlace, raw: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Interrupted(LocalEngine):
-        def run(self, *arguments: Any) -> Iterator[ShardEntry]:
-            _, shards, *_ = arguments
-            if shards:
-                raise EngineError("interrupted")
-            return iter(())
-
-    source, root = place("file"), place(kind)
-    source.fill(raw)
-    dataset = dataset_of(source, root)
-    whole = run(dataset)["webdataset_shards"]
-    root.storage.delete(f"{whole.folder}/index.json")  # as if the run had been killed before it
-    [old] = [found for found in stored_partitions(dataset) if found.folder == whole.folder]
-    listed = time.time()
-    time.sleep(3)  # dates on S3 are in whole seconds
-    missing = min(name for name in root.contents("d/webdataset_shards/p") if name.endswith(".tar"))
-    root.storage.delete(f"{root.uri}/{missing}")  # so that there is something to make
-    with pytest.raises(EngineError):
-        run(dataset, "webdataset_shards", Interrupted(1))
-    later = SimpleNamespace(time=lambda: listed + 1.5 + 3600)  # what was written before the pause is old, no other
-    monkeypatch.setattr("shardmill.orphans.time", later)
-    removed = {info.uri.rpartition("/")[2] for info in old.remove_orphans(grace_seconds=3600)}
-    stem = missing.rpartition("/")[2].removesuffix(".tar")
-    assert removed == {f"{stem}.tar", f"{stem}.index.parquet"}  # as they stood in the listing
-    assert run(dataset)["webdataset_shards"].made == 1
 
 
 @pytest.mark.parametrize("kind", ["gs", pytest.param("s3", marks=pytest.mark.slow)])

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from shardmill.embedders.protocol import load_embedder
+from shardmill.embedders.protocol import load_embedder, weights_identity
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
+from shardmill.storage import Storage
 
 
 def test_importing_the_spec_imports_no_torch():
@@ -20,27 +21,27 @@ def test_importing_the_spec_imports_no_torch():
 
 def test_fingerprint_ignores_how_it_runs_and_sees_what_it_computes(tmp_path: Path):
     spec = EmbedderSpec(component="jpg")
-    parameters = spec.fingerprint_parameters()
-    assert parameters["weights"].startswith("sha256:")
+    parameters = spec.declared()
+    assert weights_identity(spec, Storage()).startswith("sha256:")
     same = spec.model_copy(update={"batch_size": 8, "runtime": "torch"})
-    assert same.fingerprint_parameters() == parameters
+    assert same.declared() == parameters
     for change in (
         {"normalize": True},
         {"dtype": "float16"},
         {"component": "png"},
         {"precision": "bfloat16"},
     ):
-        assert spec.model_copy(update=change).fingerprint_parameters() != parameters
+        assert spec.model_copy(update=change).declared() != parameters
 
 
 def test_fingerprint_changes_with_the_weights_bytes_not_with_their_place(tmp_path: Path):
     first, moved = tmp_path / "a.pt", tmp_path / "b.pt"
     first.write_bytes(b"one")
     moved.write_bytes(b"one")
-    fingerprint = EmbedderSpec(weights=str(first)).fingerprint_parameters()
-    assert EmbedderSpec(weights=f"file://{moved}").fingerprint_parameters() == fingerprint
+    identity = weights_identity(EmbedderSpec(weights=str(first)), Storage())
+    assert weights_identity(EmbedderSpec(weights=f"file://{moved}"), Storage()) == identity
     first.write_bytes(b"other")
-    assert EmbedderSpec(weights=str(first)).fingerprint_parameters() != fingerprint
+    assert weights_identity(EmbedderSpec(weights=str(first)), Storage()) != identity
 
 
 def test_finish_normalises_each_row_by_itself_and_keeps_zeros():

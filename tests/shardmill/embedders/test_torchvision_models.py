@@ -8,10 +8,11 @@ from PIL import Image
 
 from shardmill.embedders import torchvision_models
 from shardmill.embedders.modules import split_classifier
-from shardmill.embedders.protocol import load_embedder
+from shardmill.embedders.protocol import load_embedder, weights_identity
 from shardmill.embedders.runtimes import available_runtimes, build_runtime
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
+from shardmill.storage import Storage
 from shardmill.torchvision_compat import import_torchvision
 
 torch = pytest.importorskip("torch")
@@ -111,7 +112,7 @@ def test_a_missing_download_says_how_to_give_weights(monkeypatch):
 
 
 def test_published_weights_are_identified_without_a_download():
-    default = EmbedderSpec(model="torchvision/resnet50").fingerprint_parameters()
-    assert default["weights"] == "ResNet50_Weights.IMAGENET1K_V2:resnet50-11ad3fa6.pth"
-    older = EmbedderSpec(model="torchvision/resnet50", weights="IMAGENET1K_V1").fingerprint_parameters()
-    assert older["weights"].startswith("ResNet50_Weights.IMAGENET1K_V1:")
+    default = weights_identity(EmbedderSpec(model="torchvision/resnet50"), Storage())
+    assert default == "ResNet50_Weights.IMAGENET1K_V2:resnet50-11ad3fa6.pth"
+    older = weights_identity(EmbedderSpec(model="torchvision/resnet50", weights="IMAGENET1K_V1"), Storage())
+    assert older.startswith("ResNet50_Weights.IMAGENET1K_V1:")

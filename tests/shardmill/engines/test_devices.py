@@ -17,7 +17,7 @@ import pytest
 from shardmill.devices import GPUSpec, lease, visible_devices
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError, EngineError
-from shardmill.stages.shard_set import LazyShardSet
+from shardmill.stages.lazy_shard_set import LazyShardSet
 from shardmill.storage import Storage
 
 STAGE = """
@@ -28,13 +28,14 @@ STAGE = """
     from shardmill.engines import LocalEngine
     from shardmill.shards.index import IndexWriter
     from shardmill.shards.report import ShardReport
-    from shardmill.stages.shard_set import LazyShardSet
+    from shardmill.stages.lazy_shard_set import LazyShardSet
     from shardmill.stages.stage import OutputFiles
     from shardmill.storage import Storage
 
     @dataclass(frozen=True)
     class Number:
         id: str
+        start = ""
         samples = 1
 
         def identity(self):

@@ -111,9 +111,10 @@ def finished(root: Path) -> dict[str, int]:
     files = {}
     for index in root.rglob("*.index.parquet"):
         stem = index.name.removesuffix(".index.parquet")
-        folder = index.parent.parent if index.parent.name == "_index" else index.parent
-        for file in [index, *folder.glob(f"{stem}.tar"), *folder.glob(f"{stem}.parquet")]:
-            files[str(file)] = file.stat().st_mtime_ns
+        files[index.name] = index.stat().st_mtime_ns
+        data = [file for file in root.rglob(f"{stem}-*") if file.suffix in (".tar", ".parquet")]
+        for file in data:  # it waits, and is moved among the data; its bytes stay
+            files[file.name] = file.stat().st_ino
     return files
 
 
@@ -287,7 +288,7 @@ def long_run(tmp_path: Path, images, write_dataset, command, write_module) -> It
     slow.touch()
     begun = tmp_path / "begun"
     begun.mkdir()
-    made = "d/transformed_shards/p/*.index.parquet"
+    made = "d/_shardmill/transformed_shards/p/*.index.parquet"
     module = write_module(
         f"""
         import time

@@ -15,13 +15,14 @@ from shardmill.concurrency import bounded_map
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError, CorruptionError, EngineError, Rejected, ShardmillError
 from shardmill.progress import Progress
+from shardmill.shards.layout import Layout
 
 DIES = """
     import os, pathlib, time
 
     def transform(sample):
         if sample.key == "image_00007" and pathlib.Path({flag!r}).exists():
-            while not list(pathlib.Path({root!r}).glob("d/transformed_shards/p/*.index.parquet")):
+            while not list(pathlib.Path({root!r}).glob("d/_shardmill/transformed_shards/p/*.index.parquet")):
                 time.sleep(0.02)
             os._exit(3)
         return sample
@@ -77,7 +78,7 @@ def test_a_worker_that_dies_is_an_engine_error_that_names_the_stage_and_finished
     flag = tmp_path / "flag"
     flag.touch()
     dataset, shards = packed(DIES.format(flag=str(flag), root=str(tmp_path / "root")))
-    folder = Path(dataset.folder("transformed_shards", "p").removeprefix("file://"))
+    folder = Path(Layout.at(dataset.folder("transformed_shards", "p")).side.removeprefix("file://"))
     with pytest.raises(EngineError, match=r"a worker process died while transform ran on .*/transformed_shards/p"):
         transform(dataset, shards, workers=8)
     assert workers_of_this_process() == []
@@ -91,7 +92,7 @@ def test_a_worker_that_dies_is_an_engine_error_that_names_the_stage_and_finished
     assert 0 < made.made < len(made.commit.shards)
     after = snapshot(folder)
     assert {name: after[name] for name in kept} == kept
-    assert not list(folder.glob(".shardmill-scratch/*"))
+    assert not list(folder.parents[1].rglob(".shardmill-scratch/*"))
 
 
 def test_a_temporary_folder_too_long_for_sockets_is_named(tmp_path: Path) -> None:
@@ -149,8 +150,7 @@ def test_what_the_progress_sink_raises_cancels_the_run_at_once(packed, tmp_path:
         ProgressMeter.__init__.__defaults__ = original
     assert workers_of_this_process() == []
     assert len(list(begun.iterdir())) < shards.commit.total_samples * 3 / 4
-    home = Path(dataset.folder("transformed_shards", "p").removeprefix("file://"))
-    assert not list(home.glob(".shardmill-scratch/*"))
+    assert not list(Path(dataset.home.removeprefix("file://")).rglob(".shardmill-scratch/*"))
 
 
 def test_workers_see_variables_that_were_set_after_the_fork_server_started(
@@ -176,7 +176,8 @@ def test_progress_counts_every_sample_once(packed, workers: int) -> None:
 def test_a_damaged_shard_is_never_transformed(packed, damage: str) -> None:
     dataset, shards = packed("def transform(sample): return sample")
     tar = Path(shards.urls[1].removeprefix("file://"))
-    file = tar.with_suffix(".index.parquet") if damage == "flip index" else tar
+    index = Path(shards.layout.beside(shards.shards[1].entry.index).removeprefix("file://"))
+    file = index if damage == "flip index" else tar
     if damage == "remove":
         file.unlink()
     else:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ConfigurationError, CorruptionError
 from shardmill.projection.pca import Basis, fit_basis
 
 
@@ -67,5 +67,5 @@ def test_what_cannot_be_projected_is_refused():
         fit_basis([np.array([[1.0, np.nan]])])
     with pytest.raises(ConfigurationError, match="another embedder"):
         fit_basis([np.zeros((2, 8))]).project(np.zeros((2, 9)))
-    with pytest.raises(ConfigurationError, match="kind"):
+    with pytest.raises(CorruptionError, match="not a PCA basis"):
         Basis.from_bytes("{}")

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardmill.errors import CorruptionError
-from shardmill.shards.index import IndexRow, IndexWriter, Source, read_index, read_report
+from shardmill.shards.index import IndexRow, IndexWriter, Owner, Source, read_index, read_owner, read_report
 from shardmill.shards.report import Reject, ShardReport
 
 TEXT = st.text(st.characters(codec="utf-8"))
-ROWS = st.lists(st.builds(IndexRow, TEXT, TEXT, st.integers(0, 2**62), st.integers(0, 2**62), TEXT, TEXT, TEXT, TEXT))
+ROWS = st.lists(st.builds(IndexRow, TEXT, TEXT, st.integers(0, 2**62), st.integers(0, 2**62), *[TEXT] * 5))
 REPORT = ShardReport(
     samples_in=3,
     kept=1,
@@ -26,17 +26,22 @@ REPORT = ShardReport(
     summary={"objects": 3},
 )
 
+OWNER = Owner(shard="00ff00", start="00ff00", fingerprint="f" * 64, data="00ff00-ffffffffffff-01234567.tar")
+
 
 def written(rows: list[IndexRow], report: ShardReport, folder: Path) -> bytes:
     writer = IndexWriter()
     for row in rows:
-        writer.add(row.key, row.component, row.offset, row.size, row.sha256, row.source)
-    writer.write(folder / "index.parquet", report)
+        writer.add(row.key, row.component, row.offset, row.size, row.sha256, row.source, row.origin)
+    writer.write(folder / "index.parquet", report, OWNER)
     return (folder / "index.parquet").read_bytes()
 
 
 def some_rows(count: int) -> list[IndexRow]:
-    return [IndexRow(f"k{i}", "jpg", 512 * i, i, f"{i:064x}", f"file:///{i}", "v", f"{i:064d}") for i in range(count)]
+    return [
+        IndexRow(f"k{i}", "jpg", 512 * i, i, f"{i:064x}", f"file:///{i}", "v", f"{i:064d}", f"k{i // 2}")
+        for i in range(count)
+    ]
 
 
 @given(rows=ROWS)
@@ -44,6 +49,7 @@ def test_an_index_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFac
     data = written(rows, REPORT, tmp_path_factory.mktemp("index", numbered=True))
     assert list(read_index(data, "here")) == rows
     assert read_report(data, "here") == REPORT.model_copy(update={"seconds": 0.0})
+    assert read_owner(data, "here") == OWNER
 
 
 def test_many_rows_keep_their_order(tmp_path: Path) -> None:
@@ -82,7 +88,7 @@ def test_an_altered_index_is_read_or_corrupt_and_never_another_error(tmp_path: P
         altered = bytearray(data)
         for _ in range(generator.choice((1, 1, 4))):
             altered[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
-        for read in (lambda data, where: list(read_index(data, where)), read_report):
+        for read in (lambda data, where: list(read_index(data, where)), read_report, read_owner):
             try:
                 read(bytes(altered), "here")
             except CorruptionError:
@@ -104,7 +110,7 @@ def test_another_table_is_no_index(tmp_path: Path, table: pa.Table) -> None:
     data = (tmp_path / "other.parquet").read_bytes()
     with pytest.raises(CorruptionError, match="here"):
         list(read_index(data, "here"))
-    with pytest.raises(CorruptionError, match="here holds no report"):
+    with pytest.raises(CorruptionError, match="here does not say of which shard it is"):
         read_report(data, "here")
 
 

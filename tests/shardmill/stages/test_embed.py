@@ -8,10 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shardmill import chain
 from shardmill.dataset import Dataset
 from shardmill.devices import GPUSpec
 from shardmill.embedders import EmbedderSpec, load_embedder
-from shardmill.errors import ConfigurationError
+from shardmill.engines import LocalEngine
+from shardmill.errors import ConfigurationError, ConflictError
 from shardmill.images import decode_image
 from shardmill.stages.embed import EmbedStage
 
@@ -127,17 +129,18 @@ def test_masks_are_never_embedded(tmp_path: Path, images, make_dataset, run_chai
 def test_devices_are_reserved_where_it_runs_on_cuda_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     two = GPUSpec(count=2)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert EmbedStage(EmbedderSpec(), devices=two).gpu == two
-    assert EmbedStage(EmbedderSpec(runtime="cuda")).gpu == GPUSpec()
-    assert EmbedStage(EmbedderSpec(runtime="torch"), devices=two).gpu is None
+    assert EmbedStage(EmbedderSpec(), "w", devices=two).gpu == two
+    assert EmbedStage(EmbedderSpec(runtime="cuda"), "w").gpu == GPUSpec()
+    assert EmbedStage(EmbedderSpec(runtime="torch"), "w", devices=two).gpu is None
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert EmbedStage(EmbedderSpec(), devices=two).gpu is None
+    assert EmbedStage(EmbedderSpec(), "w", devices=two).gpu is None
     with pytest.raises(ConfigurationError, match="torch sees no GPU"):
-        _ = EmbedStage(EmbedderSpec(runtime="cuda")).gpu
+        _ = EmbedStage(EmbedderSpec(runtime="cuda"), "w").gpu
 
 
 def test_the_number_of_devices_changes_nothing_in_the_table() -> None:
-    assert EmbedStage(EmbedderSpec(), devices=GPUSpec(count=2)).parameters() == EmbedStage(EmbedderSpec()).parameters()
+    one, two = (EmbedStage(EmbedderSpec(), "w", devices=GPUSpec(count=count)) for count in (1, 2))
+    assert one.parameters() == two.parameters()
 
 
 @pytest.mark.slow
@@ -161,3 +164,32 @@ def test_new_weights_under_the_old_name_give_new_vectors_in_the_same_process(
     assert made["embeddings"].made == len(made["embeddings"].commit.shards)
     after = np.stack(pd.read_parquet(dataset.folder("embeddings", "p"))["embedding"])
     assert np.abs(after - before).max() > 0.1
+
+
+def test_weights_that_are_replaced_after_the_plan_are_refused(
+    tmp_path: Path, source: Path, make_dataset, run_chain
+) -> None:
+    """And put back later: no row may come of the others under the right fingerprint."""
+    import torch
+
+    from shardmill.embedders.efficientnet_lite0 import _bundled
+
+    state = torch.load(_bundled(), weights_only=True)
+    right, wrong, weights = (tmp_path / f"{name}.pth" for name in ("right", "wrong", "weights"))
+    torch.save(state, right)
+    state["_conv_stem.weight"] = -state["_conv_stem.weight"]
+    torch.save(state, wrong)
+    weights.write_bytes(right.read_bytes())
+    dataset = make_dataset(source, tmp_path / "root", embedder={"weights": str(weights), "runtime": "torch"})
+    made = run_chain(dataset, last="transformed_shards")
+    lazy = chain.embeddings(dataset, made["transformed_shards"])
+    weights.write_bytes(wrong.read_bytes())
+    with pytest.raises(ConflictError, match="were replaced after the run was planned") as caught:
+        chain.write(dataset, "embeddings", "p", lazy, LocalEngine(1))
+    assert not caught.value.final
+    weights.write_bytes(right.read_bytes())
+    assert chain.stored(dataset, "embeddings", "p") is None
+    table = run_chain(dataset)["embeddings"].table(["embedding"])
+    expected = run_chain(make_dataset(source, tmp_path / "other", embedder={"runtime": "torch"}))["embeddings"]
+    found, wanted = (np.stack(each["embedding"].to_pylist()) for each in (table, expected.table(["embedding"])))
+    assert np.abs(found - wanted).max() < 1e-5

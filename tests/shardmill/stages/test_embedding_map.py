@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from shardmill.dataset import Dataset
+from shardmill.shards.layout import Layout
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def two(tmp_path: Path, images, make_dataset, run_chain) -> Dataset:
 
 
 def bases(root: Path) -> list[Path]:
-    return sorted((root / "d/embedding_map/_basis").glob("*.json"))
+    return sorted((root / "d/_shardmill/basis").glob("*.json"))
 
 
 def test_the_map_has_the_keys_of_the_table_and_a_picture(two: Dataset, run_chain) -> None:
@@ -31,7 +32,7 @@ def test_the_map_has_the_keys_of_the_table_and_a_picture(two: Dataset, run_chain
     assert np.isfinite(points[["x", "y"]].to_numpy()).all()
     [entry] = made["embedding_map"].commit.shards
     assert entry.picture
-    picture = Path(two.folder("embedding_map", "a").removeprefix("file://")) / "_index" / entry.picture
+    picture = Path(Layout.at(two.folder("embedding_map", "a")).beside(entry.picture).removeprefix("file://"))
     with Image.open(picture) as image:
         image.verify()
 

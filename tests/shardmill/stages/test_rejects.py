@@ -13,6 +13,7 @@ from shardmill.dataset import Dataset
 from shardmill.demo import make_demo_dataset, planted_rejects
 from shardmill.engines import LocalEngine
 from shardmill.errors import TooManyRejectsError
+from shardmill.shards.layout import Layout
 from shardmill.verify import verify
 
 DEMO = {
@@ -41,7 +42,7 @@ def samples(dataset: Dataset, asset) -> dict[str, dict[str, bytes]]:
 
 
 def test_every_planted_bad_file_is_a_reject_with_its_reason(demo: Dataset) -> None:
-    rejects = pd.read_parquet(demo.folder("webdataset_shards", "p").removeprefix("file://") + "/rejects.parquet")
+    rejects = pd.read_parquet(Layout.at(demo.folder("webdataset_shards", "p")).rejects)
     assert dict(zip(rejects["key"], rejects["reason"], strict=True)) == planted_rejects("p", ["p"])
     for _, row in rejects.iterrows():
         file = Path(row["source_uri"].removeprefix("file://"))

@@ -35,10 +35,10 @@ def large(original: Path, images, make_dataset, run_chain):
 def change(dataset: Dataset, snapshot, run_chain):
     """Run again; assert that at most two shards of each stage are new, and that the other files are as they were."""
     home = Path(dataset.home.removeprefix("file://"))
-    before = {stage: snapshot(home / stage) for stage in STAGES}
+    before = {stage: {**snapshot(home / stage), **snapshot(home / "_shardmill" / stage)} for stage in STAGES}
     made = run_chain(dataset)
     for stage in STAGES:
-        after = snapshot(home / stage)
+        after = {**snapshot(home / stage), **snapshot(home / "_shardmill" / stage)}
         new = {name for name in after if name not in before[stage]}
         gone = {name for name in before[stage] if name not in after}
         for names in (new, gone):

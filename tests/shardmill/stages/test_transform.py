@@ -46,7 +46,7 @@ def transformed(tmp_path: Path, images, make_dataset, run_chain, write_module):
         )
         made = run_chain(dataset)
         assert [problem for shards in made.values() for problem in verify(shards)] == []
-        return made, pd.read_parquet(dataset.folder("embeddings", "p"))
+        return made, made["embeddings"].table().to_pandas()
 
     return run
 

@@ -24,12 +24,11 @@ DAY = 86400.0
 
 
 def state_files(watched: Watched) -> list[Path]:
-    return sorted(Path(watched.dataset.home.removeprefix("file://"), "sensor").glob("*.gz"))
+    return sorted(Path(watched.dataset.home.removeprefix("file://"), "_shardmill/sensor").glob("*.gz"))
 
 
 def commit_file(watched: Watched, partition: str) -> Path:
-    folder = watched.dataset.folder("raw_images", partition).removeprefix("file://")
-    return Path(folder, Layout("parquet").commit)
+    return Path(Layout.at(watched.dataset.folder("raw_images", partition)).commit.removeprefix("file://"))
 
 
 def due(watched: Watched, **options: object) -> list[str]:

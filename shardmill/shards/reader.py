@@ -1,0 +1,249 @@
+"""The one public reader: a committed partition, its samples and its tables.
+
+    shards = open_shards("s3://ours/pets/transformed_shards/2026-01")
+    for sample in shards.samples():
+        sample.key, sample.components["jpg"]
+
+Whatever is handed over was compared with its digest before. A commit that supersedes this one does not end a loop: of
+each shard that has not been read yet, the state that stands then is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, TypeVar
+
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
+from shardmill.errors import SupersededError
+from shardmill.samples import EncodedSample
+from shardmill.shards.commit import Commit, parse_commit, read_commit
+from shardmill.shards.layout import Layout
+from shardmill.shards.report import Reject
+from shardmill.shards.retention import kept_commit_name
+from shardmill.shards.stored import Rows, StoredShard
+from shardmill.shards.transaction import rejects_of
+from shardmill.storage import Storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
+_TRIES = 100
+"""Commits that a reader follows without having read anything in between."""
+_INDEXES = 16
+"""So many shards' indexes are remembered."""
+
+
+def open_shards(uri: str, storage: Storage | None = None, digest: str | None = None) -> ShardSet:
+    """The committed partition whose data are in the folder `uri`, a URI or a path.
+
+    With `digest`, or its first 16 digits or more, that state of the partition and no other: the one that stands, or one
+    that `keep_superseded` keeps. Raises FileNotFoundError if there is none.
+    """
+    storage, layout = storage or Storage(), Layout.at(uri)
+    commit, _ = read_commit(storage, layout)
+    if digest is None:
+        if commit is None:
+            raise FileNotFoundError(f"nothing is committed in {layout.folder}: materialize it first")
+        return ShardSet(storage, layout, commit)
+    if commit is not None and commit.digest.startswith(digest):
+        return ShardSet(storage, layout, commit, pinned=True)
+    kept = layout.superseded(kept_commit_name(digest))
+    try:
+        return ShardSet(storage, layout, parse_commit(storage.read(kept), kept), pinned=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{layout.folder} is not at {digest}, and that state is not kept: see `keep_superseded`"
+        ) from None
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A committed partition: shards of samples, or the parts of a table. Picklable."""
+
+    storage: Storage
+    layout: Layout
+    commit: Commit
+    made: int = 0
+    """Shards that the write which returned this set had to make; the others stood already."""
+    pinned: bool = False
+    """Whether this state is read and no other."""
+
+    @property
+    def folder(self) -> str:
+        """URI of the folder of the data."""
+        return self.layout.folder
+
+    @property
+    def shards(self) -> list[StoredShard]:
+        """The shards that hold samples, in order."""
+        return [StoredShard(self.layout, entry) for entry in self.commit.shardlist]
+
+    @property
+    def urls(self) -> list[str]:
+        """URIs of the data files, in order, for other tools."""
+        return [self.layout.data(shard.file_name) for shard in self.shards]
+
+    def newest(self) -> ShardSet:
+        """The partition as it stands now. Raises FileNotFoundError if nothing is committed any more."""
+        return open_shards(self.layout.folder, self.storage)
+
+    def pinned_here(self) -> ShardSet:
+        """The same, of which this state is read and no other: what a stage makes is to be of its input."""
+        return replace(self, pinned=True)
+
+    def samples(self) -> Iterator[EncodedSample]:
+        """Every sample of the tars, in order: component name → bytes. Raises CorruptionError, StorageError.
+
+        If other commits supersede this one meanwhile, of each shard the samples of one state of it; but of one that a
+        bucket loses while it is being read, the rest comes from its next state. Raises SupersededError where this
+        state was asked for, or where samples are ordered otherwise now.
+        """
+
+        def read(commit: Commit, shard: StoredShard, done: str) -> Iterator[tuple[str, list[EncodedSample]]]:
+            for origin, samples in _together(shard.read(self.storage)):
+                place = commit.position(origin)
+                if place >= done:
+                    yield f"{place}\0", samples
+
+        for samples in self._follow(read):
+            yield from samples
+
+    def sample(self, key: str) -> EncodedSample:
+        """The sample with this key, by one ranged read once its shard's index is known. Raises KeyError."""
+        return self.sample_with_lineage(key)[0]
+
+    def sample_with_lineage(self, key: str) -> tuple[EncodedSample, Rows]:
+        """As `sample`, with the rows of the index by component: where each comes from."""
+        shards = self
+        for _ in range(_TRIES):
+            try:
+                return shards._find(key)
+            except SupersededError:
+                shards = shards._next()
+        raise SupersededError(f"{self.layout.name} is committed faster than it can be read")
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Every row of the table, in order, some thousand at a time; see `samples` for other commits meanwhile."""
+
+        def read(commit: Commit, shard: StoredShard, done: str) -> Iterator[tuple[str, pa.RecordBatch]]:
+            left = shard.batches(self.storage, columns)
+            if shard.start < done:  # some of the rows were in a part that has been read
+                left = _filtered(left, [commit.position(row.origin) >= done for row in shard.index(self.storage)])
+            for batch in left:
+                yield done, batch
+
+        return self._follow(read)
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The whole table."""
+        return self.rows(0, None, columns)
+
+    def rows(self, start: int, stop: int | None, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows from number `start` up to `stop`, in the table's order; only the parts that hold them are read.
+
+        The numbers are those of this commit. Raises SupersededError if it was superseded, and is gone.
+        """
+        import pyarrow as pa
+
+        stop = sum(shard.entry.rows for shard in self.shards) if stop is None else stop
+        found, first = [], 0
+        for shard in self.shards:
+            last = first + shard.entry.rows
+            if first < stop and start < last:
+                part = pa.Table.from_batches(list(shard.batches(self.storage, columns)))
+                low = max(0, start - first)
+                found.append(part.slice(low, min(stop, last) - first - low))
+            first = last
+        return pa.concat_tables(found) if found else pa.table({})
+
+    def rejects(self) -> Iterator[Reject]:
+        """Every reject of the partition, from the shards' own reports."""
+        return rejects_of(self.storage, self.layout, self.commit.shards)
+
+    # Following.
+
+    def _follow(self, read: Callable[[Commit, StoredShard, str], Iterator[tuple[str, T]]]) -> Iterator[T]:
+        """The items of every shard, each once.
+
+        `read` gives the items of a shard whose positions are not below the one it is told, and with each the position
+        up to which all has been handed over then.
+        """
+        shards, done, tries = self, "", 0
+        while True:
+            try:
+                for shard, end in shards._spans():
+                    if end is not None and end <= done:
+                        continue
+                    for place, item in read(shards.commit, shard, done):
+                        yield item
+                        done, tries = place, 0
+                    done = done if end is None else end
+                return
+            except SupersededError:
+                tries += 1
+                order, shards = shards.commit.order, shards._next()
+                if tries > _TRIES or (done and order != shards.commit.order):
+                    raise
+
+    def _spans(self) -> Iterator[tuple[StoredShard, str | None]]:
+        """Each shard with the start of the next one, those without samples included in the reckoning."""
+        starts = sorted({entry.start for entry in self.commit.shards})
+        ends: dict[str, str | None] = dict(pairwise([*starts, ""]))
+        for shard in self.shards:
+            yield shard, ends[shard.start] or None
+
+    def _next(self) -> ShardSet:
+        if self.pinned:
+            raise SupersededError(f"{self.layout.name} was asked for at {self.commit.digest[:16]}, which is not kept")
+        return self.newest()
+
+    # Finding.
+
+    def _find(self, key: str) -> tuple[EncodedSample, Rows]:
+        """Of one of a transform's children the place is that of the sample that it descends from."""
+        origin = key
+        while origin:
+            likely = self._shard_at(self.commit.position(origin))
+            if likely is not None and (rows := self._index(likely).get(key)):
+                return likely.sample(self.storage, rows), rows
+            origin = origin.rpartition("~")[0]
+        indexes = bounded_map(self._index, self.shards, REQUESTS_AT_ONCE)  # a callable may have named it as it liked
+        for shard, index in zip(self.shards, indexes, strict=True):
+            if rows := index.get(key):
+                return shard.sample(self.storage, rows), rows
+        raise KeyError(key)
+
+    def _shard_at(self, place: str) -> StoredShard | None:
+        earlier = [shard for shard in self.shards if shard.start <= place]
+        return max(earlier, key=lambda shard: shard.start, default=next(iter(self.shards), None))
+
+    def _index(self, shard: StoredShard) -> dict[str, Rows]:
+        kept = self._indexes
+        if shard.id not in kept:
+            kept[shard.id] = shard.index_by_key(self.storage)
+            while len(kept) > _INDEXES:
+                kept.pop(next(iter(kept)), None)
+        return kept.get(shard.id) or shard.index_by_key(self.storage)
+
+    @cached_property
+    def _indexes(self) -> dict[str, dict[str, Rows]]:
+        return {}
+
+
+def _together(read: Iterator[tuple[EncodedSample, Rows]]) -> Iterator[tuple[str, list[EncodedSample]]]:
+    """Neighbours of one origin: all of them are handed over, or none."""
+    for origin, group in groupby(read, lambda item: next(iter(item[1].values())).origin):
+        yield origin, [sample for sample, _ in group]
+
+
+def _filtered(batches: Iterator[pa.RecordBatch], mask: Sequence[bool]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    first = 0
+    for batch in batches:
+        yield batch.filter(pa.array(mask[first : first + batch.num_rows]))
+        first += batch.num_rows

@@ -1,0 +1,200 @@
+"""Reading one shard of a commit. Nothing is handed over before its digest was compared with the index's."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+
+from shardmill.errors import CorruptionError, SupersededError
+from shardmill.samples import EncodedSample
+from shardmill.shards.commit import ShardEntry, read_commit
+from shardmill.shards.index import IndexRow, read_index, read_owner
+from shardmill.shards.layout import Layout
+from shardmill.shards.ustar import read_samples
+from shardmill.storage import Storage
+from shardmill.tables import iterate_parquet
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Rows = Mapping[str, IndexRow]
+"""Of one sample, by component."""
+
+T = TypeVar("T")
+
+_LOOKS = 3
+_IN_MEMORY_BYTES = 64 << 20
+"""A part of a table that is larger waits on the disk while its digest is computed."""
+
+
+@dataclass(frozen=True)
+class StoredShard:
+    """A shard of a commit. Picklable; storage is given to what reads.
+
+    What reads raises CorruptionError for bytes that are not those that were committed, and SupersededError where they
+    are gone because another commit stands by now.
+    """
+
+    layout: Layout
+    entry: ShardEntry
+
+    @property
+    def id(self) -> str:
+        """Six hexadecimal digits."""
+        return self.entry.id
+
+    @property
+    def start(self) -> str:
+        """See `Commit.position`."""
+        return self.entry.start
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return self.entry.nsamples
+
+    @property
+    def file_name(self) -> str:
+        """Of the data file."""
+        assert self.entry.data is not None
+        return self.entry.data
+
+    def identity(self) -> Any:
+        """The name, which tables of embeddings record, and the digests of the bytes and of their lineage."""
+        return [self.file_name, self.entry.sha256, self.entry.index_sha256]
+
+    def read(self, storage: Storage) -> Iterator[tuple[EncodedSample, Rows]]:
+        """Each sample of a tar with its rows of the index, in order, streaming."""
+        rows = _by_key(self.index(storage))
+        with self.open(storage) as stream:
+            uri = self.layout.data(self.file_name)
+            for sample in self._reading(read_samples(stream, uri)):
+                key, components = next(rows, ("", {}))
+                if key != sample.key or components.keys() != sample.components.keys():
+                    raise CorruptionError(f"{uri} and its index disagree at {sample.key}. {_REMEDY}")
+                for name, row in components.items():
+                    self._check(row, sample.components[name])
+                yield sample, components
+            if next(rows, None) is not None:
+                raise CorruptionError(f"{uri} lacks samples that its index names. {_REMEDY}")
+
+    def index_by_key(self, storage: Storage) -> dict[str, Rows]:
+        """The rows of the index, sample by sample."""
+        return dict(_by_key(self.index(storage)))
+
+    def sample(self, storage: Storage, rows: Rows) -> EncodedSample:
+        """The sample of a tar whose rows of the index these are, by one ranged read."""
+        start = min(row.offset for row in rows.values())
+        data = self._range(storage, start, max(row.offset + row.size for row in rows.values()) - start)
+        components = {name: data[row.offset - start :][: row.size] for name, row in rows.items()}
+        for name, row in rows.items():
+            self._check(row, components[name])
+        return EncodedSample(next(iter(rows.values())).key, components)
+
+    def batches(self, storage: Storage, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows of a part of a table, in order, some thousand at a time."""
+        import pyarrow as pa
+
+        uri = self.layout.data(self.file_name)
+        with self.open(storage) as stream, tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as part:
+            digest = hashlib.sha256()
+            for chunk in self._reading(iter(lambda: stream.read(1 << 20), b"")):
+                digest.update(chunk)
+                part.write(chunk)
+            if digest.hexdigest() != self.entry.sha256:
+                raise _damaged(uri)
+            part.seek(0)
+            try:
+                yield from iterate_parquet(cast(BinaryIO, part), columns)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise CorruptionError(f"{uri} is not a table: {error}") from error
+
+    def index(self, storage: Storage) -> Iterator[IndexRow]:
+        """The rows of the shard's index: of a tar one a component, of embeddings one a vector."""
+        uri = self.layout.beside(self.entry.index)
+        data = self._found(storage, [uri], storage.read)
+        if hashlib.sha256(data).hexdigest() != self.entry.index_sha256:
+            raise _damaged(uri) if self._is_named(storage) else self._superseded(uri)
+        owner = read_owner(data, uri)
+        if (owner.shard, owner.fingerprint, owner.data) != (self.id, self.entry.fingerprint, self.entry.data):
+            raise CorruptionError(f"{uri} is the index of shard {owner.shard}, not of {self.id}. {_REMEDY}")
+        return read_index(data, uri)
+
+    @contextmanager
+    def open(self, storage: Storage) -> Iterator[BinaryIO]:
+        """The data file as it is stored, nothing compared: among the data, or kept beside them."""
+        stream, _ = self._found(storage, self._places(), storage.open)
+        with stream:
+            yield stream
+
+    def _range(self, storage: Storage, offset: int, length: int) -> bytes:
+        return self._found(storage, self._places(), lambda uri: storage.read_range(uri, offset, length))
+
+    def _found(self, storage: Storage, places: Sequence[str], read: Callable[[str], T]) -> T:
+        """What `read` gives at the first of the places where the file is.
+
+        It may be moved from one to the other at this moment, so a commit that names it is not taken at its word once.
+        """
+        for _ in range(_LOOKS):
+            for uri in places:
+                with contextlib.suppress(FileNotFoundError):
+                    return read(uri)
+            if not self._is_named(storage):
+                raise self._superseded(places[0])
+        raise CorruptionError(
+            f"{places[0]} is gone, and index.json names it: run the partition again to have it made anew"
+        )
+
+    def _places(self) -> list[str]:
+        layout, name = self.layout, self.file_name
+        return [layout.data(name), layout.superseded(name), layout.staged(name)]
+
+    def _reading(self, items: Iterator[Any]) -> Iterator[Any]:
+        """The items of a file that may go while it is read."""
+        try:
+            yield from items
+        except FileNotFoundError:
+            raise self._superseded(self.layout.data(self.file_name)) from None
+
+    def _check(self, row: IndexRow, data: bytes) -> None:
+        if hashlib.sha256(data).hexdigest() != row.sha256:
+            uri = self.layout.data(self.file_name)
+            raise CorruptionError(f"{row.key}.{row.component} in {uri} is not what the index says. {_REMEDY}")
+
+    def _is_named(self, storage: Storage) -> bool:
+        """Whether the commit that stands now names this very shard."""
+        now, _ = read_commit(storage, self.layout)
+        return now is not None and self.entry.index_sha256 in {entry.index_sha256 for entry in now.shards}
+
+    def _superseded(self, uri: str) -> SupersededError:
+        return SupersededError(
+            f"{uri} is gone: another run has committed {self.layout.name} since. Read the commit again; "
+            "`keep_superseded` in the dataset file keeps such files for a time"
+        )
+
+
+_REMEDY = "Delete the data file and run the partition again to have it made anew"
+
+
+def _damaged(uri: str) -> CorruptionError:
+    return CorruptionError(
+        f"{uri} is not what index.json says: its SHA-256 differs. Delete it and run the partition again"
+    )
+
+
+def _by_key(rows: Iterator[IndexRow]) -> Iterator[tuple[str, Rows]]:
+    key: str | None = None
+    components: dict[str, IndexRow] = {}
+    for row in rows:
+        if row.key != key:
+            if key is not None:
+                yield key, components
+            key, components = row.key, {}
+        components[row.component] = row
+    if key is not None:
+        yield key, components

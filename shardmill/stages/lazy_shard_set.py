@@ -1,0 +1,164 @@
+"""Lazy shard sets: they say what to make, and leave where and on what to the caller."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from shardmill.errors import ConflictError, TooManyRejectsError
+from shardmill.progress import ProgressMeter, ProgressSink, silent
+from shardmill.shards.commit import Commit, ShardEntry, read_commit
+from shardmill.shards.fingerprint import fingerprint
+from shardmill.shards.layout import Layout
+from shardmill.shards.reader import ShardSet
+from shardmill.shards.slicing import Order
+from shardmill.shards.standing import standing
+from shardmill.shards.transaction import publish_commit, rejects_of
+from shardmill.stages.engine import Engine
+from shardmill.stages.stage import InputShard, MakeShard, PlannedShard, Stage, shard_fingerprint
+from shardmill.storage import Storage
+from shardmill.versions import software_versions
+
+_TRIES = 5
+"""Commits of one plan, where files vanish or others commit the same meanwhile."""
+
+
+@dataclass(frozen=True)
+class LazyShardSet:
+    """Shards that are described and not yet made."""
+
+    stage: Stage[Any]
+    inputs: Sequence[InputShard]
+    made_from: str = ""
+    """See `Commit`."""
+    order: Order = "hash"
+    """See `Commit`."""
+    may_pass_before: int = 0
+    """See `Commit`."""
+    samples: int = field(init=False)
+    """Samples that go in."""
+
+    @classmethod
+    def of(cls, stage: Stage[Any], shards: ShardSet, inputs: Sequence[InputShard] | None = None) -> LazyShardSet:
+        """Of committed shards, shard by shard; or of these inputs, which were made of them."""
+        commit = shards.commit
+        before = commit.may_pass + commit.may_pass_before
+        return cls(stage, shards.shards if inputs is None else inputs, order=commit.order, may_pass_before=before)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples", sum(shard.samples for shard in self.inputs))
+
+    @cached_property
+    def fingerprints(self) -> list[str]:
+        """Of each shard, in order: digests of all that determines its bytes."""
+        return [shard_fingerprint(self.stage, shard) for shard in self.inputs]
+
+    @property
+    def digest(self) -> str:
+        """Of the whole set, known before anything is made: equal digests, equal shards."""
+        return fingerprint(shards=self.fingerprints)
+
+    def write(
+        self,
+        storage: Storage,
+        folder: str,
+        name: str,
+        engine: Engine,
+        max_reject_ratio: float = 1.0,
+        progress: ProgressSink = silent,
+        keep_seconds: float = 0.0,
+    ) -> ShardSet:
+        """Make what is not there yet, commit, and remove what is superseded. Returns the committed set.
+
+        `folder` is that of the partition's data, `name` is `<dataset>/<asset>/<partition>`; what is superseded is kept
+        for `keep_seconds`. A shard whose fingerprint stands already, committed or left by a run that was killed, is not
+        made again. Raises TooManyRejectsError, EngineError, StorageError, and ConflictError if another run has
+        committed something else meanwhile; the committed state is then the one before, or that run's.
+        """
+        layout = Layout.at(folder)
+        committed, version = read_commit(storage, layout)
+        made = 0
+        for _ in range(_TRIES):
+            entries = self.standing(storage, folder, committed)
+            todo = [
+                PlannedShard(shard, digest)
+                for shard, digest in zip(self.inputs, self.fingerprints, strict=True)
+                if digest not in entries
+            ]
+            if todo:
+                storage.check_writable(layout.side)
+            meter = ProgressMeter(f"{self.stage.name} {name}", sum(shard.input.samples for shard in todo), progress)
+            planned = {shard.id: shard.fingerprint for shard in todo}
+            for entry in engine.run(MakeShard(self.stage, layout), todo, storage, meter.advance):
+                entries[planned[entry.id]] = entry
+                made += 1
+            commit = self._commit(name, [entries[digest] for digest in self.fingerprints])
+            _check_rejects(storage, layout, commit, max_reject_ratio)
+            try:
+                published = publish_commit(storage, layout, commit, committed, version, keep_seconds)
+                if published is not None:
+                    return ShardSet(storage, layout, published, made)
+                committed, version = read_commit(storage, layout)
+            except ConflictError:
+                committed, version = read_commit(storage, layout)
+                if committed is None or not commit.says_the_same_as(committed):
+                    raise
+        raise ConflictError(f"other runs remove what {name} needs faster than it can be committed. Run again")
+
+    def standing(self, storage: Storage, folder: str, committed: Commit | None) -> dict[str, ShardEntry]:
+        """Entries of the shards that stand, by fingerprint: their files are there, of the right size."""
+        planned = [(shard.id, digest) for shard, digest in zip(self.inputs, self.fingerprints, strict=True)]
+        return standing(storage, Layout.at(folder), planned, committed)
+
+    def _commit(self, name: str, entries: list[ShardEntry]) -> Commit:
+        return Commit(
+            name=name,
+            shardlist=[entry for entry in entries if entry.data is not None],
+            emptylist=[entry for entry in entries if entry.data is None],
+            order=self.order,
+            stage=self.stage.name,
+            stage_version=self.stage.version,
+            suffix=self.stage.suffix,
+            parameters=self.stage.parameters(),
+            made_from=self.made_from,
+            versions=software_versions(),
+            total_samples_in=sum(entry.samples_in for entry in entries),
+            total_samples=sum(entry.nsamples for entry in entries),
+            total_bytes=sum(entry.filesize for entry in entries),
+            total_filtered=sum(entry.filtered for entry in entries),
+            total_rejects=sum(entry.total_rejects for entry in entries),
+            rejects_by_reason=_added_up(entry.rejects for entry in entries),
+            may_pass_before=self.may_pass_before,
+        )
+
+
+def _added_up(reasons: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The most frequent first."""
+    total: Counter[str] = Counter()
+    for each in reasons:
+        total.update(each)
+    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _check_rejects(storage: Storage, layout: Layout, commit: Commit, max_reject_ratio: float) -> None:
+    allowed = max_reject_ratio * max(commit.total_samples_in, 1)
+    if commit.total_rejects <= allowed:
+        return
+    ratio = commit.total_rejects / max(commit.total_samples_in, 1)
+    reasons = ", ".join(f"{count} × {reason}" for reason, count in commit.rejects_by_reason.items())
+    examples = ""
+    with contextlib.suppress(FileNotFoundError):  # removed by another run meanwhile
+        examples = "; ".join(f"{r.source_uri}: {r}" for r in islice(rejects_of(storage, layout, commit.shards), 3))
+    may_pass = f" {commit.may_pass} of them may pass: run again to have them tried again." if commit.may_pass else ""
+    advice = "Mend or remove these objects" if commit.stage == "pack" else "Check what the dataset file says of it"
+    raise TooManyRejectsError(
+        f"{commit.name}: {commit.total_rejects} of {commit.total_samples_in} samples ({ratio:.1%}) were rejected, more "
+        f"than max_reject_ratio = {max_reject_ratio:.1%}; nothing was committed. {reasons}. For example {examples}."
+        f"{may_pass} {advice}, or raise max_reject_ratio",
+        final=commit.total_rejects - commit.may_pass > allowed,
+    )

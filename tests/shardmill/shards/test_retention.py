@@ -1,0 +1,100 @@
+"""What gc removes, what it spares, and what it asks of the store for that."""
+
+import time
+from typing import Any
+
+import pytest
+
+from shardmill.errors import CorruptionError
+from shardmill.shards.layout import Layout
+from shardmill.shards.reader import open_shards
+from shardmill.shards.retention import remove_orphans
+from shardmill.storage import Storage, relative_to
+from tests.spelling import NAME, Hooked, Killed, letters_of, spell, write
+
+
+@pytest.fixture
+def layout(folder: str) -> Layout:
+    return Layout.at(f"{folder}/{NAME}")
+
+
+class Watched(Storage):
+    """Counts what is asked for single files."""
+
+    stats: list[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, "stats", [])
+
+    def stat(self, uri: str) -> Any:
+        self.stats.append(uri)
+        return super().stat(uri)
+
+
+def removed(storage: Storage, layout: Layout, **options: Any) -> set[str]:
+    found = remove_orphans(storage, layout, **{"grace_seconds": -1, **options})
+    return {relative_to(layout.home, info.uri) for info in found}
+
+
+def test_where_nothing_is_an_orphan_no_file_is_asked_for(layout: Layout) -> None:
+    storage = Watched()
+    write(storage, layout.folder, spell("abcdefghijklmnopqrstuvwxyz"))
+    storage.stats.clear()
+    assert removed(storage, layout) == set()
+    assert storage.stats == []
+
+
+def test_what_a_killed_run_left_goes_when_it_is_old_and_not_before(storage: Storage, layout: Layout) -> None:
+    write(storage, layout.folder, spell("ab"))
+
+    def die() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        write(Hooked(hooks={"replace": ("index.json", die)}), layout.folder, spell("acd"))
+    waiting = {relative_to(layout.home, info.uri) for info in storage.list(layout.side)}
+    assert removed(storage, layout, grace_seconds=60) == set()
+    assert removed(storage, layout, dry_run=True) == removed(storage, layout)
+    left = {relative_to(layout.home, info.uri) for info in storage.list(layout.side)}
+    assert len(waiting - left) == 2  # the two indexes; the data had been moved in, and are gone from there
+    committed = open_shards(layout.folder, storage)
+    assert letters_of(committed) == "ab"
+    assert {info.uri for info in storage.list(layout.folder)} == set(committed.urls)
+
+
+def test_what_is_kept_is_spared_until_its_time_is_over(
+    storage: Storage, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = write(storage, layout.folder, spell("ab"), keep_seconds=60)
+    write(storage, layout.folder, spell("ac"), keep_seconds=60)
+    assert removed(storage, layout, keep_seconds=60) == set()
+    assert letters_of(open_shards(layout.folder, storage, first.commit.digest)) == "ab"
+    later = time.time() + 61
+    monkeypatch.setattr("shardmill.shards.retention.time.time", lambda: later)
+    gone = removed(storage, layout, keep_seconds=60)
+    assert {name.rpartition(".")[2] for name in gone} == {"tar", "json", "parquet"}
+    assert letters_of(open_shards(layout.folder, storage)) == "ac"
+
+
+def test_what_was_committed_since_the_listing_is_spared(layout: Layout) -> None:
+    def die() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        write(Hooked(hooks={"replace": ("index.json", die)}), layout.folder, spell("ab"))
+    hooks = {"delete": ("", lambda: write(Hooked(), layout.folder, spell("ab")))}
+    storage = Hooked(hooks=hooks)
+    remove_all = list(remove_orphans(storage, layout, grace_seconds=-1))
+    assert len(remove_all) == 1  # the one that was under way when the commit came
+    write(storage, layout.folder, spell("ab"))
+    assert letters_of(open_shards(layout.folder, storage)) == "ab"
+
+
+def test_a_partition_whose_commit_cannot_be_read_is_left_alone(storage: Storage, layout: Layout) -> None:
+    write(storage, layout.folder, spell("ab"))
+    info = storage.stat(layout.commit)
+    assert info is not None
+    storage.replace(layout.commit, b"{", info.version)
+    with pytest.raises(CorruptionError, match=r"index\.json is damaged"):
+        removed(storage, layout)
