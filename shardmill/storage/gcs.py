@@ -73,6 +73,10 @@ class GCSStore(ObjectStore):
         self._tokens.forget()
         self.__dict__.pop("_cloud", None)
 
+    def are_short_lived(self) -> bool:
+        """Access tokens are."""
+        return not self._given.anonymous
+
     def version_of(self, meta: Any) -> str:
         """The generation."""
         return str(meta["version"])

@@ -80,6 +80,10 @@ class ObjectStore(ABC):
         """Forget the credentials that were found: the store refuses them."""
 
     @abstractmethod
+    def are_short_lived(self) -> bool:
+        """Whether the credentials in use expire by themselves."""
+
+    @abstractmethod
     def version_of(self, meta: Any) -> str:
         """The version that obstore's metadata of an object gives, as `page` gives it too."""
 

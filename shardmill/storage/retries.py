@@ -57,6 +57,9 @@ class Credentialed(Protocol):
     def generation(self) -> int:
         """Counts the credentials that were in use: a request notes it before it is sent."""
 
+    def are_short_lived(self) -> bool:
+        """Whether they expire by themselves, so that a refusal may say no more than that they did on the way."""
+
     def renew(self, refused: int) -> None:
         """Forget the credentials of generation `refused`; those that another thread has found since stay."""
 
@@ -64,9 +67,9 @@ class Credentialed(Protocol):
 def carry_out(request: Request, call: Callable[[], T], credentials: Credentialed) -> T:
     """What `call` returns, tried again with backoff and jitter; no try begins after the request's deadline.
 
-    Where the store does not accept the credentials they are renewed, `RENEWALS` times at most: a busy machine may be
-    so slow that a token expires on its way. Raises FileNotFoundError, AccessDeniedError, ConfigurationError,
-    StorageError, and what obstore raises where a precondition does not hold.
+    Where the store does not accept the credentials they are renewed, once, or `RENEWALS` times if they expire: a busy
+    machine may be so slow that a token expires on its way, again and again. Raises FileNotFoundError, AccessDeniedError,
+    ConfigurationError, StorageError, and what obstore raises where a precondition does not hold.
     """
     renewals = 0
 
@@ -77,7 +80,8 @@ def carry_out(request: Request, call: Callable[[], T], credentials: Credentialed
             try:
                 return call()
             except Exception as error:
-                if not is_unauthenticated(error) or renewals == RENEWALS:
+                most = RENEWALS if credentials.are_short_lived() else 1
+                if not is_unauthenticated(error) or renewals == most:
                     raise
                 renewals += 1
                 credentials.renew(used)

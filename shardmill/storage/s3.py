@@ -81,6 +81,10 @@ class S3Store(ObjectStore):
         """See `ObjectStore`."""
         self._provider.forget()
 
+    def are_short_lived(self) -> bool:
+        """Those of a session are: of a role, a container, a single sign-on."""
+        return self._provider.is_a_session
+
     def version_of(self, meta: Any) -> str:
         """The ETag, without the quotes that some answers lack."""
         return str(meta["e_tag"]).strip('"')
@@ -191,6 +195,8 @@ class _S3Provider:
         self._found: Any = None
         self._assumed: Any = None
         self._key_id = ""
+        self.is_a_session = bool(credentials.role_arn)
+        """Whether the credentials that were found last expire."""
         self._lock = threading.RLock()
 
     def __call__(self) -> Any:
@@ -274,7 +280,7 @@ class _S3Provider:
                     f"the AWS {kind} for {given.prefix} holds a space, a line break or another character that none "
                     "has: was it copied whole, and nothing else?"
                 )
-        self._key_id = frozen.access_key
+        self._key_id, self.is_a_session = frozen.access_key, bool(frozen.token) or bool(given.role_arn)
         return {
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,

@@ -81,6 +81,12 @@ class S3Server(Server):
         self._children[0].wait_until(self._answers)
         self.make_bucket(PUBLIC_BUCKET)
 
+    def restart(self) -> None:
+        """Kill the server in the midst of whatever it does, and start it again on what it had stored."""
+        self._children.pop().kill()
+        self._children.append(Child(self._command(), self._folder / "weed.log", {"HOME": str(self._folder)}))
+        self._children[0].wait_until(self._answers)
+
     def client(self, keys: S3Keys | None = None) -> Any:
         """A boto3 client without retries: of the admin, or of whoever holds `keys`."""
         import boto3

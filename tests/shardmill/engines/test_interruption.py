@@ -213,7 +213,7 @@ KILL_AT = """
         shutil.copytree(template, home)
         child = os.fork()
         if child == 0:
-            for name in ("publish", "replace", "delete"):
+            for name in ("publish", "replace", "move", "delete"):
                 setattr(LocalStore, name, killing(getattr(LocalStore, name), at))
             os.environ["HOME_OF_TEST"] = str(home)
             for asset, _ in chain.run(load_dataset(home / "d.yaml"), "p", LocalEngine(1)):

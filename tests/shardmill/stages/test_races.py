@@ -255,3 +255,20 @@ def test_two_runs_at_once_leave_the_whole_of_one(place: NewPlace, kind: Kind, ro
             assert_whole(storage, folder, before, *pair, orphans=True)
         write(storage, folder, spell(pair[1], "3"))
         assert_whole(storage, folder, pair[1], orphans=killed)
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_table_of_rejects_that_is_behind_is_written_by_the_next_run(folder: str, locks: bool) -> None:
+    """The run was killed right after it had replaced the commit."""
+
+    def die() -> None:
+        raise Killed
+
+    write(PLAIN, folder, spell("aB"))
+    with pytest.raises(Killed):
+        write(Hooked(hooks={"replaced": ("index.json", die)}), folder, spell("aC"))
+    behind = list(verify(open_shards(folder)))
+    assert any("rejects.parquet is not the table of this commit" in problem for problem in behind)
+    write(Storage() if locks else PLAIN, folder, spell("aC"))
+    table = pq.read_table(open_shards(folder).layout.rejects.removeprefix("file://"))
+    assert table["key"].to_pylist() == ["C2"]

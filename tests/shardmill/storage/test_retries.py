@@ -16,8 +16,11 @@ REQUEST = Request("read", "gs://b/x", lambda: "somebody", "storage.objects.get",
 class Tokens:
     """Credentials of which the first `bad` generations are refused."""
 
-    def __init__(self, bad: int) -> None:
-        self.bad, self.current = bad, 0
+    def __init__(self, bad: int, expire: bool = True) -> None:
+        self.bad, self.current, self.expire = bad, 0, expire
+
+    def are_short_lived(self) -> bool:
+        return self.expire
 
     def generation(self) -> int:
         return self.current
@@ -44,6 +47,14 @@ def test_credentials_that_are_refused_for_good_are_an_error_and_not_for_ever() -
     with pytest.raises(AccessDeniedError, match="does not accept the credentials of somebody"):
         carry_out(REQUEST, tokens.read, tokens)
     assert tokens.current == RENEWALS
+
+
+def test_keys_that_do_not_expire_are_looked_for_once_more() -> None:
+    keys = Tokens(1, expire=False)
+    assert carry_out(REQUEST, keys.read, keys) == "data"
+    keys = Tokens(2, expire=False)
+    with pytest.raises(AccessDeniedError):
+        carry_out(REQUEST, keys.read, keys)
 
 
 def test_what_another_thread_has_renewed_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,129 @@
+"""One dataset that is killed again and again until it is done: nothing is lost, doubled, or made a second time."""
+
+import os
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from shardmill import chain
+from shardmill.dataset import ASSETS, Dataset, load_dataset
+from shardmill.shards.layout import SIDE
+from shardmill.storage import Storage, join_uri, relative_to
+from shardmill.verify import verify
+from tests.servers import S3Server
+from tests.servers.places import NewPlace, credentials_file
+
+SAMPLES = 600
+FIELDS = {
+    "shards": {"max_samples": 12},
+    "transform": {"operations": [{"operation": "Resize", "arguments": {"size": 200}}]},
+    "embedder": {"runtime": "torch"},  # slower than the others, so that there is something to kill
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, images) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    images(folder, SAMPLES)
+    return folder
+
+
+def finished(dataset: Dataset) -> dict[str, str]:
+    """Each index with its version: there, the shard is whole."""
+    infos = dataset.storage.list(join_uri(dataset.home, SIDE))
+    return {relative_to(dataset.home, i.uri): i.version for i in infos if i.uri.endswith(".index.parquet")}
+
+
+def assert_complete(dataset: Dataset) -> None:
+    keys = {f"image_{number:05}" for number in range(SAMPLES)}
+    for asset in ASSETS:
+        shards = chain.stored(dataset, asset, "p")
+        assert shards is not None
+        assert list(verify(shards)) == []
+        assert shards.commit.total_samples == SAMPLES
+        found = {info.uri for info in dataset.storage.list(shards.folder)}
+        assert found == set(shards.urls)
+        if shards.commit.suffix == "tar":
+            assert {sample.key for sample in shards.samples()} == keys
+    rows = chain.stored(dataset, "embeddings", "p").table(["key"])["key"].to_pylist()  # type: ignore[union-attr]
+    assert sorted(rows) == sorted(keys)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_fifty_kills_over_the_chain(tmp_path: Path, source: Path, write_dataset, command) -> None:
+    file = write_dataset(tmp_path / "d.yaml", source, tmp_path / "root", **FIELDS)
+    dataset, dice = load_dataset(file), random.Random(11)
+    before: dict[str, str] = {}
+    for number in range(50):
+        workers = "8" if number % 5 == 4 else "2"
+        process = subprocess.Popen(
+            [*command, "run", str(file), "--workers", workers], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(dice.uniform(0.5, 6.0))  # any moment
+        process.kill()
+        process.wait()
+        after = finished(dataset)
+        assert {name: after.get(name) for name in before} == before  # nothing that stood was made again
+        before = after
+    subprocess.run([*command, "run", str(file)], check=True, capture_output=True)
+    after = finished(dataset)
+    assert {name: after.get(name) for name in before} == before
+    assert_complete(dataset)
+    assert pq.read_table(dataset.folder("embeddings", "p").removeprefix("file://")).num_rows == SAMPLES
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_twenty_kills_of_the_store_itself(
+    tmp_path: Path, source: Path, place: NewPlace, write_dataset, command
+) -> None:
+    """And of the run, every third time; else it goes on when the store is back, or is started again."""
+    with S3Server() as server:
+        server.make_bucket("kills")
+        root = place("s3")
+        credentials = [
+            item.model_copy(
+                update={
+                    "prefix": "s3://kills",
+                    "endpoint": server.url,
+                    "access_key_id": server.admin.access_key_id,
+                    "secret_access_key": server.admin.secret_access_key,
+                    "request_seconds": 10.0,
+                }
+            )
+            for item in root.credentials
+        ]
+        root = type(root)("s3", "s3://kills", tuple(credentials))
+        file = write_dataset(tmp_path / "d.yaml", source, tmp_path / "unused", **{**FIELDS, "root": root.uri})
+        given, environment = credentials_file(tmp_path / "credentials.yaml", root)
+        dataset = load_dataset(file, Storage(root.credentials))
+        arguments = [*command, "run", str(file), "--credentials", str(given)]
+        dice, before = random.Random(5), dict[str, str]()
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                arguments, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+
+        process = start()
+        for number in range(20):
+            time.sleep(dice.uniform(0.5, 5.0))  # any moment
+            if number % 3 == 2:
+                process.kill()
+                process.wait()
+            server.restart()
+            if process.poll() is not None:
+                process = start()
+            after = finished(dataset)
+            assert {name: after.get(name) for name in before} == before
+            before = after
+        process.wait()
+        subprocess.run(arguments, env={**os.environ, **environment}, check=True, capture_output=True)
+        after = finished(dataset)
+        assert {name: after.get(name) for name in before} == before
+        assert_complete(dataset)
