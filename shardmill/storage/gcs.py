@@ -41,6 +41,7 @@ class GCSStore(ObjectStore):
         super().__init__(credentials, "gs")
         self._given = credentials
         self._tokens = _Tokens(credentials)
+        self._cloud = _Cloud(credentials)
 
     @property
     def identity(self) -> str:
@@ -71,7 +72,6 @@ class GCSStore(ObjectStore):
     def forget(self) -> None:
         """See `ObjectStore`."""
         self._tokens.forget()
-        self.__dict__.pop("_cloud", None)
 
     def are_short_lived(self) -> bool:
         """Access tokens are."""
@@ -154,13 +154,13 @@ class GCSStore(ObjectStore):
         def attempt() -> Any:
             self.authenticate()  # an error can say then whose credentials they are
             try:
-                answer = self._cloud.post(url, json=dict(content), timeout=seconds)
+                answer = self._cloud.session().post(url, json=dict(content), timeout=seconds)
             except Exception as error:
                 raise self._translated(error) from error
             return self._json(answer)
 
         try:
-            return carry_out(request, attempt, self)
+            return carry_out(request, attempt, self._cloud)
         except FileNotFoundError:
             raise StorageError(f"cannot {request.doing} {request.uri}: it does not exist") from None
 
@@ -182,12 +182,6 @@ class GCSStore(ObjectStore):
         from google.auth.transport.requests import AuthorizedSession
 
         return requests.Session() if self._given.anonymous else AuthorizedSession(_for_google(self._tokens))
-
-    @cached_property
-    def _cloud(self) -> Any:
-        from google.auth.transport.requests import AuthorizedSession
-
-        return AuthorizedSession(_credentials(self._given, _CLOUD_PLATFORM))
 
     def _bucket(self, name: str) -> Any:
         return self._google_client.bucket(name, user_project=self._given.user_project)
@@ -216,6 +210,40 @@ class GCSStore(ObjectStore):
         if isinstance(error, failures.ServerError | failures.TooManyRequests | RequestException):
             return ConnectionError(str(error))
         return error
+
+
+class _Cloud:
+    """The same identity at other services of Google Cloud, which want another scope. See `retries.Credentialed`."""
+
+    def __init__(self, given: GCSCredentials) -> None:
+        self._given = given
+        self._session: Any = None
+        self._generation = 0
+        self._lock = threading.Lock()
+
+    def session(self) -> Any:
+        """What sends requests with a token."""
+        from google.auth.transport.requests import AuthorizedSession
+
+        with self._lock:
+            if self._session is None:
+                self._session = AuthorizedSession(_credentials(self._given, _CLOUD_PLATFORM))
+            return self._session
+
+    def are_short_lived(self) -> bool:
+        """Tokens are."""
+        return True
+
+    def generation(self) -> int:
+        """How often the session has been replaced."""
+        return self._generation
+
+    def renew(self, refused: int) -> None:
+        """Begin anew, unless another thread has since."""
+        with self._lock:
+            if self._generation == refused:
+                self._session = None
+                self._generation += 1
 
 
 class _Tokens:

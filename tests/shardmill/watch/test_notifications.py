@@ -392,9 +392,7 @@ def test_a_revoked_account_is_told_apart_from_a_missing_permission(pubsub: Queue
     queue = pubsub.open()
     queue.receive()
     gcs_server.revoke(pubsub.place.email)
-    with pytest.raises(
-        AccessDeniedError, match="does not accept the credentials|gets no token.*wrong or revoked"
-    ) as caught:
+    with pytest.raises(AccessDeniedError, match="does not accept the credentials") as caught:
         queue.receive()
     assert str(pubsub.spec.pubsub_subscription) in str(caught.value)
 
