@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,10 @@ from shardmill import chain
 from shardmill.dataset import Dataset
 from shardmill.engines import LocalEngine
 from shardmill.errors import EngineError, ShardmillError, TooManyRejectsError
+from shardmill.storage import S3Credentials, Storage
 from shardmill.verify import verify
 from tests.servers.places import Kind, NewPlace
+from tests.servers.sqs import SQSServer
 
 Fault = Callable[[], object]
 
@@ -122,6 +125,41 @@ def test_an_object_replaced_and_put_back(raw: Path, tmp_path: Path, make_dataset
     assert packed.commit.rejects_by_reason == {"object changed": 1}
     source.put("image_00007.jpg", whole)
     assert_as_if_nothing_had_been(dataset, never)
+
+
+def test_an_object_that_is_archived_is_a_reject_that_says_so_and_is_tried_again(
+    raw: Path, tmp_path: Path, make_dataset, sqs_server: SQSServer
+) -> None:
+    """A lifecycle rule moved it to a class of storage that has to be restored. moto answers as S3 does."""
+    bucket = f"archive-{uuid.uuid4().hex[:8]}"
+    keys = sqs_server.keys
+    s3 = sqs_server.client("s3", keys)
+    s3.create_bucket(Bucket=bucket)
+    for number in range(12):
+        data = (raw / f"image_{number:05}.jpg").read_bytes()
+        frozen = {"StorageClass": "GLACIER"} if number == 5 else {}
+        s3.put_object(Bucket=bucket, Key=f"{number}.jpg", Body=data, **frozen)
+    credentials = S3Credentials(
+        endpoint=sqs_server.url,
+        access_key_id=keys.access_key_id,
+        secret_access_key=keys.secret_access_key,
+        region=sqs_server.region,
+        addressing="path",
+    )
+    spec = make_dataset(raw, tmp_path / "root", max_reject_ratio=0.2).spec
+    source = spec.source.model_copy(update={"uri": f"s3://{bucket}"})
+    dataset = Dataset(spec.model_copy(update={"source": source}), Storage((credentials,)))
+    run(dataset)
+    packed = chain.stored(dataset, "webdataset_shards", "p")
+    assert packed is not None
+    [reject] = packed.rejects()
+    assert (reject.reason, reject.may_pass) == ("object archived", True)
+    assert "InvalidObjectState" in reject.detail
+    s3.restore_object(Bucket=bucket, Key="5.jpg", RestoreRequest={"Days": 1})
+    run(dataset)
+    packed = chain.stored(dataset, "webdataset_shards", "p")
+    assert packed is not None
+    assert (packed.commit.total_samples, packed.commit.total_rejects) == (12, 0)
 
 
 LITTLE_MEMORY = """
