@@ -11,6 +11,7 @@ from assets.common import asset_key, partitions_of
 from resources.storage import StorageResource
 from shardmill import chain
 from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec
+from shardmill.errors import SupersededError
 from shardmill.projection import same_class_rate
 from shardmill.projection.neighbours import MAXIMUM_ROWS
 from shardmill.shards.reader import ShardSet
@@ -19,6 +20,7 @@ from shardmill.stages.embedding_map import vectors_of
 from shardmill.verify import read_with_webdataset
 
 _NO_PARTITION = "this check is made with a partition: materialize one, and it is looked at then"
+_TRIES = 5
 _LISTED = 100
 """Partitions of which a check shows the figures."""
 
@@ -81,14 +83,20 @@ def _check(
 
 
 def _verdict(verdict: Verdict, dataset: Dataset, asset: AssetName, partition: str) -> tuple[bool, Metadata]:
-    """The verdict; stored bytes that cannot be read at all fail a check like any others."""
-    try:
-        shards = chain.stored(dataset, asset, partition)
-        if shards is None:
-            return False, {"reason": f"nothing is committed for {partition}: materialize it first"}
-        return verdict(dataset, partition, shards)
-    except Exception as error:  # whatever webdataset, tarfile or pyarrow make of them
-        return False, {"reason": f"{type(error).__name__}: {error}"}
+    """The verdict; stored bytes that cannot be read at all fail a check like any others.
+
+    Where another run commits meanwhile, that of what stands then.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            shards = chain.stored(dataset, asset, partition)
+            if shards is None:
+                return False, {"reason": f"nothing is committed for {partition}: materialize it first"}
+            return verdict(dataset, partition, shards)
+        except Exception as error:  # whatever webdataset, tarfile or pyarrow make of them
+            if not (left and isinstance(error, SupersededError)):
+                return False, {"reason": f"{type(error).__name__}: {error}"}
+    raise AssertionError
 
 
 def _nothing_lost(dataset: Dataset, partition: str, shards: ShardSet) -> tuple[bool, Metadata]:

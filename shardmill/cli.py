@@ -160,18 +160,21 @@ def verify_command(file: DatasetFile, partition: Partitions = None, credentials:
 
 
 def _problems(dataset: Dataset, asset: AssetName, partition: str) -> list[str]:
-    try:
-        shards = chain.stored(dataset, asset, partition)
-    except CorruptionError as error:
-        return [str(error)]
-    if shards is None:
-        return ["nothing is committed"]
-    problems = list(verify(shards))
-    if shards.commit.suffix == "tar" and not problems:
-        samples, _ = read_with_webdataset(shards)
-        if samples != shards.commit.total_samples:
-            problems.append(f"webdataset reads {samples} samples, index.json says {shards.commit.total_samples}")
-    return problems
+    """Of the commit that stands; what another run supersedes meanwhile is no problem, and is looked at anew."""
+    while True:
+        try:
+            shards = chain.stored(dataset, asset, partition)
+        except CorruptionError as error:
+            return [str(error)]
+        if shards is None:
+            return ["nothing is committed"]
+        problems = list(verify(shards))
+        if shards.commit.suffix == "tar" and not problems:
+            samples, _ = read_with_webdataset(shards)
+            if samples != shards.commit.total_samples:
+                problems.append(f"webdataset reads {samples} samples, index.json says {shards.commit.total_samples}")
+        if not problems or shards.newest().commit == shards.commit:
+            return problems
 
 
 @app.command()

@@ -24,6 +24,10 @@ class AccessDeniedError(StorageError):
     final = True
 
 
+class ChangedError(StorageError):
+    """An object was written to while it was read; names it."""
+
+
 class ArchivedError(StorageError):
     """An object is in a class of storage that has to be restored before it can be read; names it."""
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from typing import BinaryIO
 
-from shardmill.errors import CorruptionError, ShardmillError
+from shardmill.errors import ShardmillError
 from shardmill.shards.index import IndexRow
-from shardmill.shards.layout import is_data_name
+from shardmill.shards.layout import is_data_name, picture_name
 from shardmill.shards.reader import ShardSet
-from shardmill.shards.report import Reject
+from shardmill.shards.rejects import read_table, rejects_digest
 from shardmill.shards.standing import list_files
 from shardmill.shards.stored import StoredShard
 from shardmill.storage import join_uri
-from shardmill.tables import read_parquet
 
 _RUN = "Run the partition again"
 
@@ -54,8 +52,15 @@ def _verify_shard(shards: ShardSet, shard: StoredShard, keys: Counter[str]) -> I
         yield from _verify_tar(shards, shard, rows, keys)
     else:
         yield from _verify_table(shards, shard, keys)
-    if entry.picture is not None and shards.storage.stat(shards.layout.beside(entry.picture)) is None:
-        yield f"{shards.layout.beside(entry.picture)} does not exist, and index.json names it. {_RUN}"
+    if entry.picture is not None:
+        uri = shards.layout.beside(entry.picture)
+        try:
+            whole = picture_name(entry.id, entry.fingerprint, hashlib.sha256(shards.storage.read(uri)).hexdigest())
+        except FileNotFoundError:
+            yield f"{uri} is gone, and index.json names it. {_RUN}"
+        else:
+            if whole != entry.picture:
+                yield f"{uri} is not what its name says. Delete it. {_RUN}"
 
 
 def _verify_tar(shards: ShardSet, shard: StoredShard, rows: Sequence[IndexRow], keys: Counter[str]) -> Iterator[str]:
@@ -96,8 +101,8 @@ def _verify_totals(shards: ShardSet) -> Iterator[str]:
     if len(listed) != commit.total_rejects:
         yield f"index.json says {commit.total_rejects} rejects, the shards' reports list {len(listed)}"
     uri = shards.layout.rejects
-    table = shards.storage.read(uri)
-    if hashlib.sha256(table).hexdigest() != commit.rejects_sha256 or _rows(table, uri) != listed:
+    table, _ = read_table(shards.storage, shards.layout)
+    if table != listed or rejects_digest(listed) != commit.rejects_sha256:
         yield f"{uri} is not the table of this commit: a run was killed before it wrote that, or it is damaged. {_RUN}"
 
 
@@ -110,15 +115,6 @@ def _verify_folder(shards: ShardSet) -> Iterator[str]:
             yield f"{uri} is none of Shardmill's files, and readers of the folder stumble over it. Move it elsewhere"
         else:
             yield f"{uri} is named by no commit: a run that failed or was killed left it. {_RUN}, or `shardmill gc`"
-
-
-def _rows(data: bytes, uri: str) -> list[Reject]:
-    import pyarrow as pa
-
-    try:
-        return [Reject(**row) for row in read_parquet(BytesIO(data)).to_pylist()]
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-        raise CorruptionError(f"{uri} is not a table of rejects: {error}. Delete it. {_RUN}") from error
 
 
 def _range(stream: BinaryIO, row: IndexRow) -> bytes:

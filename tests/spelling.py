@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shardmill.engines import LocalEngine
+from shardmill.errors import StorageError
 from shardmill.shards.index import IndexWriter, Source
 from shardmill.shards.reader import ShardSet
 from shardmill.shards.report import Reject, ShardReport
@@ -45,6 +46,8 @@ class Spell:
 
     software: str = ""
     may_pass: bool = False
+    empty: bool = False
+    """Whether both samples of a letter are rejected."""
     name = "pack"
     version = 1
     suffix: Literal["tar"] = "tar"
@@ -52,10 +55,13 @@ class Spell:
     gpu = None
 
     def parameters(self) -> dict[str, Any]:
-        return {}
+        return {"empty": self.empty}
 
     def __call__(self, shard: Letter, work: Work) -> tuple[OutputFiles, ShardReport]:
         file, index = work.scratch / "data.tar", IndexWriter()
+        if self.empty:
+            both = [Reject(key=f"{shard.letter}{number}", reason="capital") for number in (1, 2)]
+            return OutputFiles(None, index), ShardReport(samples_in=2, kept=0, samples=0, rejects=both)
         data = f"{shard.letter} {shard.edition}{self.software}".encode()
         with file.open("wb") as stream:
             tar = TarWriter(stream)
@@ -110,6 +116,11 @@ class Hooked(Storage):
         self._call("replaced", uri)
         return version
 
+    def copy(self, source: str, target: str) -> None:
+        self._call("move", source)
+        super().copy(source, target)
+        self._call("moved", source)
+
     def move(self, source: str, target: str) -> None:
         self._call("move", source)
         super().move(source, target)
@@ -130,11 +141,15 @@ class Killed(BaseException):
 
 @dataclass(frozen=True)
 class Mortal(Storage):
-    """Dies at its request number `left`, before or after it is carried out; locks are let go of, as by the kernel."""
+    """Dies at its request number `left`, before or after it is carried out; locks are let go of, as by the kernel.
+
+    With `fails`, that request and those after it for a while fail instead.
+    """
 
     left: list[int] = field(default_factory=lambda: [10**9], compare=False)
     locks: bool = True
     after: bool = False
+    fails: int = 0
 
     def excludes(self, folder: str) -> bool:
         return self.locks and super().excludes(folder)
@@ -148,6 +163,9 @@ class Mortal(Storage):
     def replace(self, uri: str, data: bytes, expected: str | None) -> str:
         return self._live(lambda: super(Mortal, self).replace(uri, data, expected))
 
+    def copy(self, source: str, target: str) -> None:
+        self._live(lambda: super(Mortal, self).copy(source, target))
+
     def move(self, source: str, target: str) -> None:
         self._live(lambda: super(Mortal, self).move(source, target))
 
@@ -157,6 +175,10 @@ class Mortal(Storage):
     def _live(self, act: Callable[[], Any]) -> Any:
         """Only what changes something counts: between two reads nothing can be told apart."""
         self.left[0] -= 1
+        if self.fails:
+            if -self.fails < self.left[0] <= 0:
+                raise StorageError("the store is away")
+            return act()
         if self.left[0] < 0:
             raise Killed
         if self.left[0] == 0 and not self.after:

@@ -4,7 +4,9 @@ Preprocessing is that of the weights' own preset. Weights of the user's own (a U
 model's default weights; their number of classes is free.
 """
 
+import re
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
@@ -15,7 +17,7 @@ from shardmill.embedders.modules import Interpolation, on_pixels, resize, split_
 from shardmill.embedders.protocol import Embedder, unknown_model
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.embedders.weights import digest_state_dict, file_identity, fit_state_dict, read_state_dict
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ConfigurationError, ConflictError
 from shardmill.storage import Storage
 from shardmill.torchvision_compat import import_torchvision
 
@@ -94,7 +96,7 @@ class TorchvisionModel:
 
 
 def load(spec: EmbedderSpec, weights: str | None, storage: Storage) -> Embedder:
-    """The model, with the weights that `spec` names. What torchvision publishes is checked by its own digest."""
+    """The model, with the weights that `spec` names. Published weights are known by the digest in their name."""
     name = _name(spec)
     published = _published(name, spec.weights)
     if spec.weights is None or spec.weights == published.name:
@@ -127,14 +129,25 @@ def _published(name: str, weights: str | None) -> Any:
 
 
 def _download(weights: Any) -> "dict[str, Tensor]":
+    """What torchvision publishes, from its cache if it is there; compared with the digest in its name either way."""
+    import torch
+
+    file = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+    begins = re.search(r"-([0-9a-f]{8,})\.", file.name)
+    prefix = begins[1] if begins else None
     try:
-        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(weights.url, str(file), prefix, progress=False)
     except (URLError, OSError, RuntimeError) as error:
         raise ConfigurationError(
             f"{weights} cannot be downloaded from {weights.url} ({error}); fetch the file elsewhere "
             "and give its path or URI as the embedder's `weights`"
         ) from error
-    return state
+    try:
+        return read_state_dict(str(file), Storage(), prefix and f"sha256:{prefix}")
+    except ConflictError as error:
+        raise ConfigurationError(f"{file} is not what torchvision publishes under this name; delete it") from error
 
 
 def _interpolation(preset: Any) -> Interpolation:

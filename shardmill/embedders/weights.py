@@ -19,13 +19,13 @@ def read_state_dict(uri: str, storage: Storage, identity: str | None = None) -> 
 
     Raises:
         ConfigurationError: There is no such file, or it is not a state dict.
-        ConflictError: Its bytes are not those of `identity`, which `file_identity` gave before.
+        ConflictError: Its bytes are not those of `identity`: what `file_identity` gave before, or the start of it.
     """
     import torch
 
     data = _read(uri, storage)
-    if identity is not None and _digest(data) != identity:
-        raise ConflictError(f"the weights {uri} were replaced after the run was planned: nothing was made with them")
+    if identity is not None and not _digest(data).startswith(identity):
+        raise ConflictError(f"the weights {uri} are not those that the run was planned with: they were replaced")
     if uri.endswith(".safetensors"):
         try:
             safetensors = importlib.import_module("safetensors.torch")

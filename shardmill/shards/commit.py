@@ -134,7 +134,7 @@ class Commit(BaseModel):
     total_rejects: int = 0
     rejects_by_reason: dict[str, int] = {}
     rejects_sha256: str = ""
-    """Of `rejects.parquet`."""
+    """Of what the rows of `rejects.parquet` say."""
     may_pass_before: int = 0
     """How many rejects of the assets that it was made of are tried again by the next run."""
     superseded: list[str] = []
@@ -167,7 +167,9 @@ class Commit(BaseModel):
 
     def says_the_same_as(self, other: Commit) -> bool:
         """Whether the two differ in nothing but times, versions of software, and what they removed."""
-        mine, theirs = ((c.digest, c.name, c.stage_version, c.parameters, c.made_from) for c in (self, other))
+        mine, theirs = (
+            (c.digest, c.name, c.stage_version, c.parameters, c.made_from, c.may_pass_before) for c in (self, other)
+        )
         return mine == theirs
 
     def position(self, origin: str) -> str:

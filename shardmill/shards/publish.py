@@ -96,7 +96,8 @@ def _data_stand(storage: Storage, layout: Layout, entry: ShardEntry) -> bool:
     """Whether the data file stands, waiting or committed. One whose name holds its digest needs no other look."""
     if entry.data is None:
         return True
-    for uri in (layout.staged(entry.data), layout.data(entry.data), layout.superseded(entry.data)):
+    places = (layout.staged(entry.data), layout.data(entry.data), layout.superseded(entry.data))
+    for uri in (*places, *places):  # twice: it may be moved from one to the other between two looks
         info = storage.stat(uri)
         if info is not None and info.size == entry.filesize:
             return True

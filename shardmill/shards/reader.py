@@ -10,22 +10,26 @@ each shard that has not been read yet, the state that stands then is read.
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.errors import SupersededError
+from shardmill.errors import ConfigurationError, SupersededError
 from shardmill.samples import EncodedSample
 from shardmill.shards.commit import Commit, parse_commit, read_commit
+from shardmill.shards.index import IndexRow
 from shardmill.shards.layout import Layout
+from shardmill.shards.rejects import rejects_of
 from shardmill.shards.report import Reject
 from shardmill.shards.retention import kept_commit_name
 from shardmill.shards.stored import Rows, StoredShard
-from shardmill.shards.transaction import rejects_of
 from shardmill.storage import Storage
+from shardmill.tables import read_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,6 +49,8 @@ def open_shards(uri: str, storage: Storage | None = None, digest: str | None = N
     """
     storage, layout = storage or Storage(), Layout.at(uri)
     commit, _ = read_commit(storage, layout)
+    if digest is not None and not re.fullmatch("[0-9a-f]{16,64}", digest):
+        raise ConfigurationError(f"{digest!r} is no digest of a commit: give at least 16 hexadecimal digits of it")
     if digest is None:
         if commit is None:
             raise FileNotFoundError(f"nothing is committed in {layout.folder}: materialize it first")
@@ -118,12 +124,12 @@ class ShardSet:
 
     def sample_with_lineage(self, key: str) -> tuple[EncodedSample, Rows]:
         """As `sample`, with the rows of the index by component: where each comes from."""
-        shards = self
+        shards: ShardSet = self.__dict__.get("_latest", self)
         for _ in range(_TRIES):
             try:
                 return shards._find(key)
             except SupersededError:
-                shards = shards._next()
+                shards = self.__dict__["_latest"] = shards._next()
         raise SupersededError(f"{self.layout.name} is committed faster than it can be read")
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -139,17 +145,19 @@ class ShardSet:
         return self._follow(read)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """The whole table."""
-        return self.rows(0, None, columns)
+        """The whole table; without columns if it has no rows."""
+        import pyarrow as pa
 
-    def rows(self, start: int, stop: int | None, columns: Sequence[str] | None = None) -> pa.Table:
+        batches = list(self.batches(columns))
+        return pa.Table.from_batches(batches) if batches else pa.table({})
+
+    def rows(self, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows from number `start` up to `stop`, in the table's order; only the parts that hold them are read.
 
         The numbers are those of this commit. Raises SupersededError if it was superseded, and is gone.
         """
         import pyarrow as pa
 
-        stop = sum(shard.entry.rows for shard in self.shards) if stop is None else stop
         found, first = [], 0
         for shard in self.shards:
             last = first + shard.entry.rows
@@ -161,8 +169,14 @@ class ShardSet:
         return pa.concat_tables(found) if found else pa.table({})
 
     def rejects(self) -> Iterator[Reject]:
-        """Every reject of the partition, from the shards' own reports."""
-        return rejects_of(self.storage, self.layout, self.commit.shards)
+        """Every reject of the partition, from the shards' own reports; of the state that stands, if not pinned."""
+        shards = self
+        for _ in range(_TRIES):
+            try:
+                return iter(list(rejects_of(shards.storage, shards.layout, shards.commit.shards)))
+            except SupersededError:
+                shards = shards._next()
+        raise SupersededError(f"{self.layout.name} is committed faster than it can be read")
 
     # Following.
 
@@ -208,12 +222,12 @@ class ShardSet:
         origin = key
         while origin:
             likely = self._shard_at(self.commit.position(origin))
-            if likely is not None and (rows := self._index(likely).get(key)):
+            if likely is not None and (rows := self._rows_of(likely, key)):
                 return likely.sample(self.storage, rows), rows
             origin = origin.rpartition("~")[0]
-        indexes = bounded_map(self._index, self.shards, REQUESTS_AT_ONCE)  # a callable may have named it as it liked
-        for shard, index in zip(self.shards, indexes, strict=True):
-            if rows := index.get(key):
+        everywhere = bounded_map(lambda shard: self._rows_of(shard, key), self.shards, REQUESTS_AT_ONCE)
+        for shard, rows in zip(self.shards, everywhere, strict=True):  # a callable may have named it as it liked
+            if rows:
                 return shard.sample(self.storage, rows), rows
         raise KeyError(key)
 
@@ -221,17 +235,26 @@ class ShardSet:
         earlier = [shard for shard in self.shards if shard.start <= place]
         return max(earlier, key=lambda shard: shard.start, default=next(iter(self.shards), None))
 
-    def _index(self, shard: StoredShard) -> dict[str, Rows]:
-        kept = self._indexes
-        if shard.id not in kept:
-            kept[shard.id] = shard.index_by_key(self.storage)
-            while len(kept) > _INDEXES:
-                kept.pop(next(iter(kept)), None)
-        return kept.get(shard.id) or shard.index_by_key(self.storage)
+    def _rows_of(self, shard: StoredShard, key: str) -> Rows:
+        """The rows of a sample in the index of a shard; none if it is not there."""
+        import pyarrow.compute as pc
+
+        table = self._indexes.get(shard.id)
+        if table is None:
+            table = read_parquet(io.BytesIO(shard.index_data(self.storage)))
+            self._indexes[shard.id] = table
+            while len(self._indexes) > _INDEXES:
+                self._indexes.pop(next(iter(self._indexes)), None)
+        rows = table.filter(pc.equal(table["key"], key)).to_pylist()
+        return {row["component"]: IndexRow(**row) for row in rows}
 
     @cached_property
-    def _indexes(self) -> dict[str, dict[str, Rows]]:
+    def _indexes(self) -> dict[str, pa.Table]:
         return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is only remembered does not travel."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_indexes", "_latest")}
 
 
 def _together(read: Iterator[tuple[EncodedSample, Rows]]) -> Iterator[tuple[str, list[EncodedSample]]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 
-from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.shards.commit import Commit, read_commit
-from shardmill.shards.layout import Layout, index_beside, is_data_name, is_shard_file
+from shardmill.shards.commit import Commit, parse_commit, read_commit
+from shardmill.shards.layout import Layout, is_data_name, is_shard_file
 from shardmill.shards.standing import Listing, list_files
 from shardmill.storage import ObjectInfo, Storage
 
@@ -20,31 +19,43 @@ def kept_commit_name(digest: str) -> str:
     return f"{digest[:16]}.json"
 
 
-def expire(
-    storage: Storage, layout: Layout, commit: Commit, side: Mapping[str, ObjectInfo], keep_seconds: float
-) -> None:
-    """Remove what was superseded more than `keep_seconds` ago, with the indexes and pictures that belong to it."""
-    old = [name for name in side if name.startswith(_KEPT) and _is_older(side[name], keep_seconds)]
-    stems = {index_beside(name.removeprefix(_KEPT)) for name in old if is_data_name(name.removeprefix(_KEPT))}
-    beside = [n for n in side if is_shard_file(n) and index_beside(n) in stems and n not in commit.files]
-    for _ in bounded_map(storage.delete, [layout.beside(name) for name in (*beside, *old)], REQUESTS_AT_ONCE):
-        pass
+def keep_commit(storage: Storage, layout: Layout, commit: Commit) -> None:
+    """Keep a commit that is about to be superseded; its time begins now, also where it was kept before."""
+    uri = layout.superseded(kept_commit_name(commit.digest))
+    present = storage.stat(uri)
+    storage.replace(uri, commit.to_json(), present.version if present else None)
+
+
+def expire(storage: Storage, layout: Layout, commit: Commit, files: Listing, keep_seconds: float) -> list[str]:
+    """What has been kept for `keep_seconds` or more, by its names in the side folder.
+
+    Those are commits, and the files that they name and no other commit that is kept, nor the one that stands.
+    """
+    old = [name for name in _kept_commits(files) if is_older(files.side[name], keep_seconds)]
+    if not old:
+        return []
+    spared = commit.files | _named_by(storage, layout, [name for name in _kept_commits(files) if name not in old])
+    names = _named_by(storage, layout, old) - spared
+    places = [f"{_KEPT}{name}" if is_data_name(name) else name for name in sorted(names)]
+    return [name for name in (*places, *old) if name in files.side]
 
 
 def remove_orphans(
     storage: Storage, layout: Layout, grace_seconds: float, keep_seconds: float = 0.0, dry_run: bool = False
 ) -> Iterator[ObjectInfo]:
-    """Delete the files that the commit does not name and that are older than the grace time; yields each.
+    """Delete the files that no commit names and that are older than the grace time; yields each.
 
     A run that is at work publishes shards before it commits them: the grace time has to be longer than any run; one
-    that resumes makes again what it finds gone. Files that are kept go `keep_seconds` after they were superseded.
+    that resumes makes again what it finds gone. Commits that are kept go `keep_seconds` after they were superseded.
     `index.json` is read after the listing, and again whenever it changed meanwhile. Raises CorruptionError for one
     that cannot be read: any of the files may be named by it.
     """
     with nullcontext() if dry_run else storage.exclusive(layout.side):
         files = list_files(storage, layout)
         commit, version = read_commit(storage, layout)
-        old = [info for info in _may_go(files, keep_seconds) if _is_older(info, grace_seconds)]
+        young = [name for name in _kept_commits(files) if not is_older(files.side[name], keep_seconds)]
+        kept = _named_by(storage, layout, young)
+        old = [info for info in _may_go(files, young, kept) if is_older(info, grace_seconds)]
         for info in [info for info in old if not _is_named(info, commit, files)]:
             present = storage.stat(layout.commit)
             if (present.version if present else None) != version:
@@ -56,19 +67,33 @@ def remove_orphans(
             yield info
 
 
-def _may_go(files: Listing, keep_seconds: float) -> Iterator[ObjectInfo]:
+def is_older(info: ObjectInfo, seconds: float) -> bool:
+    """Whether the file has stood for more than so many seconds."""
+    return time.time() - info.modified > seconds
+
+
+def _kept_commits(files: Listing) -> list[str]:
+    return [name for name in files.side if name.startswith(_KEPT) and name.endswith(".json")]
+
+
+def _named_by(storage: Storage, layout: Layout, commits: list[str]) -> set[str]:
+    """Names of all files of kept commits."""
+    found: set[str] = set()
+    for name in commits:
+        try:
+            found |= parse_commit(storage.read(layout.beside(name)), layout.beside(name)).files
+        except FileNotFoundError:  # expired meanwhile, by another run
+            continue
+    return found
+
+
+def _may_go(files: Listing, young: list[str], kept: set[str]) -> Iterator[ObjectInfo]:
     """Every file that the commit alone saves: neither those that are kept, nor those of other kinds."""
-    kept = {
-        index_beside(name.removeprefix(_KEPT))
-        for name, info in files.side.items()
-        if is_data_name(name.removeprefix(_KEPT)) and not _is_older(info, keep_seconds)
-    }
     yield from (info for name, info in files.data.items() if is_data_name(name))
     for name, info in files.side.items():
-        if name.startswith(_KEPT):
-            if _is_older(info, keep_seconds):
-                yield info
-        elif name.startswith("staged/") or (is_shard_file(name) and index_beside(name) not in kept):
+        plain = name.rpartition("/")[2]
+        ours = is_shard_file(plain) or name.startswith(_KEPT)
+        if ours and name not in young and (plain not in kept or name.startswith("staged/")):
             yield info
 
 
@@ -77,7 +102,3 @@ def _is_named(info: ObjectInfo, commit: Commit | None, files: Listing) -> bool:
     name = info.uri.rpartition("/")[2]
     waits = info.uri.endswith((f"/staged/{name}", f"/{_KEPT}{name}"))
     return commit is not None and name in commit.files and not (waits and name in files.data)
-
-
-def _is_older(info: ObjectInfo, seconds: float) -> bool:
-    return time.time() - info.modified > seconds

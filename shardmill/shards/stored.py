@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from shardmill.errors import CorruptionError, SupersededError
 from shardmill.samples import EncodedSample
 from shardmill.shards.commit import ShardEntry, read_commit
-from shardmill.shards.index import IndexRow, read_index, read_owner
+from shardmill.shards.index import IndexRow, read_index, read_owner, read_report
 from shardmill.shards.layout import Layout
+from shardmill.shards.report import ShardReport
 from shardmill.shards.ustar import read_samples
 from shardmill.storage import Storage
 from shardmill.tables import iterate_parquet
@@ -83,9 +84,10 @@ class StoredShard:
             if next(rows, None) is not None:
                 raise CorruptionError(f"{uri} lacks samples that its index names. {_REMEDY}")
 
-    def index_by_key(self, storage: Storage) -> dict[str, Rows]:
-        """The rows of the index, sample by sample."""
-        return dict(_by_key(self.index(storage)))
+    def report(self, storage: Storage) -> ShardReport:
+        """Counts and rejects of the shard."""
+        uri = self.layout.beside(self.entry.index)
+        return read_report(self.index_data(storage), uri)
 
     def sample(self, storage: Storage, rows: Rows) -> EncodedSample:
         """The sample of a tar whose rows of the index these are, by one ranged read."""
@@ -116,6 +118,10 @@ class StoredShard:
 
     def index(self, storage: Storage) -> Iterator[IndexRow]:
         """The rows of the shard's index: of a tar one a component, of embeddings one a vector."""
+        return read_index(self.index_data(storage), self.layout.beside(self.entry.index))
+
+    def index_data(self, storage: Storage) -> bytes:
+        """The index as a Parquet file, compared with the commit."""
         uri = self.layout.beside(self.entry.index)
         data = self._found(storage, [uri], storage.read)
         if hashlib.sha256(data).hexdigest() != self.entry.index_sha256:
@@ -123,7 +129,7 @@ class StoredShard:
         owner = read_owner(data, uri)
         if (owner.shard, owner.fingerprint, owner.data) != (self.id, self.entry.fingerprint, self.entry.data):
             raise CorruptionError(f"{uri} is the index of shard {owner.shard}, not of {self.id}. {_REMEDY}")
-        return read_index(data, uri)
+        return data
 
     @contextmanager
     def open(self, storage: Storage) -> Iterator[BinaryIO]:

@@ -1,29 +1,28 @@
-"""Committing a partition: what waits is moved in, `index.json` is replaced, what is superseded goes.
+"""Committing a partition: what waits is put among the data, `index.json` is replaced, what is superseded goes.
 
-On a store with locks the three are one section. Elsewhere the precondition on `index.json` decides between runs, nobody
-removes what he does not know to be superseded, and who has committed looks again at the end.
+On a store with locks the three are one section. Elsewhere the precondition on `index.json` decides between runs; data
+are copied and their originals wait until the commit is seen to be whole; nobody removes what he does not know to be
+superseded; and whoever removes anything looks before each few files whether the commit is still the one he knows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.errors import ConflictError
+from shardmill.errors import ConflictError, ShardmillError, SupersededError
 from shardmill.shards.commit import Commit, ShardEntry, read_commit
-from shardmill.shards.index import read_report
 from shardmill.shards.layout import Layout, is_data_name
-from shardmill.shards.report import Reject
-from shardmill.shards.retention import expire, kept_commit_name
+from shardmill.shards.rejects import read_table, rejects_digest, rejects_of, write_table
+from shardmill.shards.retention import expire, is_older, keep_commit
 from shardmill.shards.standing import Listing, list_files
 from shardmill.storage import Storage
 
 _UNCLAIMED_SECONDS = 3600.0
-"""Nobody takes so long between moving data in and committing them."""
+"""Nobody takes so long between putting data in their place and committing them."""
 
 
 def publish_commit(
@@ -38,56 +37,222 @@ def publish_commit(
 
     `previous` is the commit at version `expected`; if the new one says the same, `index.json` is left untouched.
     Returns it as it stands; None if a file that it names is not there, so that its shard has to be made again. Raises
-    ConflictError if `index.json` is no longer at version `expected`: nothing is changed then.
+    ConflictError if `index.json` is no longer at version `expected`. Then, and whatever else it raises, nothing is
+    changed.
     """
-    locked = storage.excludes(layout.side)
+    transaction = _Transaction(storage, layout, commit, previous, expected, keep_seconds)
     with storage.exclusive(layout.side):
-        # First of all, so that nobody moves data in for a commit that is lost already.
-        present = storage.stat(layout.commit)
-        if (present.version if present else None) != expected:
-            _settle_rejects(storage, layout)  # in the place of a run that died before it did
-            raise ConflictError(f"another run committed {commit.name} while this one was at work; its result stands")
-        files = list_files(storage, layout)
-        if not all(files.has(entry) for entry in commit.shards):
+        return transaction.run()
+
+
+@dataclass
+class _Transaction:
+    """One try to commit. `commit` and `version` are what stands, once it has been replaced."""
+
+    storage: Storage
+    layout: Layout
+    commit: Commit
+    previous: Commit | None
+    version: str | None
+    keep_seconds: float
+
+    def __post_init__(self) -> None:
+        self._locked = self.storage.excludes(self.layout.side)
+
+    def run(self) -> Commit | None:
+        """See `publish_commit`."""
+        if self._version_now() != self.version:  # before anything is put among the data for nothing
+            self._help_the_winner()
+            raise ConflictError(f"another run committed {self.commit.name} while this one was at work")
+        files = list_files(self.storage, self.layout)
+        if not all(files.has(entry) for entry in self.commit.shards):
             return None
-        waiting = [entry for entry in commit.shards if entry.data and not _is_in_place(storage, layout, entry, files)]
-        if not _move_in(storage, layout, waiting, files):
-            return None
-        same = previous is not None and commit.says_the_same_as(previous)
-        gone = _superseded(commit, previous, files, locked, keep_seconds)
-        version, table = expected, None
-        if same and previous is not None:
-            commit = previous
-            # Whoever committed may be removing them himself.
-            gone = gone if locked or _is_old(files, "index.json") else []
-        else:
-            try:
-                table = _table(rejects_of(storage, layout, commit.shards))
-            except FileNotFoundError:  # removed since it was listed
+        gone = self._superseded(files)
+        waiting = [entry for entry in self.commit.shards if entry.data and not self._is_in_place(entry, files)]
+        if self.previous is not None and self.commit.says_the_same_as(self.previous):
+            self.commit = self.previous
+            if not self._put_in_place(waiting, files):
                 return None
-            digest = hashlib.sha256(table).hexdigest()
-            commit = commit.model_copy(update={"superseded": gone, "rejects_sha256": digest})
-            if previous is not None and keep_seconds:
-                _keep_commit(storage, layout, previous)
+            if _may_be_behind(files):
+                self._settle_rejects()
+            # Whoever committed may be removing them at this moment.
+            gone = gone if self._locked or _is_unclaimed(files, "index.json") else []
+        elif not self._replace(waiting, files, gone):
+            return None
+        self._retire(gone)
+        self._expire(files)
+        return self._finish(files)
+
+    # Before `index.json` is replaced.
+
+    def _superseded(self, files: Listing) -> list[str]:
+        """Names of the files that are to go: those that commits before named, and data of which nobody knows."""
+        known = {*self.previous.files, *self.previous.superseded} if self.previous else set()
+        unknown = {name for name in files.data if is_data_name(name) and name not in known}
+        if not self._locked:
+            unknown = {name for name in unknown if is_older(files.data[name], _UNCLAIMED_SECONDS)}
+        candidates = (known | unknown) - self.commit.files
+        # The index and the picture of data that are kept stay where they are.
+        return sorted(n for n in candidates if n in files.data or (n in files.side and not self.keep_seconds))
+
+    def _is_in_place(self, entry: ShardEntry, files: Listing) -> bool:
+        """Whether a shard's data are among the data. Where they wait as well, they may have been made again."""
+        name = entry.data or ""
+        if name not in files.data or files.data[name].size != entry.filesize:
+            return False
+        if f"staged/{name}" not in files.side:
+            return True
+        digest = hashlib.sha256()
+        with contextlib.suppress(FileNotFoundError):
+            stream, _ = self.storage.open(self.layout.data(name))
+            with stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+        return digest.hexdigest() == entry.sha256
+
+    def _replace(self, waiting: list[ShardEntry], files: Listing, gone: list[str]) -> bool:
+        """Put data in their place and replace `index.json`: both, or neither. False if a file has vanished."""
+        try:
+            rejects = list(rejects_of(self.storage, self.layout, self.commit.shards))
+            if not self._put_in_place(waiting, files):
+                self._withdraw(waiting)
+                return False
+            update = {"superseded": gone, "rejects_sha256": rejects_digest(rejects)}
+            self.commit = self.commit.model_copy(update=update)
+            if self.previous is not None and self.keep_seconds:
+                keep_commit(self.storage, self.layout, self.previous)
+            self.version = self.storage.replace(self.layout.commit, self.commit.to_json(), self.version)
+        except SupersededError:  # an index was removed since it was listed
+            return False
+        except ConflictError:
+            self._withdraw(waiting)
+            self._help_the_winner()
+            raise
+        except BaseException:
+            self._withdraw(waiting)
+            raise
+        self._settle_rejects()
+        return True
+
+    def _put_in_place(self, entries: Iterable[ShardEntry], files: Listing) -> bool:
+        """Put data that wait, or that were kept, among the data. False if some have vanished."""
+        act = self.storage.move if self._locked else self.storage.copy
+
+        def put(entry: ShardEntry) -> bool:
+            name = entry.data or ""
+            place = files.elsewhere(name) or f"staged/{name}"
             try:
-                version = storage.replace(layout.commit, commit.to_json(), expected)
-            except ConflictError:
-                _withdraw(storage, layout, waiting)
-                _settle_rejects(storage, layout)
-                raise
-        if not same or _may_be_behind(files):
-            _settle_rejects(storage, layout, table)
-        left = [f"staged/{name}" for name in commit.files if f"staged/{name}" in files.side and name in files.data]
-        _retire(storage, layout, gone, left, version, keep_seconds)
-        expire(storage, layout, commit, files.side, keep_seconds)
-    if locked or same:
-        return commit
-    present = storage.stat(layout.commit)
-    if present is None or present.version != version:
-        return commit  # superseded already
-    files = list_files(storage, layout)
-    whole = all(files.has(entry) and (entry.data is None or entry.data in files.data) for entry in commit.shards)
-    return commit if whole else None
+                act(self.layout.beside(place), self.layout.data(name))
+            except FileNotFoundError:  # a run that commits the same was faster
+                info = self.storage.stat(self.layout.data(name))
+                return info is not None and info.size == entry.filesize
+            return True
+
+        return all(list(bounded_map(put, entries, REQUESTS_AT_ONCE)))
+
+    def _withdraw(self, entries: Iterable[ShardEntry]) -> None:
+        """Take back what was put among the data for a commit that did not come about, unless it is named by now.
+
+        A run that is about to name one of them looks again after its commit; its original waits until then.
+        """
+        names = [entry.data or "" for entry in entries]
+        named = self._named()
+
+        def take_back(name: str) -> None:
+            if name in named():
+                return
+            with contextlib.suppress(FileNotFoundError):
+                if self._locked:
+                    self.storage.move(self.layout.data(name), self.layout.staged(name))
+                elif self.storage.stat(self.layout.staged(name)) or self.storage.stat(self.layout.superseded(name)):
+                    self.storage.delete(self.layout.data(name))
+
+        for name in names:
+            take_back(name)
+
+    def _named(self) -> Callable[[], set[str]]:
+        """What tells the names of the files of the commit that stands, at each call."""
+        version: str | None = ""
+        names: set[str] = set()
+
+        def now() -> set[str]:
+            nonlocal version, names
+            present = self._version_now()
+            if present != version:
+                commit, version = read_commit(self.storage, self.layout)
+                names = commit.files if commit else set()
+            return names
+
+        return now
+
+    # After it was replaced.
+
+    def _retire(self, gone: Iterable[str]) -> None:
+        """Remove superseded files, or move data of them aside; of a shard the index first, that names the others."""
+
+        def remove(name: str) -> None:
+            if not is_data_name(name):
+                self.storage.delete(self.layout.beside(name))
+            elif not self.keep_seconds:
+                self.storage.delete(self.layout.data(name))
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    self.storage.move(self.layout.data(name), self.layout.superseded(name))
+
+        self._while_it_stands(remove, sorted(gone, key=lambda name: (is_data_name(name), name)))
+
+    def _expire(self, files: Listing) -> None:
+        """Remove what has been kept for long enough."""
+        names = expire(self.storage, self.layout, self.commit, files, self.keep_seconds)
+        self._while_it_stands(lambda name: self.storage.delete(self.layout.beside(name)), names)
+
+    def _finish(self, files: Listing) -> Commit | None:
+        """Remove what waits of data that are in their place. None if, without locks, some have gone meanwhile."""
+        if not self._locked:
+            if self._version_now() != self.version:
+                return self.commit  # superseded already; its files are that commit's business
+            files = list_files(self.storage, self.layout)
+            if not all(files.has(e) and (e.data is None or e.data in files.data) for e in self.commit.shards):
+                return None
+        left = [name for name in self.commit.files if f"staged/{name}" in files.side and name in files.data]
+        self._while_it_stands(lambda name: self.storage.delete(self.layout.staged(name)), left)
+        return self.commit
+
+    def _while_it_stands(self, act: Callable[[str], None], names: list[str]) -> None:
+        """`act` on each name, as long as `index.json` is this commit: a later one may name them again."""
+        for start in range(0, len(names), REQUESTS_AT_ONCE):
+            if not self._locked and self._version_now() != self.version:
+                return
+            for _ in bounded_map(act, names[start : start + REQUESTS_AT_ONCE], REQUESTS_AT_ONCE):
+                pass
+
+    def _settle_rejects(self) -> None:
+        """Make the table of rejects that of the commit that stands now.
+
+        Whoever has written the table looks at the commit again afterwards, so that of two runs that commit one after
+        the other the earlier cannot leave its table beside the commit of the later.
+        """
+        while True:
+            commit, version = read_commit(self.storage, self.layout)
+            present, expected = read_table(self.storage, self.layout)
+            if commit is None or (present is not None and rejects_digest(present) == commit.rejects_sha256):
+                return
+            try:
+                rows = list(rejects_of(self.storage, self.layout, commit.shards))
+                write_table(self.storage, self.layout, rows, expected)
+            except ConflictError:  # written by another run, or superseded, and then that run writes it
+                pass
+            if self._version_now() == version:
+                return
+
+    def _help_the_winner(self) -> None:
+        """Write its table of rejects, in the place of a run that died before it did; what fails there is its affair."""
+        with contextlib.suppress(ShardmillError, FileNotFoundError):
+            self._settle_rejects()
+
+    def _version_now(self) -> str | None:
+        present = self.storage.stat(self.layout.commit)
+        return present.version if present else None
 
 
 def _may_be_behind(files: Listing) -> bool:
@@ -96,153 +261,5 @@ def _may_be_behind(files: Listing) -> bool:
     return table is None or commit is None or table.modified <= commit.modified
 
 
-def _is_in_place(storage: Storage, layout: Layout, entry: ShardEntry, files: Listing) -> bool:
-    """Whether a shard's data are among the data. Where they wait as well, they were made again, and it is read why."""
-    name = entry.data or ""
-    if name not in files.data or files.data[name].size != entry.filesize:
-        return False
-    if f"staged/{name}" not in files.side:
-        return True
-    digest = hashlib.sha256()
-    with contextlib.suppress(FileNotFoundError):
-        stream, _ = storage.open(layout.data(name))
-        with stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest() == entry.sha256
-
-
-def _move_in(storage: Storage, layout: Layout, entries: Iterable[ShardEntry], files: Listing) -> bool:
-    """Move data that wait, or that were kept, among the data. False if one has vanished."""
-
-    def move(entry: ShardEntry) -> bool:
-        name = entry.data or ""
-        place = files.elsewhere(name) or f"staged/{name}"
-        try:
-            storage.move(layout.beside(place), layout.data(name))
-        except FileNotFoundError:  # a run that commits the same was faster
-            info = storage.stat(layout.data(name))
-            return info is not None and info.size == entry.filesize
-        return True
-
-    return all(list(bounded_map(move, entries, REQUESTS_AT_ONCE)))
-
-
-def _withdraw(storage: Storage, layout: Layout, entries: Iterable[ShardEntry]) -> None:
-    """Move data back that were moved in for a commit that is lost, but for those that the winner names too.
-
-    A third run that is about to name one looks again after its commit, and moves it in.
-    """
-    now, _ = read_commit(storage, layout)
-    for name in (entry.data or "" for entry in entries):
-        if now is None or name not in now.files:
-            with contextlib.suppress(FileNotFoundError):
-                storage.move(layout.data(name), layout.staged(name))
-
-
-def _superseded(
-    commit: Commit,
-    previous: Commit | None,
-    files: Listing,
-    locked: bool,
-    keep_seconds: float,
-) -> list[str]:
-    """Names of the files that are to go: those that commits before named, and data of which nobody knows."""
-    known = {*previous.files, *previous.superseded} if previous else set()
-    unclaimed = {
-        name for name, info in files.data.items() if is_data_name(name) and (locked or _age(info.modified) > 0)
-    }
-    candidates = (known | unclaimed) - commit.files
-    # The index and the picture of data that are kept stay where they are.
-    return sorted(n for n in candidates if n in files.data or (n in files.side and not keep_seconds))
-
-
-def _age(modified: float) -> float:
-    """Seconds for which a file has been too old to be of a run that commits."""
-    return time.time() - modified - _UNCLAIMED_SECONDS
-
-
-def _is_old(files: Listing, name: str) -> bool:
-    return name in files.side and _age(files.side[name].modified) > 0
-
-
-def _keep_commit(storage: Storage, layout: Layout, commit: Commit) -> None:
-    with contextlib.suppress(ConflictError):  # kept already: it was the state before
-        storage.replace(layout.superseded(kept_commit_name(commit.digest)), commit.to_json(), None)
-
-
-def _retire(
-    storage: Storage, layout: Layout, gone: Iterable[str], left: Iterable[str], version: str | None, keep: float
-) -> None:
-    """Remove superseded files, or move the data of them aside; of a shard the index first, that names the others.
-
-    Where nobody can be kept out, only while `index.json` is at `version`: a later commit may name one of them again.
-    """
-
-    def remove(uri: str) -> None:
-        name = uri.rpartition("/")[2]
-        if keep and uri == layout.data(name):
-            with contextlib.suppress(FileNotFoundError):
-                storage.move(uri, layout.superseded(name))
-        else:
-            storage.delete(uri)
-
-    ordered = sorted(gone, key=lambda name: (is_data_name(name), name))
-    uris = [layout.data(name) if is_data_name(name) else layout.beside(name) for name in ordered]
-    uris += [layout.beside(name) for name in left]
-    for start in range(0, len(uris), REQUESTS_AT_ONCE):
-        if not storage.excludes(layout.side):
-            now = storage.stat(layout.commit)
-            if now is None or now.version != version:
-                return
-        for _ in bounded_map(remove, uris[start : start + REQUESTS_AT_ONCE], REQUESTS_AT_ONCE):
-            pass
-
-
-def rejects_of(storage: Storage, layout: Layout, entries: Iterable[ShardEntry]) -> Iterator[Reject]:
-    """The rejects in the reports of these shards, in order. Raises FileNotFoundError, CorruptionError."""
-
-    def read(entry: ShardEntry) -> list[Reject]:
-        uri = layout.beside(entry.index)
-        return read_report(storage.read(uri), uri).rejects
-
-    for rejects in bounded_map(read, (entry for entry in entries if entry.rejects), REQUESTS_AT_ONCE):
-        yield from rejects
-
-
-def _settle_rejects(storage: Storage, layout: Layout, table: bytes | None = None) -> None:
-    """Make the table of rejects that of the commit that stands now; `table` is one that may be it.
-
-    Whoever has written the table looks at the commit again afterwards, so that of two runs that commit one after the
-    other the earlier cannot leave its table beside the commit of the later.
-    """
-    while True:
-        commit, version = read_commit(storage, layout)
-        try:
-            present, info = storage.read_version(layout.rejects)
-            expected: str | None = info.version
-        except FileNotFoundError:
-            present, expected = b"", None
-        if commit is None or hashlib.sha256(present).hexdigest() == commit.rejects_sha256:
-            return
-        with contextlib.suppress(FileNotFoundError, ConflictError):  # superseded meanwhile, or written by others
-            if table is None or hashlib.sha256(table).hexdigest() != commit.rejects_sha256:
-                table = _table(rejects_of(storage, layout, commit.shards))
-            storage.replace(layout.rejects, table, expected)
-            now = storage.stat(layout.commit)
-            if now is not None and now.version == version:
-                return
-
-
-def _table(rejects: Iterator[Reject]) -> bytes:
-    """The bytes of `rejects.parquet`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = list(rejects)
-    columns = {name: [getattr(reject, name) for reject in rows] for name in Reject.model_fields}
-    types = {"may_pass": pa.bool_()}
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema), buffer)
-    return buffer.getvalue()
+def _is_unclaimed(files: Listing, name: str) -> bool:
+    return name in files.side and is_older(files.side[name], _UNCLAIMED_SECONDS)

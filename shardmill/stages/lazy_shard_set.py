@@ -10,15 +10,16 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from shardmill.errors import ConflictError, TooManyRejectsError
+from shardmill.errors import ConflictError, SupersededError, TooManyRejectsError
 from shardmill.progress import ProgressMeter, ProgressSink, silent
 from shardmill.shards.commit import Commit, ShardEntry, read_commit
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.layout import Layout
 from shardmill.shards.reader import ShardSet
+from shardmill.shards.rejects import rejects_of
 from shardmill.shards.slicing import Order
 from shardmill.shards.standing import standing
-from shardmill.shards.transaction import publish_commit, rejects_of
+from shardmill.shards.transaction import publish_commit
 from shardmill.stages.engine import Engine
 from shardmill.stages.stage import InputShard, MakeShard, PlannedShard, Stage, shard_fingerprint
 from shardmill.storage import Storage
@@ -92,6 +93,7 @@ class LazyShardSet:
             ]
             if todo:
                 storage.check_writable(layout.side)
+                storage.check_movable(layout.side, layout.folder)
             meter = ProgressMeter(f"{self.stage.name} {name}", sum(shard.input.samples for shard in todo), progress)
             planned = {shard.id: shard.fingerprint for shard in todo}
             for entry in engine.run(MakeShard(self.stage, layout), todo, storage, meter.advance):
@@ -152,7 +154,7 @@ def _check_rejects(storage: Storage, layout: Layout, commit: Commit, max_reject_
     ratio = commit.total_rejects / max(commit.total_samples_in, 1)
     reasons = ", ".join(f"{count} × {reason}" for reason, count in commit.rejects_by_reason.items())
     examples = ""
-    with contextlib.suppress(FileNotFoundError):  # removed by another run meanwhile
+    with contextlib.suppress(SupersededError):  # removed by another run meanwhile
         examples = "; ".join(f"{r.source_uri}: {r}" for r in islice(rejects_of(storage, layout, commit.shards), 3))
     may_pass = f" {commit.may_pass} of them may pass: run again to have them tried again." if commit.may_pass else ""
     advice = "Mend or remove these objects" if commit.stage == "pack" else "Check what the dataset file says of it"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.errors import ArchivedError, Rejected, StorageError
+from shardmill.errors import ArchivedError, ChangedError, Rejected, StorageError
 from shardmill.images import MAX_PIXELS, verify_image
 from shardmill.samples import image_format
 from shardmill.shards.index import IndexWriter, Source
@@ -204,6 +204,8 @@ def _read_object(item: RawObject, storage: Storage) -> bytes:
         data, info = storage.read_version(item.uri)
     except FileNotFoundError:
         raise Rejected(_VANISHED, "it was deleted after it was listed; run again", may_pass=True) from None
+    except ChangedError as error:
+        raise Rejected("object changed", f"{error}; run again", may_pass=True) from None
     except ArchivedError as error:
         raise Rejected("object archived", f"{error}; restore it and run again", may_pass=True) from None
     if info.version != item.version:

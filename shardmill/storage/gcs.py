@@ -32,7 +32,7 @@ class GCSStore(ObjectStore):
     permissions: ClassVar = {
         "list": "storage.objects.list",
         "read": "storage.objects.get",
-        "move": "storage.objects.get and storage.objects.create",
+        "copy": "storage.objects.get and storage.objects.create",
         "write": "storage.objects.create (and .delete to replace, storage.multipartUploads.create for large ones)",
         "delete": "storage.objects.delete",
     }

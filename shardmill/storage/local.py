@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shardmill.errors import ConflictError, StorageError
+from shardmill.errors import AccessDeniedError, ChangedError, ConfigurationError, ConflictError, StorageError
 from shardmill.storage.storage import ObjectInfo
 
 SCRATCH = ".shardmill-scratch"
@@ -59,10 +59,11 @@ class LocalStore:
         try:
             with stream:
                 data = stream.read()
+                after = _info(uri, os.fstat(stream.fileno()))
         except OSError as error:
             raise StorageError(f"cannot read {uri}: {error}") from error
-        if len(data) != info.size:
-            raise StorageError(f"{uri} was written to while it was read: {info.size} bytes were {len(data)} at the end")
+        if after.version != info.version or len(data) != info.size:
+            raise ChangedError(f"{uri} was written to while it was read: {info.size} bytes were {len(data)} at the end")
         return data, info
 
     def read_range(self, uri: str, offset: int, length: int) -> bytes:
@@ -99,6 +100,17 @@ class LocalStore:
                 self.publish(file, uri)
                 return _info(uri, target.stat()).version
 
+    def copy(self, source: str, target: str) -> None:
+        """See `Storage.copy`."""
+        with self.scratch(source.rpartition("/")[0]) as scratch:
+            try:
+                shutil.copyfile(_path(source), scratch / "copy")
+            except FileNotFoundError:
+                raise FileNotFoundError(f"{source} does not exist") from None
+            except OSError as error:
+                raise StorageError(f"cannot copy {source} to {target}: {error.strerror}") from error
+            self.publish(scratch / "copy", target)
+
     def move(self, source: str, target: str) -> None:
         """See `Storage.move`. A rename: both have to be on one file system."""
         file, place = _path(source), _path(target)
@@ -120,6 +132,21 @@ class LocalStore:
         """See `Storage.check_writable`."""
         with self.scratch(folder):
             pass
+
+    def check_movable(self, source: str, target: str) -> None:
+        """See `Storage.check_movable`. Makes both folders; a rename stays within one file system."""
+        devices = []
+        for folder in (_path(source), _path(target)):
+            with _named(f"cannot make file://{folder}"):
+                folder.mkdir(parents=True, exist_ok=True)
+                devices.append(folder.stat().st_dev)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise AccessDeniedError(f"cannot write below file://{folder}: {self.identity} may not")
+        if devices[0] != devices[1]:
+            raise ConfigurationError(
+                f"{source} and {target} are on two file systems, and what is made is moved from one to the other: "
+                "keep a dataset's folders on one"
+            )
 
     def honours_preconditions(self, folder: str) -> bool:  # noqa: ARG002
         """Yes: a lock decides."""

@@ -17,7 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, TypeVar, cast
 
-from shardmill.errors import AccessDeniedError, ConfigurationError, ConflictError, ShardmillError, StorageError
+from shardmill.errors import (
+    AccessDeniedError,
+    ChangedError,
+    ConfigurationError,
+    ConflictError,
+    ShardmillError,
+    StorageError,
+)
 from shardmill.storage.block_reader import BLOCK_BYTES, BlockReader
 from shardmill.storage.credentials import Credentials
 from shardmill.storage.retries import (
@@ -229,14 +236,18 @@ class ObjectStore(ABC):
             return None
         return info.version if present == data else None
 
-    def move(self, source: str, target: str) -> None:
-        """See `Storage.move`. The server copies; the bytes do not pass through here."""
+    def copy(self, source: str, target: str) -> None:
+        """See `Storage.copy`. The bytes do not pass through here."""
         import obstore
 
         (bucket, name), (other, place) = _split_plain(source), _split_plain(target)
         if bucket != other:
-            raise StorageError(f"cannot move {source} to {target}: they are in different buckets")
-        self._carry_out("move", source, lambda: obstore.copy(self._client(bucket), name, place))
+            raise StorageError(f"cannot copy {source} to {target}: they are in different buckets")
+        self._carry_out("copy", source, lambda: obstore.copy(self._client(bucket), name, place))
+
+    def move(self, source: str, target: str) -> None:
+        """See `Storage.move`. A copy and a removal."""
+        self.copy(source, target)
         self.delete(source)
 
     def delete(self, uri: str) -> None:
@@ -258,6 +269,9 @@ class ObjectStore(ABC):
                 self._scheme,
                 bucket,
             )
+
+    def check_movable(self, source: str, target: str) -> None:  # noqa: B027
+        """See `Storage.check_movable`. What may be written may be copied."""
 
     def honours_preconditions(self, folder: str) -> bool:
         """Whether of two writers that create one object the second is refused."""
@@ -360,7 +374,7 @@ class ObjectStore(ABC):
             result = obstore.get(self._client(bucket), name, options=options)
             data = result.bytes()
         except failures.PreconditionError:
-            raise StorageError(f"{self._uri(bucket, name)} was replaced while it was read") from None
+            raise ChangedError(f"{self._uri(bucket, name)} was replaced while it was read") from None
         except failures.GenericError as error:
             if is_past_the_end(error):
                 return b""

@@ -35,7 +35,7 @@ class S3Store(ObjectStore):
         "list": "s3:ListBucket",
         "read": "s3:GetObject",
         "write": "s3:PutObject",
-        "move": "s3:GetObject and s3:PutObject",
+        "copy": "s3:GetObject and s3:PutObject",
         "delete": "s3:DeleteObject",
     }
 

@@ -40,9 +40,11 @@ class Store(Protocol):
     def read_range(self, uri: str, offset: int, length: int) -> bytes: ...  # noqa: D102
     def publish(self, file: Path, uri: str) -> None: ...  # noqa: D102
     def replace(self, uri: str, data: bytes, expected: str | None) -> str: ...  # noqa: D102
+    def copy(self, source: str, target: str) -> None: ...  # noqa: D102
     def move(self, source: str, target: str) -> None: ...  # noqa: D102
     def delete(self, uri: str) -> None: ...  # noqa: D102
     def check_writable(self, folder: str) -> None: ...  # noqa: D102
+    def check_movable(self, source: str, target: str) -> None: ...  # noqa: D102
     def honours_preconditions(self, folder: str) -> bool: ...  # noqa: D102
     def scratch(self, folder: str) -> AbstractContextManager[Path]: ...  # noqa: D102
     def sweep(self, folder: str) -> None: ...  # noqa: D102
@@ -114,6 +116,13 @@ class Storage:
         """
         return self.store(uri).replace(uri, data, expected)
 
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object within its store, whole or not at all, over whatever stood at `target`.
+
+        The server of an object store copies. Raises FileNotFoundError if there is no such object.
+        """
+        self.store(source).copy(source, target)
+
     def move(self, source: str, target: str) -> None:
         """Move an object within its store, whole or not at all, over whatever stood at `target`.
 
@@ -129,6 +138,10 @@ class Storage:
     def check_writable(self, folder: str) -> None:
         """Raises, before any work is done for nothing, what writing and deleting below `folder` would raise."""
         self.store(folder).check_writable(folder)
+
+    def check_movable(self, source: str, target: str) -> None:
+        """Raises, before any work is done for nothing, what moving from one folder to the other would raise."""
+        self.store(target).check_movable(source, target)
 
     def scratch(self, folder: str) -> AbstractContextManager[Path]:
         """A private local directory for files on their way to `folder`, removed afterwards.

@@ -1,6 +1,8 @@
 """Faults that pass: once the cause is gone, the same command leaves the partition that never saw it."""
 
+import os
 import resource
+import shutil
 import subprocess
 import sys
 import uuid
@@ -160,6 +162,35 @@ def test_an_object_that_is_archived_is_a_reject_that_says_so_and_is_tried_again(
     packed = chain.stored(dataset, "webdataset_shards", "p")
     assert packed is not None
     assert (packed.commit.total_samples, packed.commit.total_rejects) == (12, 0)
+
+
+def test_a_local_file_that_is_overwritten_while_it_is_read_is_never_packed_torn(
+    raw: Path, tmp_path: Path, make_dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In place, and of the same size."""
+    from shardmill.storage.local import LocalStore
+
+    copied = tmp_path / "raw"
+    shutil.copytree(raw, copied)
+    victim = copied / "image_00007.jpg"
+    whole, opened = victim.read_bytes(), LocalStore.open
+
+    def open_and_be_overtaken(self: LocalStore, uri: str) -> object:
+        stream, info = opened(self, uri)
+        if uri.endswith(victim.name) and victim.read_bytes() == whole:
+            with victim.open("r+b") as writer:
+                writer.write(whole[: len(whole) // 2][::-1])
+            os.utime(victim, ns=(0, 10**18))
+        return stream, info
+
+    dataset = make_dataset(copied, tmp_path / "root", max_reject_ratio=0.1)
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStore, "open", open_and_be_overtaken)
+        run(dataset)
+    packed = chain.stored(dataset, "webdataset_shards", "p")
+    assert packed is not None
+    [reject] = packed.rejects()
+    assert (reject.key, reject.reason, reject.may_pass) == ("image_00007", "object changed", True)
 
 
 LITTLE_MEMORY = """

@@ -116,3 +116,30 @@ def test_published_weights_are_identified_without_a_download():
     assert default == "ResNet50_Weights.IMAGENET1K_V2:resnet50-11ad3fa6.pth"
     older = weights_identity(EmbedderSpec(model="torchvision/resnet50", weights="IMAGENET1K_V1"), Storage())
     assert older.startswith("ResNet50_Weights.IMAGENET1K_V1:")
+
+
+class Unwanted:
+    """Says so if it is unpickled."""
+
+    def __reduce__(self):
+        return print, ("unpickled",)
+
+
+def test_a_cached_file_of_published_weights_is_compared_with_its_name_and_never_unpickled(
+    tmp_path, monkeypatch, random_weights, capsys
+):
+    """Whoever may write to the cache must not choose the vectors, or run code."""
+    import pickle
+
+    import torch
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    cached = tmp_path / "checkpoints/resnet18-f37072fd.pth"
+    cached.write_bytes(Path(random_weights("resnet18")).read_bytes())
+    with pytest.raises(ConfigurationError, match="not what torchvision publishes under this name; delete it"):
+        load_embedder(EmbedderSpec(model="torchvision/resnet18"))
+    cached.write_bytes(pickle.dumps(Unwanted()))
+    with pytest.raises(ConfigurationError, match="delete it"):
+        load_embedder(EmbedderSpec(model="torchvision/resnet18"))
+    assert "unpickled" not in capsys.readouterr().out

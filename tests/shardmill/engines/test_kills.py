@@ -12,10 +12,10 @@ import pytest
 from shardmill import chain
 from shardmill.dataset import ASSETS, Dataset, load_dataset
 from shardmill.shards.layout import SIDE
-from shardmill.storage import Storage, join_uri, relative_to
+from shardmill.storage import S3Credentials, Storage, join_uri, relative_to
 from shardmill.verify import verify
 from tests.servers import S3Server
-from tests.servers.places import NewPlace, credentials_file
+from tests.servers.places import Place, credentials_file
 
 SAMPLES = 1200
 FIELDS = {
@@ -83,25 +83,20 @@ def test_fifty_kills_over_the_chain(tmp_path: Path, source: Path, write_dataset,
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_twenty_kills_of_the_store_itself(
-    tmp_path: Path, source: Path, place: NewPlace, write_dataset, command
+    tmp_path: Path, source: Path, client_environment: None, write_dataset, command
 ) -> None:
     """And of the run, every third time; else it goes on when the store is back, or is started again."""
     with S3Server() as server:
         server.make_bucket("kills")
-        root = place("s3")
-        credentials = [
-            item.model_copy(
-                update={
-                    "prefix": "s3://kills",
-                    "endpoint": server.url,
-                    "access_key_id": server.admin.access_key_id,
-                    "secret_access_key": server.admin.secret_access_key,
-                    "request_seconds": 10.0,
-                }
-            )
-            for item in root.credentials
-        ]
-        root = type(root)("s3", "s3://kills", tuple(credentials))
+        credentials = S3Credentials(
+            prefix="s3://kills",
+            endpoint=server.url,
+            region=server.region,
+            access_key_id=server.admin.access_key_id,
+            secret_access_key=server.admin.secret_access_key,
+            request_seconds=10.0,
+        )
+        root = Place("s3", "s3://kills", (credentials,))
         file = write_dataset(tmp_path / "d.yaml", source, root.uri, **FIELDS)
         given, environment = credentials_file(tmp_path / "credentials.yaml", root)
         dataset = load_dataset(file, Storage(root.credentials))

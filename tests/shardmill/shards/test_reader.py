@@ -375,3 +375,43 @@ def test_a_webdataset_pipeline_over_the_reader_survives_a_commit(
     read += pipeline
     assert sorted(key for key, _, _ in read) == keys
     assert {image.size for _, image, _ in read} == {(64, 64)}
+
+
+def test_rejects_are_compared_with_the_commit_and_follow_it(folder: str, storage: Storage) -> None:
+    place = f"{folder}/{NAME}"
+    first = write(storage, place, spell("aB"))
+    write(storage, place, spell("aC"))
+    assert [reject.key for reject in first.rejects()] == ["C2"]
+    entry = next(entry for entry in open_shards(place).commit.shards if entry.rejects)
+    file = Path(first.layout.beside(entry.index).removeprefix("file://"))
+    file.write_bytes(file.read_bytes().replace(b"capital", b"forgery"))
+    with pytest.raises(CorruptionError, match=file.name):
+        list(open_shards(place).rejects())
+
+
+def test_after_a_commit_samples_are_read_by_one_ranged_read_again(folder: str) -> None:
+    storage, place = Counting(), f"{folder}/{NAME}"
+    first = write(storage, place, spell("ab"))
+    write(storage, place, spell("ab", edition="2"))
+    assert first.sample("a").components["txt"] == b"a 2"
+    storage.reads.clear()
+    first.sample("a")
+    assert [verb for verb, _ in storage.reads] == ["range"]
+
+
+def test_what_a_set_remembers_does_not_travel_with_it(folder: str, storage: Storage) -> None:
+    import pickle
+
+    shards = write(storage, f"{folder}/{NAME}", spell("abc"))
+    fresh = len(pickle.dumps(shards))
+    shards.sample("b")
+    again = pickle.loads(pickle.dumps(shards))
+    assert len(pickle.dumps(shards)) == fresh
+    assert again.sample("b") == shards.sample("b")
+
+
+@pytest.mark.parametrize("digest", ["", "0123", "g" * 16, "0" * 65])
+def test_what_is_no_digest_is_refused(folder: str, storage: Storage, digest: str) -> None:
+    write(storage, f"{folder}/{NAME}", spell("a"))
+    with pytest.raises(ConfigurationError, match="at least 16"):
+        open_shards(f"{folder}/{NAME}", storage, digest)

@@ -57,7 +57,7 @@ def test_what_a_killed_run_left_goes_when_it_is_old_and_not_before(storage: Stor
     assert removed(storage, layout, grace_seconds=60) == set()
     assert removed(storage, layout, dry_run=True) == removed(storage, layout)
     left = {relative_to(layout.home, info.uri) for info in storage.list(layout.side)}
-    assert len(waiting - left) == 2  # the two indexes; the data had been moved in, and are gone from there
+    assert len(waiting - left) == 4  # the two indexes, and the originals of what had been put among the data
     committed = open_shards(layout.folder, storage)
     assert letters_of(committed) == "ab"
     assert {info.uri for info in storage.list(layout.folder)} == set(committed.urls)
@@ -98,3 +98,45 @@ def test_a_partition_whose_commit_cannot_be_read_is_left_alone(storage: Storage,
     storage.replace(layout.commit, b"{", info.version)
     with pytest.raises(CorruptionError, match=r"index\.json is damaged"):
         removed(storage, layout)
+
+
+def test_a_state_that_comes_back_and_goes_again_is_kept_from_then_on(
+    storage: Storage, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from the first time that it went."""
+    import os
+    from pathlib import Path
+
+    day = 86400.0
+    week = 7 * day
+    first = write(storage, layout.folder, spell("ab"), keep_seconds=week)
+    write(storage, layout.folder, spell("cd"), keep_seconds=week)
+    for file in Path(layout.home.removeprefix("file://")).rglob("*"):  # six days pass
+        if file.is_file():
+            os.utime(file, (file.stat().st_mtime - 6 * day,) * 2)
+    write(storage, layout.folder, spell("ab"), keep_seconds=week)
+    write(storage, layout.folder, spell("ef"), keep_seconds=week)
+    later = time.time() + 2 * day
+    monkeypatch.setattr("shardmill.shards.retention.time.time", lambda: later)
+    write(storage, layout.folder, spell("gh"), keep_seconds=week)
+    assert letters_of(open_shards(layout.folder, storage, first.commit.digest)) == "ab"
+
+
+def test_a_kept_state_keeps_the_indexes_of_shards_without_data(storage: Storage, layout: Layout) -> None:
+    """They hold rejects."""
+    from dataclasses import replace
+
+    from shardmill.engines import LocalEngine
+
+    def nothing_but_rejects(letters: str) -> None:
+        lazy = spell(letters)
+        stage = replace(lazy.stage, empty=True)
+        replace(lazy, stage=stage).write(storage, layout.folder, NAME, LocalEngine(1), keep_seconds=60)
+
+    nothing_but_rejects("AB")
+    first = open_shards(layout.folder, storage)
+    assert first.urls == []
+    nothing_but_rejects("C")
+    assert removed(storage, layout, keep_seconds=60) == set()
+    kept = open_shards(layout.folder, storage, first.commit.digest)
+    assert {reject.key for reject in kept.rejects()} == {"A1", "A2", "B1", "B2"}

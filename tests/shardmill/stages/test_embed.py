@@ -184,7 +184,7 @@ def test_weights_that_are_replaced_after_the_plan_are_refused(
     made = run_chain(dataset, last="transformed_shards")
     lazy = chain.embeddings(dataset, made["transformed_shards"])
     weights.write_bytes(wrong.read_bytes())
-    with pytest.raises(ConflictError, match="were replaced after the run was planned") as caught:
+    with pytest.raises(ConflictError, match="not those that the run was planned with") as caught:
         chain.write(dataset, "embeddings", "p", lazy, LocalEngine(1))
     assert not caught.value.final
     weights.write_bytes(right.read_bytes())

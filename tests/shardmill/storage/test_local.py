@@ -610,3 +610,19 @@ with Storage().scratch("{folder}/d/side") as scratch:
         storage.sweep(join_uri(folder, "d"))
         assert list(tmp_path.rglob("data")) == []
         assert alive.is_dir()
+
+
+def test_folders_on_two_file_systems_are_refused_before_anything_is_made(
+    storage: Storage, folder: str, tmp_path: Path
+) -> None:
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this machine has no other file system at /dev/shm")
+    other = Path(tempfile.mkdtemp(dir=elsewhere))
+    try:
+        (tmp_path / "data").symlink_to(other)
+        storage.check_movable(join_uri(folder, "a"), join_uri(folder, "b"))
+        with pytest.raises(ConfigurationError, match="on two file systems"):
+            storage.check_movable(join_uri(folder, "a"), join_uri(folder, "data"))
+    finally:
+        other.rmdir()
