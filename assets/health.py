@@ -29,8 +29,8 @@ def build_health(spec: DatasetSpec) -> dg.AssetSpec:
 
 
 def health_check_key(spec: DatasetSpec) -> dg.AssetCheckKey:
-    """Of the check on the dataset as a whole."""
-    return dg.AssetCheckKey(dg.AssetKey([spec.name, "health"]), NAME)
+    """Of the check on the dataset as a whole. `key:"<name>/*"` selects what can be made, so it is not below the name."""
+    return dg.AssetCheckKey(dg.AssetKey(["health", spec.name]), NAME)
 
 
 def build_health_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:

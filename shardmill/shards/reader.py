@@ -23,7 +23,7 @@ from shardmill.errors import ConfigurationError, SupersededError
 from shardmill.samples import EncodedSample
 from shardmill.shards.commit import Commit, parse_commit, read_commit
 from shardmill.shards.index import IndexRow
-from shardmill.shards.layout import Layout
+from shardmill.shards.layout import Layout, Suffix
 from shardmill.shards.rejects import rejects_of
 from shardmill.shards.report import Reject
 from shardmill.shards.retention import kept_commit_name
@@ -115,6 +115,7 @@ class ShardSet:
                 if place >= done:
                     yield f"{place}\0", samples
 
+        self._check_suffix("tar")
         for samples in self._follow(read):
             yield from samples
 
@@ -124,6 +125,7 @@ class ShardSet:
 
     def sample_with_lineage(self, key: str) -> tuple[EncodedSample, Rows]:
         """As `sample`, with the rows of the index by component: where each comes from."""
+        self._check_suffix("tar")
         shards: ShardSet = self.__dict__.get("_latest", self)
         for _ in range(_TRIES):
             try:
@@ -142,6 +144,7 @@ class ShardSet:
             for batch in left:
                 yield done, batch
 
+        self._check_suffix("parquet")
         return self._follow(read)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -158,6 +161,7 @@ class ShardSet:
         """
         import pyarrow as pa
 
+        self._check_suffix("parquet")
         found, first = [], 0
         for shard in self.shards:
             last = first + shard.entry.rows
@@ -177,6 +181,11 @@ class ShardSet:
             except SupersededError:
                 shards = shards._next()
         raise SupersededError(f"{self.layout.name} is committed faster than it can be read")
+
+    def _check_suffix(self, suffix: Suffix) -> None:
+        if self.commit.suffix != suffix:
+            held, how = ("a table", "table or rows") if suffix == "tar" else ("samples", "samples or sample")
+            raise ConfigurationError(f"{self.folder} holds {held}: read it with {how}")
 
     # Following.
 
@@ -243,8 +252,8 @@ class ShardSet:
         if table is None:
             table = read_parquet(io.BytesIO(shard.index_data(self.storage)))
             self._indexes[shard.id] = table
-            while len(self._indexes) > _INDEXES:
-                self._indexes.pop(next(iter(self._indexes)), None)
+            for earlier in list(self._indexes)[:-_INDEXES]:
+                self._indexes.pop(earlier, None)
         rows = table.filter(pc.equal(table["key"], key)).to_pylist()
         return {row["component"]: IndexRow(**row) for row in rows}
 

@@ -90,7 +90,7 @@ def test_both_loaders_read_the_same_dataset(repository: Path, monkeypatch: pytes
 def test_two_datasets_live_side_by_side() -> None:
     datasets = [dataset_definitions(component(name=name).spec) for name in ("one", "two")]
     defs = build_defs(dg.Definitions.merge(*datasets))
-    assert {spec.key.path[0] for spec in defs.resolve_all_asset_specs()} == {"one", "two"}
+    assert {spec.key.path[0] for spec in defs.resolve_all_asset_specs()} == {"one", "two", "health"}
     assert len(list(defs.resolve_all_asset_specs())) == 12
     assert {job.name for job in defs.resolve_all_job_defs()} >= {"one_job", "two_job"}
 
@@ -116,7 +116,7 @@ def test_a_copied_folder_is_another_dataset_and_a_scaffolded_one_too(
     code = """
 from orchestration.definitions import build_defs
 for spec in build_defs().resolve_all_asset_specs():
-    if spec.key.path[-1] != "health":
+    if spec.key.path[0] != "health":
         print("asset", spec.key.to_user_string(), spec.metadata["shardmill/root"])
 """
     done = run_in(project, "python", "-W", "ignore", "-c", code)

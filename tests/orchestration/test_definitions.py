@@ -33,7 +33,8 @@ PARTITIONS = ["2026-01", "2026-02", "2026-03"]
 @pytest.fixture(scope="module")
 def specs() -> dict[str, dg.AssetSpec]:
     found = build_defs().resolve_all_asset_specs()
-    return {spec.key.path[-1]: spec for spec in found if spec.key.path[0] == "demo"}
+    assets = {spec.key.path[-1]: spec for spec in found if spec.key.path[0] == "demo"}
+    return {**assets, **{spec.key.path[0]: spec for spec in found if spec.key.path == ["health", "demo"]}}
 
 
 def test_loading_the_code_location_imports_nothing_heavy(run_in: Callable[..., object], demo_project: Path) -> None:
@@ -88,7 +89,8 @@ def test_an_asset_says_what_it_is(specs: dict[str, dg.AssetSpec], asset: str) ->
 @pytest.mark.parametrize("asset", CHECKS)
 def test_an_asset_has_its_checks(asset: str) -> None:
     keys = {key for checks in build_defs().asset_checks or [] for key in checks.check_keys}
-    assert {key.name for key in keys if key.asset_key.path == ["demo", asset]} == CHECKS[asset]
+    path = ["health", "demo"] if asset == "health" else ["demo", asset]
+    assert {key.name for key in keys if key.asset_key.path == path} == CHECKS[asset]
 
 
 def test_a_job_holds_the_dataset_with_its_checks() -> None:

@@ -415,3 +415,13 @@ def test_what_is_no_digest_is_refused(folder: str, storage: Storage, digest: str
     write(storage, f"{folder}/{NAME}", spell("a"))
     with pytest.raises(ConfigurationError, match="at least 16"):
         open_shards(f"{folder}/{NAME}", storage, digest)
+
+
+def test_samples_of_a_table_and_rows_of_tars_are_refused_with_what_to_do(made: dict[str, ShardSet]) -> None:
+    with pytest.raises(ConfigurationError, match="holds a table: read it with table"):
+        next(made["embeddings"].samples())
+    with pytest.raises(ConfigurationError, match="holds a table"):
+        made["embeddings"].sample("image_00000")
+    for read in (made["webdataset_shards"].table, lambda: made["webdataset_shards"].rows(0, 1)):
+        with pytest.raises(ConfigurationError, match="holds samples: read it with samples"):
+            read()
