@@ -29,7 +29,7 @@ def build_health(spec: DatasetSpec) -> dg.AssetSpec:
 
 
 def health_check_key(spec: DatasetSpec) -> dg.AssetCheckKey:
-    """Of the check on the dataset as a whole. `key:"<name>/*"` selects what can be made, so it is not below the name."""
+    """Of the check on the dataset as a whole. Not below its name: what `key:"<name>/*"` selects can all be made."""
     return dg.AssetCheckKey(dg.AssetKey(["health", spec.name]), NAME)
 
 
