@@ -88,12 +88,18 @@ def _named_by(storage: Storage, layout: Layout, commits: list[str]) -> set[str]:
 
 
 def _may_go(files: Listing, young: list[str], kept: set[str]) -> Iterator[ObjectInfo]:
-    """Every file that the commit alone saves: neither those that are kept, nor those of other kinds."""
-    yield from (info for name, info in files.data.items() if is_data_name(name))
+    """Every file that the commit alone saves: neither those that are kept, nor those of other kinds.
+
+    Data that are kept may be in another place: a roll-back to them was killed, or failed. One copy of them stays.
+    """
+    for name, info in files.data.items():
+        if is_data_name(name) and (name not in kept or f"{_KEPT}{name}" in files.side):
+            yield info
     for name, info in files.side.items():
         plain = name.rpartition("/")[2]
         ours = is_shard_file(plain) or name.startswith(_KEPT)
-        if ours and name not in young and (plain not in kept or name.startswith("staged/")):
+        elsewhere = name.startswith("staged/") and (f"{_KEPT}{plain}" in files.side or plain in files.data)
+        if ours and name not in young and (plain not in kept or elsewhere):
             yield info
 
 

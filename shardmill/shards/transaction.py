@@ -115,7 +115,7 @@ class _Transaction:
         try:
             rejects = list(rejects_of(self.storage, self.layout, self.commit.shards))
             if not self._put_in_place(waiting, files):
-                self._withdraw(waiting)
+                self._withdraw(waiting, files)
                 return False
             update = {"superseded": gone, "rejects_sha256": rejects_digest(rejects)}
             self.commit = self.commit.model_copy(update=update)
@@ -125,11 +125,11 @@ class _Transaction:
         except SupersededError:  # an index was removed since it was listed
             return False
         except ConflictError:
-            self._withdraw(waiting)
+            self._withdraw(waiting, files)
             self._help_the_winner()
             raise
         except BaseException:
-            self._withdraw(waiting)
+            self._withdraw(waiting, files)
             raise
         self._settle_rejects()
         return True
@@ -150,7 +150,7 @@ class _Transaction:
 
         return all(list(bounded_map(put, entries, REQUESTS_AT_ONCE)))
 
-    def _withdraw(self, entries: Iterable[ShardEntry]) -> None:
+    def _withdraw(self, entries: Iterable[ShardEntry], files: Listing) -> None:
         """Take back what was put among the data for a commit that did not come about, unless it is named by now.
 
         A run that is about to name one of them looks again after its commit; its original waits until then.
@@ -163,7 +163,8 @@ class _Transaction:
                 return
             with contextlib.suppress(FileNotFoundError):
                 if self._locked:
-                    self.storage.move(self.layout.data(name), self.layout.staged(name))
+                    place = files.elsewhere(name) or f"staged/{name}"
+                    self.storage.move(self.layout.data(name), self.layout.beside(place))
                 elif self.storage.stat(self.layout.staged(name)) or self.storage.stat(self.layout.superseded(name)):
                     self.storage.delete(self.layout.data(name))
 

@@ -1,16 +1,17 @@
 """What gc removes, what it spares, and what it asks of the store for that."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from shardmill.errors import CorruptionError
+from shardmill.errors import CorruptionError, StorageError
 from shardmill.shards.layout import Layout
 from shardmill.shards.reader import open_shards
 from shardmill.shards.retention import remove_orphans
 from shardmill.storage import Storage, relative_to
-from tests.spelling import NAME, Hooked, Killed, letters_of, spell, write
+from tests.spelling import NAME, Hooked, Killed, Mortal, letters_of, spell, write
 
 
 @pytest.fixture
@@ -140,3 +141,22 @@ def test_a_kept_state_keeps_the_indexes_of_shards_without_data(storage: Storage,
     assert removed(storage, layout, keep_seconds=60) == set()
     kept = open_shards(layout.folder, storage, first.commit.digest)
     assert {reject.key for reject in kept.rejects()} == {"A1", "A2", "B1", "B2"}
+
+
+@pytest.mark.parametrize("fails", [True, False])
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_roll_back_to_a_kept_state_that_does_not_come_about_loses_nothing_of_it(
+    layout: Layout, locks: bool, fails: bool
+) -> None:
+    """Killed, or failed, when its data had been put in their place; and gc comes next."""
+    plain = Mortal(locks=locks)
+    first = write(plain, layout.folder, spell("ab"), keep_seconds=3600)
+    write(plain, layout.folder, spell("cd"), keep_seconds=3600)
+    for left in range(1, 9):
+        storage = Mortal(locks=locks, left=[left], fails=int(fails))
+        with suppress(Killed, StorageError):
+            write(storage, layout.folder, spell("ab"), keep_seconds=3600)
+        list(remove_orphans(plain, layout, grace_seconds=-1, keep_seconds=3600))
+        assert letters_of(open_shards(layout.folder, plain, first.commit.digest)) == "ab"
+        write(plain, layout.folder, spell("cd"), keep_seconds=3600)
+        assert letters_of(open_shards(layout.folder, plain, first.commit.digest)) == "ab"
