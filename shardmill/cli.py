@@ -115,7 +115,7 @@ def partitions(file: DatasetFile, credentials: CredentialsFile = None) -> None:
     """List the partitions and the state of each asset against the source as it is now."""
     with _readable_errors():
         dataset = load_dataset(file, _storage(credentials))
-        header = ("partition", "asset", "state", "samples", "shards", "bytes", "rejects")
+        header = ("partition", "asset", "state", "samples", "shards", "bytes", "rejects", "digest")
         rows: list[Sequence[str]] = []
         for key in chain.known_partitions(dataset):
             for found in chain.states(dataset, key):
@@ -139,7 +139,8 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _figures(commit: Commit) -> list[str]:
     shards = len(commit.shards)
-    return [f"{commit.total_samples:,}", str(shards), decimal(commit.total_bytes), str(commit.total_rejects)]
+    figures = [f"{commit.total_samples:,}", str(shards), decimal(commit.total_bytes), str(commit.total_rejects)]
+    return [*figures, commit.digest[:16]]
 
 
 @app.command("verify")

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from shardmill.devices import GPUField
 from shardmill.embedders.protocol import EMBEDDERS, unknown_model
@@ -33,7 +33,7 @@ from shardmill.sources import Manifest, list_source, manifest_of
 from shardmill.sources.spec import SourceSpec
 from shardmill.storage import Storage, absolute_uri, join_uri
 from shardmill.transforms.spec import TransformSpec
-from shardmill.upkeep import BackfillSpec, SensorSpec, seconds_of
+from shardmill.upkeep import DURATION, BackfillSpec, SensorSpec, seconds_of
 
 AssetName = Literal["raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map"]
 ASSETS: tuple[AssetName, ...] = (
@@ -71,7 +71,7 @@ class DatasetSpec(BaseModel):
     """Whether an asset follows the one before it whenever that was materialized, by whomever."""
     fresh_hours: Annotated[float, Field(gt=0)] | None = None
     """If given, Dagster warns when the last materialization is older."""
-    keep_superseded: Annotated[float, BeforeValidator(seconds_of)] = 0.0
+    keep_superseded: Annotated[float, BeforeValidator(seconds_of), WithJsonSchema(DURATION)] = 0.0
     """For how long superseded data are kept for those who read them, in seconds, or as `12h`, `7d`."""
     shards: ShardSpec = ShardSpec()
     transform: TransformSpec = TransformSpec(operations=[])

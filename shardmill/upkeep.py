@@ -19,6 +19,10 @@ def known_zone(name: str) -> str:
     return name
 
 
+DURATION = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\d+ ?[smhd]$"}]}
+"""What `seconds_of` takes, as JSON schema: for Dagster's check of the YAML."""
+
+
 def seconds_of(duration: object) -> object:
     """Seconds, of `30s`, `12h`, `7d` or a number of them. Raises ValueError for anything else."""
     if isinstance(duration, int | float) and not isinstance(duration, bool) and 0 <= duration < math.inf:

@@ -79,6 +79,9 @@ class Layout:
             raise ConfigurationError(
                 f"{folder} is no folder of a partition: those are <root>/<dataset>/<asset>/<partition>"
             )
+        if f"/{SIDE}/" in layout.folder:
+            data = layout.folder.replace(f"/{SIDE}/", "/")
+            raise ConfigurationError(f"{folder} holds what is beside the data: give the folder of the data, {data}")
         return layout
 
     @property

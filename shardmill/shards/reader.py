@@ -27,6 +27,7 @@ from shardmill.shards.layout import Layout, Suffix
 from shardmill.shards.rejects import rejects_of
 from shardmill.shards.report import Reject
 from shardmill.shards.retention import kept_commit_name
+from shardmill.shards.standing import list_files
 from shardmill.shards.stored import Rows, StoredShard
 from shardmill.storage import Storage
 from shardmill.tables import read_parquet
@@ -53,7 +54,10 @@ def open_shards(uri: str, storage: Storage | None = None, digest: str | None = N
         raise ConfigurationError(f"{digest!r} is no digest of a commit: give at least 16 hexadecimal digits of it")
     if digest is None:
         if commit is None:
-            raise FileNotFoundError(f"nothing is committed in {layout.folder}: materialize it first")
+            raise FileNotFoundError(
+                f"nothing is committed in {layout.folder}: materialize it first. It has to be a partition's folder, "
+                "<root>/<dataset>/<asset>/<partition>"
+            )
         return ShardSet(storage, layout, commit)
     if commit is not None and commit.digest.startswith(digest):
         return ShardSet(storage, layout, commit, pinned=True)
@@ -91,7 +95,28 @@ class ShardSet:
     @property
     def urls(self) -> list[str]:
         """URIs of the data files, in order, for other tools."""
-        return [self.layout.data(shard.file_name) for shard in self.shards]
+        if not self.pinned:
+            return [self.layout.data(shard.file_name) for shard in self.shards]
+        files = list_files(self.storage, self.layout)
+        names = [shard.file_name for shard in self.shards]
+        beside = {name: files.elsewhere(name) for name in names if name not in files.data}
+        return [self.layout.beside(place) if (place := beside.get(n)) else self.layout.data(n) for n in names]
+
+    @property
+    def digest(self) -> str:
+        """Of the state: what `open_shards(…, digest=)` takes."""
+        return self.commit.digest
+
+    def kept(self) -> list[str]:
+        """The beginnings of the digests of superseded states that are kept, the last superseded first."""
+        files = list_files(self.storage, self.layout).side
+        names = [name for name in files if name.startswith("superseded/") and name.endswith(".json")]
+        names.sort(key=lambda name: files[name].modified, reverse=True)
+        return [name.removeprefix("superseded/").removesuffix(".json") for name in names]
+
+    def __repr__(self) -> str:
+        commit = self.commit
+        return f"<ShardSet {commit.name}: {commit.total_samples} samples in {len(commit.shards)} shards, {self.folder}>"
 
     def newest(self) -> ShardSet:
         """The partition as it stands now. Raises FileNotFoundError if nothing is committed any more."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 from shardmill.shards.commit import Commit, parse_commit, read_commit
-from shardmill.shards.layout import Layout, is_data_name, is_shard_file
+from shardmill.shards.layout import Layout, index_beside, is_data_name, is_shard_file
 from shardmill.shards.standing import Listing, list_files
 from shardmill.storage import ObjectInfo, Storage
 
@@ -47,7 +47,8 @@ def remove_orphans(
 
     A run that is at work publishes shards before it commits them: the grace time has to be longer than any run; one
     that resumes makes again what it finds gone. Commits that are kept go `keep_seconds` after they were superseded.
-    `index.json` is read after the listing, and again whenever it changed meanwhile. Raises CorruptionError for one
+    Without a commit, shards that stand whole among the data are spared: the next run finds them. `index.json` is read
+    after the listing, and again whenever it changed meanwhile. Raises CorruptionError for one
     that cannot be read: any of the files may be named by it.
     """
     with nullcontext() if dry_run else storage.exclusive(layout.side):
@@ -55,6 +56,8 @@ def remove_orphans(
         commit, version = read_commit(storage, layout)
         young = [name for name in _kept_commits(files) if not is_older(files.side[name], keep_seconds)]
         kept = _named_by(storage, layout, young)
+        if commit is None:
+            kept |= _found_again(files)
         old = [info for info in _may_go(files, young, kept) if is_older(info, grace_seconds)]
         for info in [info for info in old if not _is_named(info, commit, files)]:
             present = storage.stat(layout.commit)
@@ -85,6 +88,13 @@ def _named_by(storage: Storage, layout: Layout, commits: list[str]) -> set[str]:
         except FileNotFoundError:  # expired meanwhile, by another run
             continue
     return found
+
+
+def _found_again(files: Listing) -> set[str]:
+    """Where there is no commit: what a run finds standing among the data, if somebody has deleted `index.json`."""
+    whole = {index_beside(name) for name in files.data if is_data_name(name)} & files.side.keys()
+    names = [*files.data, *files.side]
+    return {name for name in names if is_shard_file(name) and index_beside(name) in whole}
 
 
 def _may_go(files: Listing, young: list[str], kept: set[str]) -> Iterator[ObjectInfo]:

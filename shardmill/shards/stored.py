@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
-from shardmill.errors import CorruptionError, SupersededError
+from shardmill.errors import ConfigurationError, CorruptionError, SupersededError
 from shardmill.samples import EncodedSample
 from shardmill.shards.commit import ShardEntry, read_commit
 from shardmill.shards.index import IndexRow, read_index, read_owner, read_report
@@ -111,6 +111,7 @@ class StoredShard:
             if digest.hexdigest() != self.entry.sha256:
                 raise _damaged(uri)
             part.seek(0)
+            _check_columns(cast(BinaryIO, part), columns, uri)
             try:
                 yield from iterate_parquet(cast(BinaryIO, part), columns)
             except (pa.ArrowException, OSError, ValueError) as error:
@@ -182,6 +183,18 @@ class StoredShard:
             f"{uri} is gone: another run has committed {self.layout.name} since. Read the commit again; "
             "`keep_superseded` in the dataset file keeps such files for a time"
         )
+
+
+def _check_columns(part: BinaryIO, columns: Sequence[str] | None, uri: str) -> None:
+    """Raises ConfigurationError for a column that is not there; Arrow would pass over it."""
+    import pyarrow.parquet as pq
+
+    if columns is not None:
+        there = pq.read_schema(part).names
+        part.seek(0)
+        unknown = [name for name in columns if name not in there]
+        if unknown:
+            raise ConfigurationError(f"{uri} has no column {unknown[0]!r}; its columns are {', '.join(there)}")
 
 
 _REMEDY = "Delete the data file and run the partition again to have it made anew"

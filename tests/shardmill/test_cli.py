@@ -66,7 +66,7 @@ def test_a_second_run_makes_nothing(base: Path, after_run: Run, shardmill) -> No
 
 def test_partitions_lists_states_a_line_each(base: Path, after_run: Run, shardmill) -> None:
     found = rows(shardmill("partitions", base / "d.yaml").stdout)
-    assert found[0] == ["partition", "asset", "state", "samples", "shards", "bytes", "rejects"]
+    assert found[0] == ["partition", "asset", "state", "samples", "shards", "bytes", "rejects", "digest"]
     assert [row[:3] for row in found[1:6]] == [
         ["a", asset, "up to date"]
         for asset in ("raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map")

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from shardmill.dataset import ASSETS, DatasetSpec, load_dataset, suffix_of
+from shardmill.dataset import ASSETS, DatasetSpec, load_dataset
 from shardmill.devices import GPUSpec
 from shardmill.errors import ConfigurationError
+from shardmill.upkeep import seconds_of
 
 MINIMAL = """
 name: pets
@@ -106,11 +107,6 @@ def test_folders_are_below_the_root_by_dataset_asset_and_partition(yaml_file: Wr
 def test_a_partition_that_is_not_declared_is_a_configuration_error(yaml_file: WriteYaml) -> None:
     with pytest.raises(ConfigurationError, match=r"no partition '2026-09'; there are 2026-01, 2026-02"):
         load_dataset(yaml_file(MINIMAL)).folder("embeddings", "2026-09")
-
-
-def test_shards_are_tars_and_all_else_tables() -> None:
-    tars = {asset for asset in ASSETS if suffix_of(asset) == "tar"}
-    assert tars == {"webdataset_shards", "transformed_shards"}
 
 
 @pytest.mark.parametrize(
@@ -292,3 +288,16 @@ def test_a_mistake_in_what_keeps_a_dataset_up_to_date_is_told_plainly(
 @pytest.mark.parametrize("cron", ["*/5 8-18 * * MON-FRI", "0 0 1,15 * *", "@daily", "30 3 * JAN 7"])
 def test_what_cron_knows_is_taken(yaml_file: WriteYaml, cron: str) -> None:
     assert load_dataset(yaml_file(with_lines(f"backfill: {{cron: '{cron}'}}"))).spec.backfill is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("7d", 604800.0), ("12h", 43200.0), ("30 m", 1800.0), (90, 90.0), ("5s", 5)]
+)
+def test_a_duration_is_a_number_of_seconds_or_has_a_unit(given: object, seconds: float) -> None:
+    assert seconds_of(given) == seconds
+
+
+@pytest.mark.parametrize("given", ["soon", "7", "-1d", -1, True, None, "1w", float("nan"), float("inf")])
+def test_what_is_no_duration_is_refused_with_what_is_one(given: object) -> None:
+    with pytest.raises(ValueError, match="such as 7d"):
+        seconds_of(given)

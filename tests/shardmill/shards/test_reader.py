@@ -425,3 +425,28 @@ def test_samples_of_a_table_and_rows_of_tars_are_refused_with_what_to_do(made: d
     for read in (made["webdataset_shards"].table, lambda: made["webdataset_shards"].rows(0, 1)):
         with pytest.raises(ConfigurationError, match="holds samples: read it with samples"):
             read()
+
+
+def test_the_folder_beside_the_data_is_refused_with_the_one_that_is_meant(made: dict[str, ShardSet]) -> None:
+    shards = made["embeddings"]
+    with pytest.raises(ConfigurationError, match=f"give the folder of the data, {shards.folder}"):
+        open_shards(shards.layout.side)
+
+
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(made: dict[str, ShardSet]) -> None:
+    with pytest.raises(ConfigurationError, match=r"no column 'nope'; its columns are key, embedding, "):
+        made["embeddings"].table(["key", "nope"])
+
+
+def test_urls_of_a_kept_state_lead_to_where_its_files_are(folder: str, storage: Storage) -> None:
+    place = f"{folder}/{NAME}"
+    first = write(storage, place, spell("ab"), keep_seconds=3600)
+    second = write(storage, place, spell("ac"), keep_seconds=3600)
+    kept = open_shards(place, storage, first.digest)
+    assert all(storage.stat(uri) is not None for uri in kept.urls)
+    assert kept.urls[0] == second.urls[0]
+    assert kept.kept() == [first.digest[:16]]
+
+
+def test_a_set_is_shown_in_one_line(made: dict[str, ShardSet]) -> None:
+    assert repr(made["embeddings"]).startswith("<ShardSet d/embeddings/p: 60 samples in ")

@@ -160,3 +160,14 @@ def test_a_roll_back_to_a_kept_state_that_does_not_come_about_loses_nothing_of_i
         assert letters_of(open_shards(layout.folder, plain, first.commit.digest)) == "ab"
         write(plain, layout.folder, spell("cd"), keep_seconds=3600)
         assert letters_of(open_shards(layout.folder, plain, first.commit.digest)) == "ab"
+
+
+def test_where_somebody_deleted_the_commit_what_stands_whole_is_spared(storage: Storage, layout: Layout) -> None:
+    """As the error for a damaged one advises: the next run finds it."""
+    write(storage, layout.folder, spell("ab"))
+    stray = layout.data(f"000000-{'0' * 12}-{'0' * 8}.tar")
+    storage.replace(stray, b"rubbish", None)
+    storage.delete(layout.commit)
+    assert removed(storage, layout) == {relative_to(layout.home, stray)}
+    again = write(storage, layout.folder, spell("ab"))
+    assert (again.made, letters_of(again)) == (0, "ab")
