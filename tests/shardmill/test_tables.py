@@ -7,7 +7,7 @@ from subprocess import Popen
 import pytest
 
 THREADS = """
-import os, sys
+import os, sys, time
 import pyarrow.parquet, torch
 from typer.testing import CliRunner
 from shardmill.cli import app
@@ -18,6 +18,9 @@ def threads():
 before = threads()
 result = CliRunner().invoke(app, sys.argv[1:])
 assert result.exit_code == 0, result.output
+deadline = time.monotonic() + 30
+while threads() - before and time.monotonic() < deadline:
+    time.sleep(0.05)  # a thread that was joined takes a moment to be gone; arrow's stay
 print(len(threads() - before))
 """
 
