@@ -102,8 +102,10 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
                 result = lazy.write(storage, folder, name, engine, ratio, for_a_log(log), keep)
                 break
             except ConflictError as error:
-                if not left or again(partition).digest != lazy.digest:
+                anew = again(partition) if left else None
+                if anew is None or anew.digest != lazy.digest:
                     raise
+                lazy = anew
                 context.log.info(f"{error}. Trying again")
         total = len(result.commit.shards)
         context.log.info(f"{name}: {result.made} of {total} shards made, {total - result.made} stood already")

@@ -42,10 +42,11 @@ def raw_images(dataset: Dataset, partition: str) -> LazyShardSet:
 
     Raises ConfigurationError if there are none, unless they were there before and have been deleted since.
     """
+    base = read_commit(dataset.storage, Layout.at(dataset.folder("raw_images", partition)))  # before it is listed
     manifest = dataset.manifest(partition)
     if not manifest.objects:
         check_that_all_was_deleted(dataset, partition)
-    return LazyShardSet(ListStage(), [ListedObjects(manifest)])
+    return LazyShardSet(ListStage(), [ListedObjects(manifest)], base=base)
 
 
 def check_that_all_was_deleted(dataset: Dataset, partition: str) -> None:
@@ -113,7 +114,7 @@ def unmounted(dataset: Dataset) -> str:
 
 def webdataset_shards(dataset: Dataset, raw: ShardSet) -> LazyShardSet:
     """The objects of the manifest, packed."""
-    return pack(read_manifest(raw), dataset.spec.shards, pack_stage(dataset.spec), _packed_from(dataset, raw))
+    return pack(read_manifest(raw), dataset.spec.shards, pack_stage(dataset.spec), _packed_from(dataset, raw), raw)
 
 
 def _packed_from(dataset: Dataset, raw: ShardSet) -> str:

@@ -165,7 +165,7 @@ def _problems(dataset: Dataset, asset: AssetName, partition: str) -> list[str]:
     while True:
         try:
             shards = chain.stored(dataset, asset, partition)
-        except CorruptionError as error:
+        except ShardmillError as error:
             return [str(error)]
         if shards is None:
             return ["nothing is committed"]

@@ -196,7 +196,13 @@ def read_commit(storage: Storage, layout: Layout) -> tuple[Commit | None, str | 
     except FileNotFoundError:
         _check_that_it_is_not_of_the_old_layout(storage, layout)
         return None, None
-    return parse_commit(data, layout.commit), info.version
+    commit = parse_commit(data, layout.commit)
+    if not commit.name.endswith(f"/{layout.name}"):
+        raise CorruptionError(
+            f"{layout.commit} is the commit of {commit.name}, not of {layout.name}: was a folder renamed or exchanged? "
+            "Put it back, or delete this file and run again"
+        )
+    return commit, info.version
 
 
 def parse_commit(data: bytes, uri: str) -> Commit:

@@ -145,13 +145,13 @@ class StoredShard:
     def _found(self, storage: Storage, places: Sequence[str], read: Callable[[str], T]) -> T:
         """What `read` gives at the first of the places where the file is.
 
-        It may be moved from one to the other at this moment, so a commit that names it is not taken at its word once.
+        It may be moved from one to the other at this moment, so one look at all of them is not enough.
         """
-        for _ in range(_LOOKS):
+        for look in range(_LOOKS):
             for uri in places:
                 with contextlib.suppress(FileNotFoundError):
                     return read(uri)
-            if not self._is_named(storage):
+            if look and not self._is_named(storage):
                 raise self._superseded(places[0])
         raise CorruptionError(
             f"{places[0]} is gone, and index.json names it: run the partition again to have it made anew"

@@ -73,15 +73,11 @@ class _Transaction:
             self.commit = self.previous
             if not self._put_in_place(waiting, files):
                 return None
-            if _may_be_behind(files):
-                self._settle_rejects()
             # Whoever committed may be removing them at this moment.
             gone = gone if self._locked or _is_unclaimed(files, "index.json") else []
         elif not self._replace(waiting, files, gone):
             return None
-        self._retire(gone)
-        self._expire(files)
-        return self._finish(files)
+        return self._clean_up(gone, files)
 
     # Before `index.json` is replaced.
 
@@ -131,7 +127,6 @@ class _Transaction:
         except BaseException:
             self._withdraw(waiting, files)
             raise
-        self._settle_rejects()
         return True
 
     def _put_in_place(self, entries: Iterable[ShardEntry], files: Listing) -> bool:
@@ -188,7 +183,21 @@ class _Transaction:
 
     # After it was replaced.
 
-    def _retire(self, gone: Iterable[str]) -> None:
+    def _clean_up(self, gone: list[str], files: Listing) -> Commit | None:
+        """What follows a commit. One thing that fails keeps none of the others back; the first failure is raised."""
+        failed: list[ShardmillError] = []
+        try:
+            self._retire(gone, failed)
+            self._expire(files, failed)
+            self._settle_rejects()
+        except ShardmillError as error:
+            failed.append(error)
+        whole = self._finish(files, failed)
+        if failed:
+            raise failed[0]
+        return whole
+
+    def _retire(self, gone: Iterable[str], failed: list[ShardmillError]) -> None:
         """Remove superseded files, or move data of them aside; of a shard the index first, that names the others."""
 
         def remove(name: str) -> None:
@@ -200,14 +209,14 @@ class _Transaction:
                 with contextlib.suppress(FileNotFoundError):
                     self.storage.move(self.layout.data(name), self.layout.superseded(name))
 
-        self._while_it_stands(remove, sorted(gone, key=lambda name: (is_data_name(name), name)))
+        self._while_it_stands(remove, sorted(gone, key=lambda name: (is_data_name(name), name)), failed)
 
-    def _expire(self, files: Listing) -> None:
+    def _expire(self, files: Listing, failed: list[ShardmillError]) -> None:
         """Remove what has been kept for long enough."""
         names = expire(self.storage, self.layout, self.commit, files, self.keep_seconds)
-        self._while_it_stands(lambda name: self.storage.delete(self.layout.beside(name)), names)
+        self._while_it_stands(lambda name: self.storage.delete(self.layout.beside(name)), names, failed)
 
-    def _finish(self, files: Listing) -> Commit | None:
+    def _finish(self, files: Listing, failed: list[ShardmillError]) -> Commit | None:
         """Remove what waits of data that are in their place. None if, without locks, some have gone meanwhile."""
         if not self._locked:
             if self._version_now() != self.version:
@@ -216,23 +225,33 @@ class _Transaction:
             if not all(files.has(e) and (e.data is None or e.data in files.data) for e in self.commit.shards):
                 return None
         left = [name for name in self.commit.files if f"staged/{name}" in files.side and name in files.data]
-        self._while_it_stands(lambda name: self.storage.delete(self.layout.staged(name)), left)
+        self._while_it_stands(lambda name: self.storage.delete(self.layout.staged(name)), left, failed)
         return self.commit
 
-    def _while_it_stands(self, act: Callable[[str], None], names: list[str]) -> None:
+    def _while_it_stands(self, act: Callable[[str], None], names: list[str], failed: list[ShardmillError]) -> None:
         """`act` on each name, as long as `index.json` is this commit: a later one may name them again."""
+
+        def try_it(name: str) -> None:
+            try:
+                act(name)
+            except ShardmillError as error:
+                failed.append(error)
+
         for start in range(0, len(names), REQUESTS_AT_ONCE):
             if not self._locked and self._version_now() != self.version:
                 return
-            for _ in bounded_map(act, names[start : start + REQUESTS_AT_ONCE], REQUESTS_AT_ONCE):
+            for _ in bounded_map(try_it, names[start : start + REQUESTS_AT_ONCE], REQUESTS_AT_ONCE):
                 pass
 
     def _settle_rejects(self) -> None:
-        """Make the table of rejects that of the commit that stands now.
+        """Make the table of rejects that of the commit that stands now, if it is not: another's, or damaged.
 
         Whoever has written the table looks at the commit again afterwards, so that of two runs that commit one after
         the other the earlier cannot leave its table beside the commit of the later.
         """
+        present, expected = read_table(self.storage, self.layout)
+        if present is not None and rejects_digest(present) == self.commit.rejects_sha256:
+            return
         while True:
             commit, version = read_commit(self.storage, self.layout)
             present, expected = read_table(self.storage, self.layout)
@@ -254,12 +273,6 @@ class _Transaction:
     def _version_now(self) -> str | None:
         present = self.storage.stat(self.layout.commit)
         return present.version if present else None
-
-
-def _may_be_behind(files: Listing) -> bool:
-    """Whether the table of rejects may be older than the commit: a run may have died between the two."""
-    table, commit = files.side.get("rejects.parquet"), files.side.get("index.json")
-    return table is None or commit is None or table.modified <= commit.modified
 
 
 def _is_unclaimed(files: Listing, name: str) -> bool:

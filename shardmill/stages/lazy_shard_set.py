@@ -39,17 +39,18 @@ class LazyShardSet:
     """See `Commit`."""
     order: Order = "hash"
     """See `Commit`."""
-    may_pass_before: int = 0
-    """See `Commit`."""
+    upstream: ShardSet | None = None
+    """What it is made of. If another commit of that stands by then, this one is not committed."""
+    base: tuple[Commit | None, str | None] | None = None
+    """The commit, and its version, that stood before it was planned; where not given, that before it is written."""
     samples: int = field(init=False)
     """Samples that go in."""
 
     @classmethod
     def of(cls, stage: Stage[Any], shards: ShardSet, inputs: Sequence[InputShard] | None = None) -> LazyShardSet:
         """Of committed shards, shard by shard; or of these inputs, which were made of them."""
-        commit = shards.commit
-        before = commit.may_pass + commit.may_pass_before
-        return cls(stage, shards.shards if inputs is None else inputs, order=commit.order, may_pass_before=before)
+        given = shards.shards if inputs is None else inputs
+        return cls(stage, given, order=shards.commit.order, upstream=shards)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "samples", sum(shard.samples for shard in self.inputs))
@@ -82,7 +83,7 @@ class LazyShardSet:
         committed something else meanwhile; the committed state is then the one before, or that run's.
         """
         layout = Layout.at(folder)
-        committed, version = read_commit(storage, layout)
+        committed, version = self.base or read_commit(storage, layout)
         made = 0
         for _ in range(_TRIES):
             entries = self.standing(storage, folder, committed)
@@ -101,6 +102,8 @@ class LazyShardSet:
                 made += 1
             commit = self._commit(name, [entries[digest] for digest in self.fingerprints])
             _check_rejects(storage, layout, commit, max_reject_ratio)
+            if committed is None or not commit.says_the_same_as(committed):
+                self._check_that_it_is_of_what_stands()
             try:
                 published = publish_commit(storage, layout, commit, committed, version, keep_seconds)
                 if published is not None:
@@ -117,7 +120,16 @@ class LazyShardSet:
         planned = [(shard.id, digest) for shard, digest in zip(self.inputs, self.fingerprints, strict=True)]
         return standing(storage, Layout.at(folder), planned, committed)
 
+    def _check_that_it_is_of_what_stands(self) -> None:
+        """Raises SupersededError for a plan that was overtaken: it would put an older state in a newer one's place."""
+        if self.upstream is None:
+            return
+        now, _ = read_commit(self.upstream.storage, self.upstream.layout)
+        if now is None or not now.says_the_same_as(self.upstream.commit):
+            raise SupersededError(f"{self.upstream.commit.name} was committed anew since this was planned of it")
+
     def _commit(self, name: str, entries: list[ShardEntry]) -> Commit:
+        before = self.upstream.commit if self.upstream else None
         return Commit(
             name=name,
             shardlist=[entry for entry in entries if entry.data is not None],
@@ -135,7 +147,7 @@ class LazyShardSet:
             total_filtered=sum(entry.filtered for entry in entries),
             total_rejects=sum(entry.total_rejects for entry in entries),
             rejects_by_reason=_added_up(entry.rejects for entry in entries),
-            may_pass_before=self.may_pass_before,
+            may_pass_before=before.may_pass + before.may_pass_before if before else 0,
         )
 
 

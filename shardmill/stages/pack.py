@@ -14,6 +14,7 @@ from shardmill.images import MAX_PIXELS, verify_image
 from shardmill.samples import image_format
 from shardmill.shards.index import IndexWriter, Source
 from shardmill.shards.layout import Suffix
+from shardmill.shards.reader import ShardSet
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.slicing import slice_by_hash, slice_by_key
 from shardmill.shards.spec import ShardSpec
@@ -170,15 +171,17 @@ class PackStage:
             raise Rejected("no image", f"none of the components is an image: {', '.join(names)}")
 
 
-def pack(manifest: Manifest, spec: ShardSpec, stage: PackStage, made_from: str = "") -> LazyShardSet:
-    """The samples of a manifest, packed into shards. `made_from` is for the commit."""
+def pack(
+    manifest: Manifest, spec: ShardSpec, stage: PackStage, made_from: str = "", raw: ShardSet | None = None
+) -> LazyShardSet:
+    """The samples of a manifest, packed into shards. `made_from` is for the commit; the manifest stands in `raw`."""
     groups = [tuple(group) for _, group in manifest.by_key()]
     keys = [group[0].key for group in groups]
     sizes = [sum(stored_size(item.size) for item in group) for group in groups]
     slice_up = slice_by_hash if spec.order == "hash" else slice_by_key
     slices = slice_up(keys, sizes, spec.max_samples, spec.max_bytes)
     shards = [RawShard(piece.id, piece.start, tuple(groups[i] for i in piece.members)) for piece in slices]
-    return LazyShardSet(stage, shards, made_from, spec.order)
+    return LazyShardSet(stage, shards, made_from, spec.order, raw)
 
 
 def _reject(item: RawObject, why: Rejected) -> Reject:

@@ -45,6 +45,18 @@ def test_a_commit_is_read_as_it_was_written(storage: Storage, layout: Layout) ->
     assert read_commit(storage, layout)[0] == commit
 
 
+def test_the_commit_of_another_partition_is_refused_with_what_to_do(storage: Storage, layout: Layout) -> None:
+    put(storage, layout, commit_of(entry("000000"), name="d/shards/q").to_json())
+    with pytest.raises(CorruptionError, match=r"is the commit of d/shards/q, not of shards/p.*Put it back"):
+        read_commit(storage, layout)
+
+
+def test_a_dataset_s_folder_may_be_renamed(storage: Storage, layout: Layout) -> None:
+    commit = commit_of(entry("000000"), name="before/shards/p")
+    put(storage, layout, commit.to_json())
+    assert read_commit(storage, layout)[0] == commit
+
+
 def test_nothing_is_committed_where_there_is_no_index(storage: Storage, layout: Layout) -> None:
     assert read_commit(storage, layout) == (None, None)
 

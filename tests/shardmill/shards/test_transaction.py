@@ -230,3 +230,13 @@ def test_what_is_kept_is_moved_back_when_it_is_committed_again(maker: Maker) -> 
     maker.publish(first, keep_seconds=60)
     assert maker.data() == data_of(first)
     assert Path(maker.layout.data(*data_of(first)).removeprefix("file://")).stat().st_ino == inode
+
+
+@pytest.mark.parametrize("damage", ["flip", "empty"])
+def test_a_damaged_table_of_rejects_is_written_again(maker: Maker, damage: str) -> None:
+    commit = maker.publish(maker.commit({"000000": "a", "800000": ""}))
+    file = Path(maker.layout.rejects.removeprefix("file://"))
+    whole = file.read_bytes()
+    file.write_bytes(b"" if damage == "empty" else whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+    maker.publish(commit)
+    assert pq.read_table(file).to_pylist()[0]["key"] == "800000"

@@ -4,8 +4,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from shardmill import chain
+from shardmill.dataset import ASSETS
 from shardmill.engines import LocalEngine
+from shardmill.errors import ConflictError
 from shardmill.shards.reader import ShardSet
 from shardmill.verify import verify
 
@@ -101,4 +105,30 @@ def test_a_run_that_lost_its_commit_plans_again_with_what_stands(
     made = dict(chain.run(dataset, "p", OvertakenEngine(1)))
     assert {sample.key for sample in made["webdataset_shards"].samples()} == set(keys)
     assert made["embeddings"].commit.total_samples == 25
+    assert_consistent(dataset, set(keys))
+
+
+@pytest.mark.parametrize("keep", [0.0, 3600.0])
+@pytest.mark.parametrize(
+    "asset", ["raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map"]
+)
+def test_a_run_that_was_overtaken_puts_nothing_older_in_the_place_of_what_is_newer(
+    tmp_path: Path, images, make_dataset, run_chain, asset: str, keep: float
+) -> None:
+    """Stopped right after it had planned, while another run saw more images and went to the end."""
+    keys = images(tmp_path / "raw", 24)
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "root", keep_superseded=keep)
+    made = run_chain(dataset)
+    number = ASSETS.index(asset)
+    images(tmp_path / "raw", 2, first=500)
+    made = run_chain(dataset, last=ASSETS[number - 1]) if number else made
+    overtaken = chain.plan(dataset, asset, "p", made[ASSETS[number - 1]] if number else None)
+    keys += ["image_00500", "image_00501", *images(tmp_path / "raw", 3, first=700)]
+    newer = run_chain(dataset)
+    with pytest.raises(ConflictError) as caught:
+        chain.write(dataset, asset, "p", overtaken, LocalEngine(1))
+    assert not caught.value.final
+    standing = {each: chain.stored(dataset, each, "p").commit.digest for each in ASSETS}
+    assert standing == {each: shards.commit.digest for each, shards in newer.items()}
+    assert {found.state for found in chain.states(dataset, "p")} == {"up to date"}
     assert_consistent(dataset, set(keys))

@@ -228,8 +228,8 @@ def test_a_run_that_fails_at_any_request_changes_nothing_among_the_data(
             commit, _ = read_commit(plain, Layout.at(folder))
             found = {info.uri for info in plain.list(folder)}
             new = set(open_shards(folder, plain).urls) if commit else set()
-            # Once the commit stands its clean-up may have been cut short, which the next run goes on with.
-            assert found == old or (commit is not None and commit.total_samples == len(then) and new <= found)
+            # Once the commit stands, what failed of its clean-up is one removal: the next run does it.
+            assert found == old or (commit is not None and commit.total_samples == len(then) and len(found - new) <= 1)
         else:
             assert number > 3
             return
