@@ -14,6 +14,12 @@ class ConfigurationError(ShardmillError):
     final = True
 
 
+class NothingCommittedError(ShardmillError, FileNotFoundError):
+    """Nothing is committed where it is looked for, or not at the digest that was asked for; names the folder."""
+
+    final = True
+
+
 class StorageError(ShardmillError):
     """A store did not do what was asked; names the URI."""
 

@@ -19,7 +19,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.errors import ConfigurationError, SupersededError
+from shardmill.errors import ConfigurationError, NothingCommittedError, SupersededError
 from shardmill.samples import EncodedSample
 from shardmill.shards.commit import Commit, parse_commit, read_commit
 from shardmill.shards.index import IndexRow
@@ -46,7 +46,7 @@ def open_shards(uri: str, storage: Storage | None = None, digest: str | None = N
     """The committed partition whose data are in the folder `uri`, a URI or a path.
 
     With `digest`, or its first 16 digits or more, that state of the partition and no other: the one that stands, or one
-    that `keep_superseded` keeps. Raises FileNotFoundError if there is none.
+    that `keep_superseded` keeps. Raises NothingCommittedError, a FileNotFoundError, if there is none.
     """
     storage, layout = storage or Storage(), Layout.at(uri)
     commit, _ = read_commit(storage, layout)
@@ -54,7 +54,7 @@ def open_shards(uri: str, storage: Storage | None = None, digest: str | None = N
         raise ConfigurationError(f"{digest!r} is no digest of a commit: give at least 16 hexadecimal digits of it")
     if digest is None:
         if commit is None:
-            raise FileNotFoundError(
+            raise NothingCommittedError(
                 f"nothing is committed in {layout.folder}: materialize it first. It has to be a partition's folder, "
                 "<root>/<dataset>/<asset>/<partition>"
             )
@@ -65,7 +65,7 @@ def open_shards(uri: str, storage: Storage | None = None, digest: str | None = N
     try:
         return ShardSet(storage, layout, parse_commit(storage.read(kept), kept), pinned=True)
     except FileNotFoundError:
-        raise FileNotFoundError(
+        raise NothingCommittedError(
             f"{layout.folder} is not at {digest}, and that state is not kept: see `keep_superseded`"
         ) from None
 
@@ -119,7 +119,7 @@ class ShardSet:
         return f"<ShardSet {commit.name}: {commit.total_samples} samples in {len(commit.shards)} shards, {self.folder}>"
 
     def newest(self) -> ShardSet:
-        """The partition as it stands now. Raises FileNotFoundError if nothing is committed any more."""
+        """The partition as it stands now. Raises NothingCommittedError if there is none any more."""
         return open_shards(self.layout.folder, self.storage)
 
     def pinned_here(self) -> ShardSet:

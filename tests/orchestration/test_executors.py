@@ -30,6 +30,7 @@ TINY = """
       source: {uri: "{{ context.project_root }}/raw"}
       partitions: [all]
       root: "{{ context.project_root }}/out"
+      keep_superseded: 7d
       transform: {operations: [{operation: CenterCrop, arguments: {size: 32}}]}
 """
 DEVICE_USER = """
