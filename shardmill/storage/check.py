@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from shardmill.errors import ConflictError, ShardmillError, StorageError
 from shardmill.storage.credentials import GCSCredentials, S3Credentials
-from shardmill.storage.object_store import PROBE, UPLOAD_PART_BYTES
+from shardmill.storage.object_names import PROBE
+from shardmill.storage.object_store import UPLOAD_PART_BYTES
 from shardmill.storage.storage import Storage
 from shardmill.storage.uris import join_uri
 

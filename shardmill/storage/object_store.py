@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import re
 import tempfile
 import threading
 import uuid
@@ -20,13 +19,13 @@ from typing import Any, BinaryIO, ClassVar, TypeVar, cast
 from shardmill.errors import (
     AccessDeniedError,
     ChangedError,
-    ConfigurationError,
     ConflictError,
     ShardmillError,
     StorageError,
 )
 from shardmill.storage.block_reader import BLOCK_BYTES, BlockReader
 from shardmill.storage.credentials import Credentials
+from shardmill.storage.object_names import PROBE, is_odd, is_probe, split_plain, split_uri
 from shardmill.storage.retries import (
     FIRST_WAIT_SECONDS,
     LONGEST_WAIT_SECONDS,
@@ -39,7 +38,6 @@ from shardmill.storage.storage import ObjectInfo
 
 _log = logging.getLogger(__name__)
 
-PROBE = ".shardmill-probe"
 UPLOAD_PART_BYTES = 8 << 20
 _PARTS_IN_FLIGHT = 4
 _PART_RETRIES = 20
@@ -120,7 +118,7 @@ class ObjectStore(ABC):
         ended = False
         while not ended:
             infos, ended = self._carry_out("list", folder, partial(self.page, bucket, prefix, last))
-            yield from (info for info in infos if not _is_probe(info.uri))
+            yield from (info for info in infos if not is_probe(info.uri))
             if infos:
                 before, last = last, split_uri(infos[-1].uri)[1]
                 if last == before:
@@ -187,7 +185,7 @@ class ObjectStore(ABC):
         """See `Storage.publish`. One put, or a multipart upload that is completed at the end."""
         import obstore
 
-        bucket, name = _split_plain(uri)
+        bucket, name = split_plain(uri)
         large = file.stat().st_size > UPLOAD_PART_BYTES
 
         def put() -> Any:
@@ -203,7 +201,7 @@ class ObjectStore(ABC):
         import obstore
         import obstore.exceptions as failures
 
-        bucket, name = _split_plain(uri)
+        bucket, name = split_plain(uri)
         mode: Any = "create" if expected is None else self.update_mode(expected)
         tries = 0
 
@@ -240,7 +238,7 @@ class ObjectStore(ABC):
         """See `Storage.copy`. The bytes do not pass through here."""
         import obstore
 
-        (bucket, name), (other, place) = _split_plain(source), _split_plain(target)
+        (bucket, name), (other, place) = split_plain(source), split_plain(target)
         if bucket != other:
             raise StorageError(f"cannot copy {source} to {target}: they are in different buckets")
         self._carry_out("copy", source, lambda: obstore.copy(self._client(bucket), name, place))
@@ -254,7 +252,7 @@ class ObjectStore(ABC):
         """See `Storage.delete`."""
         import obstore
 
-        bucket, name = _split_plain(uri)
+        bucket, name = split_plain(uri)
         with contextlib.suppress(FileNotFoundError):
             self._carry_out("delete", uri, lambda: obstore.delete(self._client(bucket), name))
 
@@ -279,7 +277,7 @@ class ObjectStore(ABC):
         import obstore.exceptions as failures
 
         uri = f"{folder}/{PROBE}-{uuid.uuid4().hex}"
-        bucket, name = _split_plain(uri)
+        bucket, name = split_plain(uri)
 
         def create() -> Any:
             return obstore.put(self._client(bucket), name, b"", mode="create", use_multipart=False)
@@ -396,36 +394,6 @@ class ObjectStore(ABC):
 
 class _Large(ShardmillError):
     """Too much for one request: a failure would begin it anew."""
-
-
-def split_uri(uri: str) -> tuple[str, str]:
-    """Bucket and name of `scheme://bucket/name`. Raises ConfigurationError if there is no bucket."""
-    bucket, _, name = uri.partition("://")[2].partition("/")
-    if not bucket:
-        raise ConfigurationError(f"{uri!r} names no bucket")
-    return bucket, name
-
-
-_ODD = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f]")
-
-
-def is_odd(name: str) -> bool:
-    """Whether obstore refuses the name or changes it: empty, `.` or `..` between slashes, control characters."""
-    return _ODD.search(name) is not None
-
-
-def _split_plain(uri: str) -> tuple[str, str]:
-    """As `split_uri`, for a name that is written. Raises StorageError for one that obstore would change."""
-    bucket, name = split_uri(uri)
-    if is_odd(name):
-        raise StorageError(
-            f"cannot write {uri!r}: names with empty, `.` or `..` parts or control characters are read only"
-        )
-    return bucket, name
-
-
-def _is_probe(uri: str) -> bool:
-    return uri.rpartition("/")[2].startswith(PROBE)
 
 
 def _check_length(data: Any, expected: int) -> None:

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from shardmill.errors import AccessDeniedError, ConfigurationError
 from shardmill.storage.credentials import ANONYMOUS, GCSCredentials, S3Credentials, reveal
-from shardmill.storage.object_store import ObjectStore, is_odd
+from shardmill.storage.object_names import is_odd
+from shardmill.storage.object_store import ObjectStore
 from shardmill.storage.retries import UNAUTHENTICATED, Forbidden, NoSuchBucket, Request, Unauthenticated, carry_out
 from shardmill.storage.storage import ObjectInfo
 

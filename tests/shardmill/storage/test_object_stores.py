@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from shardmill.errors import AccessDeniedError, ConfigurationError, ConflictError, StorageError
 from shardmill.storage import ObjectInfo, S3Credentials, Storage, block_reader, gcs, object_store, s3
 from shardmill.storage.block_reader import BlockReader
-from shardmill.storage.object_store import is_odd, split_uri
+from shardmill.storage.object_names import is_odd, split_uri
 from shardmill.storage.retries import RENEWALS
 from tests.servers import GCSServer, STSServer
 from tests.servers.fixtures import StartProxy
