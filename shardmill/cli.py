@@ -20,7 +20,7 @@ from rich.table import Table
 from shardmill import chain
 from shardmill.dataset import ASSETS, AssetName, Dataset, load_dataset
 from shardmill.engines import LocalEngine
-from shardmill.errors import ConfigurationError, CorruptionError, ShardmillError
+from shardmill.errors import ConfigurationError, CorruptionError, ShardmillError, StorageError
 from shardmill.orphans import remove_orphans
 from shardmill.progress import Progress, ProgressSink, for_a_log
 from shardmill.samples import EncodedSample, image_format
@@ -165,7 +165,7 @@ def _problems(dataset: Dataset, asset: AssetName, partition: str) -> list[str]:
     while True:
         try:
             shards = chain.stored(dataset, asset, partition)
-        except ShardmillError as error:
+        except (CorruptionError, StorageError) as error:
             return [str(error)]
         if shards is None:
             return ["nothing is committed"]

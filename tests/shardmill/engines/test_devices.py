@@ -98,7 +98,7 @@ def test_concurrent_runs_get_devices_of_their_own_and_the_killed_give_theirs_bac
     uuids = simulate(2)
     code = f"import sys; from {stage.__name__} import write; write(*sys.argv[1:])"
     with lease(visible_devices(), 2, "test", refuse_to_wait):
-        runs = [start(code, str(tmp_path), f"file://{tmp_path}/{number}", "0.5", "2") for number in range(5)]
+        runs = [start(code, str(tmp_path), f"file://{tmp_path}/{number}/d/record/p", "0.5", "2") for number in range(5)]
         await_true(lambda: len(list((tmp_path / "locks").glob("ticket-*"))) == 5)
     await_true(lambda: any(tmp_path.glob("*.begun")))
     victim = next(run for run in runs if psutil.Process(run.pid).children())
@@ -117,7 +117,7 @@ def test_concurrent_runs_get_devices_of_their_own_and_the_killed_give_theirs_bac
 def test_a_worker_on_each_device_of_a_stage_that_asks_for_several(stage: Any, simulate: Any, tmp_path: Path) -> None:
     uuids = simulate(4)
     lazy = LazyShardSet(stage.Record(str(tmp_path), 0, GPUSpec(count=2), workers=2), stage.shards(4))
-    lazy.write(Storage(), f"file://{tmp_path}/out", "d/record/p", LocalEngine(5))
+    lazy.write(Storage(), f"file://{tmp_path}/d/record/p", "d/record/p", LocalEngine(5))
     found = uses(tmp_path)
     assert {use["device"] for use in found} == set(uuids[:2])
     assert len({use["pid"] for use in found}) == 2
@@ -131,14 +131,14 @@ def test_no_more_devices_are_held_than_there_are_shards_and_none_for_no_shard(
     simulate(2)
     lazy = LazyShardSet(stage.Record(str(tmp_path), 0, GPUSpec(count=2)), stage.shards(1))
     with lease(visible_devices(), 1, "test", refuse_to_wait):
-        lazy.write(Storage(), f"file://{tmp_path}/out", "d/record/p", LocalEngine(1, refuse_to_wait))
+        lazy.write(Storage(), f"file://{tmp_path}/d/record/p", "d/record/p", LocalEngine(1, refuse_to_wait))
     simulate(0)
-    assert lazy.write(Storage(), f"file://{tmp_path}/out", "d/record/p", LocalEngine(1)).made == 0
+    assert lazy.write(Storage(), f"file://{tmp_path}/d/record/p", "d/record/p", LocalEngine(1)).made == 0
 
 
 def test_this_process_keeps_its_environment(stage: Any, simulate: Any, tmp_path: Path) -> None:
     simulate(2)
-    stage.write(str(tmp_path), f"file://{tmp_path}/out", 0, 1)
+    stage.write(str(tmp_path), f"file://{tmp_path}/d/record/p", 0, 1)
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
@@ -146,7 +146,7 @@ def test_the_engine_says_what_it_waits_for_and_stops_waiting_when_it_is_interrup
     stage: Any, simulate: Any, tmp_path: Path
 ) -> None:
     simulate(1)
-    folder = f"file://{tmp_path}/out"
+    folder = f"file://{tmp_path}/d/record/p"
 
     def interrupt(text: str) -> None:
         assert text.startswith(f"record in {folder} has waited 0:")
@@ -162,7 +162,7 @@ def test_the_engine_says_what_it_waits_for_and_stops_waiting_when_it_is_interrup
 def test_a_worker_that_dies_gives_its_device_back(stage: Any, simulate: Any, tmp_path: Path) -> None:
     simulate(1)
     with pytest.raises(EngineError, match="a worker process died while record ran"):
-        stage.write(str(tmp_path), f"file://{tmp_path}/out", -1, 1)
+        stage.write(str(tmp_path), f"file://{tmp_path}/d/record/p", -1, 1)
     with lease(visible_devices(), 1, "test", refuse_to_wait):
         pass
 
@@ -170,7 +170,7 @@ def test_a_worker_that_dies_gives_its_device_back(stage: Any, simulate: Any, tmp
 def test_a_machine_without_devices_is_an_error_and_no_endless_wait(stage: Any, simulate: Any, tmp_path: Path) -> None:
     simulate(0)
     with pytest.raises(ConfigurationError, match="needs 1 CUDA device; visible are: none"):
-        stage.write(str(tmp_path), f"file://{tmp_path}/out", 0, 1)
+        stage.write(str(tmp_path), f"file://{tmp_path}/d/record/p", 0, 1)
 
 
 def test_a_killed_runs_device_is_free_once_its_worker_is_gone(
@@ -178,7 +178,7 @@ def test_a_killed_runs_device_is_free_once_its_worker_is_gone(
 ) -> None:
     simulate(1)
     code = f"import sys; from {stage.__name__} import write; write(*sys.argv[1:])"
-    run = start(code, str(tmp_path), f"file://{tmp_path}/out", "600", "1")
+    run = start(code, str(tmp_path), f"file://{tmp_path}/d/record/p", "600", "1")
     await_true(lambda: any(tmp_path.glob("*.begun")))
     [begun] = tmp_path.glob("*.begun")
     worker = psutil.Process(int(begun.stem))
