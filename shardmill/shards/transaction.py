@@ -77,7 +77,7 @@ class _Transaction:
             gone = gone if self._locked or _is_unclaimed(files, "index.json") else []
         elif not self._replace(waiting, files, gone):
             return None
-        return self._clean_up(gone, files)
+        return self._clean_up(gone, bool(waiting), files)
 
     # Before `index.json` is replaced.
 
@@ -183,7 +183,7 @@ class _Transaction:
 
     # After it was replaced.
 
-    def _clean_up(self, gone: list[str], files: Listing) -> Commit | None:
+    def _clean_up(self, gone: list[str], waited: bool, files: Listing) -> Commit | None:
         """What follows a commit. One thing that fails keeps none of the others back; the first failure is raised."""
         failed: list[ShardmillError] = []
         try:
@@ -192,7 +192,7 @@ class _Transaction:
             self._settle_rejects()
         except ShardmillError as error:
             failed.append(error)
-        whole = self._finish(files, failed)
+        whole = self._finish(waited, files, failed)
         if failed:
             raise failed[0]
         return whole
@@ -216,9 +216,9 @@ class _Transaction:
         names = expire(self.storage, self.layout, self.commit, files, self.keep_seconds)
         self._while_it_stands(lambda name: self.storage.delete(self.layout.beside(name)), names, failed)
 
-    def _finish(self, files: Listing, failed: list[ShardmillError]) -> Commit | None:
+    def _finish(self, waited: bool, files: Listing, failed: list[ShardmillError]) -> Commit | None:
         """Remove what waits of data that are in their place. None if, without locks, some have gone meanwhile."""
-        if not self._locked:
+        if not self._locked and (waited or self.commit is not self.previous):
             if self._version_now() != self.version:
                 return self.commit  # superseded already; its files are that commit's business
             files = list_files(self.storage, self.layout)
