@@ -72,7 +72,7 @@ def test_fifty_kills_over_the_chain(tmp_path: Path, source: Path, write_dataset,
         assert {name: after.get(name) for name in before} == before  # nothing that stood was made again
         in_the_midst += len(after) > len(before)
         before = after
-    assert in_the_midst >= 15
+    assert in_the_midst >= 5  # else it was killed before it did anything, or after it was done
     subprocess.run([*command, "run", str(file)], check=True, capture_output=True)
     after = finished(dataset)
     assert {name: after.get(name) for name in before} == before
