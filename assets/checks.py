@@ -1,7 +1,7 @@
 """Asset checks: nothing lost, shards readable, embeddings sound, neighbours of the same class."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -9,15 +9,15 @@ import dagster as dg
 
 from assets.common import asset_key, partitions_of
 from resources.storage import StorageResource
-from shardmill import chain
-from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec
+from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.errors import SupersededError
+from shardmill.graph import Asset, Graph
 from shardmill.projection import same_class_rate
 from shardmill.projection.neighbours import MAXIMUM_ROWS
 from shardmill.shards.reader import ShardSet
 from shardmill.shards.scrub import ROUNDS, due_for_scrub, mark_as_sound
-from shardmill.stages.embedding_map import vectors_of
-from shardmill.verify import read_with_webdataset
+from shardmill.shards.verify import read_with_webdataset
+from shardmill.stages.embed import EmbedStage, vectors_of
 
 _NO_PARTITION = "this check is made with a partition: materialize one, and it is looked at then"
 _TRIES = 5
@@ -25,40 +25,34 @@ _LISTED = 100
 """Partitions of which a check shows the figures."""
 
 Metadata = dict[str, Any]
-Verdict = Callable[[Dataset, str, ShardSet], tuple[bool, Metadata]]
-"""From a dataset, a partition and its committed set to whether it passed, and the figures that say why."""
+Verdict = Callable[[Dataset, Asset, str, ShardSet], tuple[bool, Metadata]]
+"""From a dataset, an asset, a partition and its committed set to whether it passed, and the figures that say why."""
 
 
-def build_checks(spec: DatasetSpec) -> list[dg.AssetChecksDefinition]:
-    """The checks of one dataset's assets."""
-    downstream: tuple[AssetName, ...] = ASSETS[1:]
-    checks = [
-        _check(
-            spec,
-            asset,
-            "nothing_lost",
-            "Samples in = kept + filtered + rejects, in every shard.",
-            _nothing_lost,
+def build_checks(spec: DatasetSpec, graph: Graph) -> list[dg.AssetChecksDefinition]:
+    """The checks of one dataset's assets: what fits the inputs, the format and the stage of each."""
+    return [_check(spec, asset, *each) for asset in graph for each in _checks_of(spec, graph, asset)]
+
+
+def _checks_of(spec: DatasetSpec, graph: Graph, asset: Asset) -> Iterator[tuple[str, str, Verdict]]:
+    if asset.inputs and asset.scope == graph[asset.inputs[0]].scope:
+        yield "nothing_lost", "Samples in = kept + filtered + rejects, in every shard.", _nothing_lost
+    if asset.format == "tar":
+        text = (
+            "Every byte is what was committed, and the webdataset library reads every sample: of the new shards, and "
+            f"of the others in turn, so that damage is found within {ROUNDS} runs."
         )
-        for asset in downstream
-    ]
-    text = (
-        "Every byte is what was committed, and the webdataset library reads every sample: of the new shards, and of "
-        f"the others in turn, so that damage is found within {ROUNDS} runs."
-    )
-    tars: tuple[AssetName, ...] = ("webdataset_shards", "transformed_shards")
-    checks += [_check(spec, asset, "readable", text, _readable) for asset in tars]
-    sound = "One finite vector a sample, of the right size, and not zero; of length 1 if normalized."
-    checks.append(_check(spec, "embeddings", "sound", sound, _sound))
-    if spec.min_same_class_rate is not None:
-        text = f"The nearest neighbour has the same class for at least {spec.min_same_class_rate:.0%} of the samples."
-        checks.append(_check(spec, "embeddings", "same_class_neighbours", text, _same_class))
-    return checks
+        yield "readable", text, _readable
+    if isinstance(asset.stage, EmbedStage):
+        text = "One finite vector a sample, of the right size, and not zero; of length 1 if normalized."
+        yield "sound", text, _sound
+        if spec.min_same_class_rate is not None:
+            rate = f"{spec.min_same_class_rate:.0%}"
+            text = f"The nearest neighbour has the same class for at least {rate} of the samples."
+            yield "same_class_neighbours", text, _same_class
 
 
-def _check(
-    spec: DatasetSpec, asset: AssetName, name: str, description: str, verdict: Verdict
-) -> dg.AssetChecksDefinition:
+def _check(spec: DatasetSpec, asset: Asset, name: str, description: str, verdict: Verdict) -> dg.AssetChecksDefinition:
     def check(context: dg.AssetCheckExecutionContext, storage: StorageResource) -> dg.AssetCheckResult:
         dataset = Dataset(spec, storage.open())
         try:
@@ -78,32 +72,31 @@ def _check(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)  # partitioned checks are; the UI shows them well
         return dg.asset_check(
-            asset=asset_key(spec, asset), name=name, description=description, partitions_def=partitions_of(spec)
+            asset=asset_key(spec, asset.name), name=name, description=description, partitions_def=partitions_of(spec)
         )(check)
 
 
-def _verdict(verdict: Verdict, dataset: Dataset, asset: AssetName, partition: str) -> tuple[bool, Metadata]:
+def _verdict(verdict: Verdict, dataset: Dataset, asset: Asset, partition: str) -> tuple[bool, Metadata]:
     """The verdict; stored bytes that cannot be read at all fail a check like any others.
 
     Where another run commits meanwhile, that of what stands then.
     """
     for left in reversed(range(_TRIES)):
         try:
-            shards = chain.stored(dataset, asset, partition)
+            shards = dataset.stored(asset.name, asset.place(partition))
             if shards is None:
                 return False, {"reason": f"nothing is committed for {partition}: materialize it first"}
-            return verdict(dataset, partition, shards)
+            return verdict(dataset, asset, partition, shards)
         except Exception as error:  # whatever webdataset, tarfile or pyarrow make of them
             if not (left and isinstance(error, SupersededError)):
                 return False, {"reason": f"{type(error).__name__}: {error}"}
     raise AssertionError
 
 
-def _nothing_lost(dataset: Dataset, partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
+def _nothing_lost(dataset: Dataset, asset: Asset, partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
     """Also against the asset before: what went in here is what came out there."""
     commit = shards.commit
-    asset: AssetName = commit.name.split("/")[1]  # type: ignore[assignment]
-    before = chain.stored(dataset, ASSETS[ASSETS.index(asset) - 1], partition)
+    before = dataset.stored(asset.inputs[0], partition)
     came = before.commit.total_samples if before else -1
     lost = [e.id for e in commit.shards if e.samples_in != e.kept + e.filtered + e.total_rejects]
     figures = {
@@ -117,7 +110,7 @@ def _nothing_lost(dataset: Dataset, partition: str, shards: ShardSet) -> tuple[b
     return came == commit.total_samples_in and not lost, figures
 
 
-def _readable(_dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
+def _readable(_dataset: Dataset, _asset: Asset, _partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
     due = due_for_scrub(shards)
     samples, size = read_with_webdataset(shards, due)
     verified = sum(1 for shard in due for _ in shard.read(shards.storage))
@@ -130,7 +123,7 @@ def _readable(_dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[boo
     return passed, {**figures, "samples expected": expected}
 
 
-def _sound(dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
+def _sound(_dataset: Dataset, asset: Asset, _partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
     import numpy as np
 
     rows, dimensions, finite, norms = 0, set(), True, [np.empty(0)]
@@ -142,7 +135,8 @@ def _sound(dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[bool, M
         norms.append(np.linalg.norm(vectors, axis=1))
     lengths = np.concatenate(norms)
     low, high = (float(lengths.min()), float(lengths.max())) if rows else (1.0, 1.0)
-    expected = (0.99, 1.01) if dataset.spec.embedder.normalize else (1e-6, float("inf"))
+    assert isinstance(asset.stage, EmbedStage)
+    expected = (0.99, 1.01) if asset.stage.spec.normalize else (1e-6, float("inf"))
     size = {int(entry.summary["dimensions"]) for entry in shards.commit.shardlist}
     passed = finite and rows == shards.commit.total_samples and expected[0] <= low and high <= expected[1]
     figures = {"rows": rows, "all finite": finite, "smallest norm": low, "largest norm": high}
@@ -152,7 +146,7 @@ def _sound(dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[bool, M
     }
 
 
-def _same_class(dataset: Dataset, _partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
+def _same_class(dataset: Dataset, _asset: Asset, _partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
     import numpy as np
 
     # Every so many rows, so that memory does not grow with the table.

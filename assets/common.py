@@ -1,37 +1,34 @@
-"""What the five assets share: keys, partitions, options, and the plan for the partitions of a run."""
+"""What all assets share: keys, partitions, options, and the plan for the partitions of a run."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, time, timedelta
-from typing import Any
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 from resources.planned import PlannedPartitions
-from resources.shard_set_io_manager import EACH_ALONE, KEEP_SUPERSEDED, MASKS, MAX_REJECT_RATIO, ROOT
-from shardmill.dataset import AssetName, DatasetSpec
+from resources.shard_set_io_manager import EACH_ALONE, KEEP_SUPERSEDED, MASKS, MAX_REJECT_RATIO, ROOT, SCOPE
+from shardmill.dataset import DatasetSpec
 from shardmill.errors import ShardmillError
+from shardmill.graph import Asset, LazyShardSet
 from shardmill.partitions import TimePartitions
 from shardmill.shards.fingerprint import fingerprint
-from shardmill.shards.reader import ShardSet
-from shardmill.stages.lazy_shard_set import LazyShardSet
 
 IO_MANAGER = "shard_set_io_manager"
 
-LoadedPartitions = Any
-"""`ShardSet` of the run's one partition, or a dict from each partition to its set or the error of loading it."""
 AnyOutput = dg.Output[Any]
 """Of `PlannedPartitions`: Dagster's types know no dicts with values of two kinds."""
 
 
-def asset_key(spec: DatasetSpec, asset: AssetName) -> dg.AssetKey:
+def asset_key(spec: DatasetSpec, asset: str) -> dg.AssetKey:
     """`<dataset>/<asset>`."""
     return dg.AssetKey([spec.name, asset])
 
 
-def upstream_of(spec: DatasetSpec, asset: AssetName) -> dg.AssetIn:
-    """The asset before, as an input. A partition of it that cannot be loaded fails alone."""
+def upstream_of(spec: DatasetSpec, asset: str) -> dg.AssetIn:
+    """Another asset, as an input. A partition of it that cannot be loaded fails alone."""
     return dg.AssetIn(asset_key(spec, asset), metadata={EACH_ALONE: True})
 
 
@@ -52,30 +49,35 @@ def partitions_of(spec: DatasetSpec) -> dg.PartitionsDefinition:
     return dg.DynamicPartitionsDefinition(name=spec.name)
 
 
-def code_version(stage: str, version: int, parameters: Mapping[str, Any]) -> str:
-    """Changes with the stage's version and with everything that the dataset file tells it."""
-    return f"{stage}-{version}-{fingerprint(parameters=parameters)[:8]}"
+def code_version(asset: Asset) -> str:
+    """Changes with the stage's version and with everything that the dataset file tells the asset itself."""
+    stage = asset.stage
+    return f"{stage.name}-{stage.version}-{fingerprint(parameters=stage.declared(), **asset.declared)[:8]}"
 
 
-def asset_options(spec: DatasetSpec, asset: AssetName, kinds: set[str], code: str, description: str) -> dict[str, Any]:
-    """Arguments of `@dg.asset` that follow from the dataset."""
+def asset_options(spec: DatasetSpec, asset: Asset) -> dict[str, Any]:
+    """Arguments of `@dg.asset` that follow from the dataset and its graph.
+
+    What the dataset has once is shown with its partitions, too: a run of any of them makes it, or finds it there.
+    """
     return {
-        "key": asset_key(spec, asset),
+        "key": asset_key(spec, asset.name),
         "partitions_def": partitions_of(spec),
         "backfill_policy": _backfill_policy(spec.partitions_per_run),
-        "automation_condition": _follow_upstream() if spec.automation and asset != "raw_images" else None,
+        "automation_condition": _follow_upstream() if spec.automation and asset.inputs else None,
         "freshness_policy": _freshness(spec.fresh_hours) if spec.fresh_hours else None,
         "io_manager_key": IO_MANAGER,
         "group_name": spec.name,
         "owners": spec.owners or None,
-        "kinds": kinds,
-        "code_version": code,
-        "description": f"{description}\n\n{spec.description}".strip(),
+        "kinds": set(asset.kinds),
+        "code_version": code_version(asset),
+        "description": f"{asset.description}\n\n{spec.description}".strip(),
         "metadata": {
             ROOT: spec.root,
+            SCOPE: asset.scope,
             MAX_REJECT_RATIO: spec.max_reject_ratio,
             KEEP_SUPERSEDED: spec.keep_superseded,
-            MASKS: spec.transform.masks,
+            MASKS: spec.masks,
         },
     }
 
@@ -105,12 +107,18 @@ def _freshness(hours: float) -> dg.FreshnessPolicy:
         return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours))
 
 
-def planned_output(
-    context: dg.AssetExecutionContext,
-    make: Callable[[str], LazyShardSet],
-    again: Callable[[str], LazyShardSet] | None = None,
-) -> AnyOutput:
-    """The lazy set of every partition of the run, and the data version that it will have; `again` plans one anew.
+class Plans(Protocol):
+    """How one asset's partitions are planned."""
+
+    def first(self, partition: str) -> LazyShardSet:
+        """What it is to be. Raises ShardmillError for a partition that cannot be planned."""
+
+    def again(self, partition: str) -> LazyShardSet:
+        """What it is to be, of what stands now: another run committed something meanwhile."""
+
+
+def planned_output(context: dg.AssetExecutionContext, plans: Plans) -> AnyOutput:
+    """The lazy set of every partition of the run, and the data version that it will have.
 
     The version is known beforehand: it is the digest of the fingerprints, which determine the bytes. A partition that
     cannot be planned is left to the IO manager, which makes the others first.
@@ -119,9 +127,8 @@ def planned_output(
     digests: dict[str, str] = {}
     for partition in context.partition_keys:
         try:
-            lazy = make(partition)
-            digests[partition] = lazy.digest  # reads the weights, for one
-            planned[partition] = lazy
+            planned[partition] = lazy = plans.first(partition)
+            digests[partition] = lazy.digest
         except ShardmillError as error:
             planned[partition] = error
 
@@ -131,23 +138,4 @@ def planned_output(
     (version,) = digests.values() if len(planned) == len(digests) == 1 else [fingerprint(partitions=digests)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # data_version is
-        return dg.Output(PlannedPartitions(planned, again or make, describe), data_version=dg.DataVersion(version))
-
-
-def each_partition(
-    context: dg.AssetExecutionContext,
-    upstream: LoadedPartitions,
-    make: Callable[[ShardSet], LazyShardSet],
-) -> AnyOutput:
-    """`planned_output` over the loaded upstream sets."""
-
-    def make_one(partition: str) -> LazyShardSet:
-        return make(loaded(partition))
-
-    def loaded(partition: str) -> ShardSet:
-        found = upstream if isinstance(upstream, ShardSet) else upstream[partition]
-        if isinstance(found, ShardmillError):
-            raise found
-        return found
-
-    return planned_output(context, make_one, lambda partition: make(loaded(partition).newest()))
+        return dg.Output(PlannedPartitions(planned, plans.again, describe), data_version=dg.DataVersion(version))

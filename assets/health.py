@@ -1,5 +1,6 @@
 """The state of a dataset at a glance: partitions by state, what failed and why, rejects and throughput over time."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,21 +9,27 @@ import dagster as dg
 
 from assets.common import asset_key, partitions_of
 from resources.history import Point, draw_history
-from shardmill.dataset import ASSETS, AssetName, DatasetSpec
+from resources.storage import StorageResource
+from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.errors import ShardmillError
+from shardmill.graph import Graph, Planner, why_stale
 from shardmill.images.contact_sheet import data_uri
+from shardmill.storage.check import impatient
 
 NAME = "failed_partitions"
 _LISTED = 50
 """Failed partitions in the table, each with its reason."""
+_SECONDS = 60.0
+"""Of looking for stale partitions."""
 _POINTS = 200
 """Materializations in the picture."""
 
 
-def build_health(spec: DatasetSpec) -> dg.AssetSpec:
+def build_health(spec: DatasetSpec, graph: Graph) -> dg.AssetSpec:
     """What the check is on: an asset that nobody materializes. One that is loses its check's result each time."""
     return dg.AssetSpec(
         health_check_key(spec).asset_key,
-        deps=[asset_key(spec, ASSETS[-1])],
+        deps=[asset_key(spec, asset.name) for asset in graph.leaves],
         description=f"The state of {spec.name}: its check says which partitions failed and why.",
         group_name=spec.name,
     )
@@ -33,32 +40,43 @@ def health_check_key(spec: DatasetSpec) -> dg.AssetCheckKey:
     return dg.AssetCheckKey(dg.AssetKey(["health", spec.name]), NAME)
 
 
-def build_health_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
+def build_health_check(spec: DatasetSpec, graph: Graph) -> dg.AssetChecksDefinition:
     """The check of one dataset. It looks at all partitions, so it runs on a schedule and not with every partition."""
     definition = partitions_of(spec)
+    names = [asset.name for asset in graph]
+    worked = [asset.name for asset in graph if asset.inputs and asset.scope == "partition"]
 
     @dg.asset_check(
         asset=health_check_key(spec).asset_key,
         name=NAME,
-        description="No partition's last run failed. Shows the dataset's partitions by state, rejects and throughput.",
+        description=(
+            "No partition's last run failed. Shows the dataset's partitions by state, why which are stale, rejects and "
+            "throughput."
+        ),
     )
-    def failed_partitions(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    def failed_partitions(context: dg.AssetCheckExecutionContext, storage: StorageResource) -> dg.AssetCheckResult:
         instance = context.op_execution_context.instance
         keys = definition.get_partition_keys(dynamic_partitions_store=instance)
-        states = {asset: _states(instance, asset_key(spec, asset), keys, definition) for asset in ASSETS}
+        states = {asset: _states(instance, asset_key(spec, asset), keys, definition) for asset in names}
         failed = {
             key: asset
-            for asset in reversed(ASSETS)
+            for asset in reversed(names)
             for key, state in states[asset].items()
             if state is dg.AssetPartitionStatus.FAILED
         }
         metadata: dict[str, Any] = {"partitions": len(keys), "failed": len(failed), "by state": _by_state(states)}
         if failed:
             metadata["failed partitions"] = _reasons(instance, spec, failed)
-        last = instance.get_latest_materialization_event(asset_key(spec, ASSETS[-1]))
+        made = [key for key in keys if all(states[asset].get(key) is _MADE for asset in names)]
+        stale, looked = _stale(Planner(Dataset(spec, impatient(storage.open()))), made)
+        if stale:
+            metadata["stale partitions"] = dg.MetadataValue.table(stale)
+        if looked < len(made):
+            metadata["not looked at for want of time"] = len(made) - looked
+        last = instance.get_latest_materialization_event(asset_key(spec, names[-1]))
         if last is not None:
             metadata["last success"] = dg.MetadataValue.timestamp(last.timestamp)
-        points: dict[str, list[Point]] = {asset: _points(instance, asset_key(spec, asset)) for asset in ASSETS[1:4]}
+        points: dict[str, list[Point]] = {asset: _points(instance, asset_key(spec, asset)) for asset in worked}
         if any(points.values()):
             metadata["history"] = dg.MetadataValue.md(f"![history]({data_uri(draw_history(points))})")
         return dg.AssetCheckResult(passed=not failed, metadata=metadata)
@@ -66,6 +84,7 @@ def build_health_check(spec: DatasetSpec) -> dg.AssetChecksDefinition:
     return failed_partitions
 
 
+_MADE = dg.AssetPartitionStatus.MATERIALIZED
 States = Mapping[str, dg.AssetPartitionStatus | None]
 
 
@@ -75,7 +94,7 @@ def _states(
     return instance.get_status_by_partition(asset, keys, definition) or dict.fromkeys(keys)
 
 
-def _by_state(states: Mapping[AssetName, States]) -> dg.MetadataValue[Any]:
+def _by_state(states: Mapping[str, States]) -> dg.MetadataValue[Any]:
     columns = {
         "materialized": dg.AssetPartitionStatus.MATERIALIZED,
         "failed": dg.AssetPartitionStatus.FAILED,
@@ -90,7 +109,22 @@ def _by_state(states: Mapping[AssetName, States]) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.table(records)
 
 
-def _reasons(instance: dg.DagsterInstance, spec: DatasetSpec, failed: Mapping[str, AssetName]) -> dg.MetadataValue[Any]:
+def _stale(planner: Planner, partitions: Sequence[str]) -> tuple[list[dg.TableRecord], int]:
+    """The first fifty that are stale, asset by asset, each with why; and how many partitions were looked at."""
+    records: list[dg.TableRecord] = []
+    end = time.monotonic() + _SECONDS
+    for number, partition in enumerate(reversed(partitions)):
+        if len(records) >= _LISTED or time.monotonic() > end:
+            return records, number
+        try:
+            for asset, why in why_stale(planner, partition):
+                records.append(dg.TableRecord({"partition": partition, "asset": asset, "why": why}))
+        except ShardmillError as error:
+            records.append(dg.TableRecord({"partition": partition, "asset": "", "why": str(error)}))
+    return records, len(partitions)
+
+
+def _reasons(instance: dg.DagsterInstance, spec: DatasetSpec, failed: Mapping[str, str]) -> dg.MetadataValue[Any]:
     """The first fifty, each with the reason of the last run that was to make it."""
     records = []
     for partition, asset in sorted(failed.items())[:_LISTED]:

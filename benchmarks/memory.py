@@ -15,12 +15,12 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-from shardmill import chain
-from shardmill.dataset import AssetName, Dataset, DatasetSpec
+from shardmill import chain, graph
+from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.demo import make_demo_dataset
 from shardmill.engines import LocalEngine
 
-STAGES: dict[str, AssetName] = {
+STAGES: dict[str, str] = {
     "pack": "webdataset_shards",
     "transform": "transformed_shards",
     "embed": "embeddings",
@@ -91,12 +91,12 @@ def measure(folder: Path, stage: str, max_samples: int, workers: int) -> None:
             }
         )
     )
-    asset: AssetName = STAGES.get(stage, "raw_images")
+    asset: str = STAGES.get(stage, "raw_images")
     assets = list(STAGES.values())
-    before: AssetName = "raw_images" if asset not in assets[1:] else assets[assets.index(asset) - 1]
-    upstream = None if asset == "raw_images" else chain.stored(dataset, before, "p")
+    before: str = "raw_images" if asset not in assets[1:] else assets[assets.index(asset) - 1]
+    upstream = None if asset == "raw_images" else dataset.stored(before, "p")
     started = time.perf_counter()
-    made = chain.write(dataset, asset, "p", chain.plan(dataset, asset, "p", upstream), LocalEngine(workers))
+    made = graph.write(dataset, asset, "p", chain.plan(dataset, asset, "p", upstream), LocalEngine(workers))
     seconds = time.perf_counter() - started
     # Not `getrusage`: its maximum is that of the process that started this one, if that was larger.
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]

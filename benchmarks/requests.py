@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shardmill import chain
+from shardmill import graph
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.engines import LocalEngine
 from shardmill.storage import GCSCredentials, S3Credentials, Storage
@@ -60,7 +60,7 @@ def measure(name: str, raw: Path, root: str, storage: Storage, count: Count, sam
             write_photograph(raw / "one.jpg", 10**6)
         before = count()
         made = total = 0
-        for asset, shards in chain.run(dataset, "p", LocalEngine(1)):
+        for asset, shards in graph.run(dataset, "p", LocalEngine(1)):
             made, total = made + shards.made, total + len(shards.commit.shards)
             if asset == "embeddings":
                 break

@@ -19,14 +19,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from shardmill import chain
-from shardmill.dataset import AssetName, Dataset, DatasetSpec
+from shardmill import chain, graph
+from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.engines import LocalEngine
 from shardmill.shards.reader import ShardSet
 from shardmill.torchvision_compat import import_torchvision
 
 SIZE = 224
-STAGES: dict[str, AssetName] = {
+STAGES: dict[str, str] = {
     "list": "raw_images",
     "pack": "webdataset_shards",
     "transform": "transformed_shards",
@@ -92,9 +92,9 @@ def a_round(source: Path, names: list[Path], base: Path, workers: int | None) ->
             if suffix and stage == "embed":
                 break
 
-            def make(asset: AssetName = asset, dataset: Dataset = dataset, engine: LocalEngine = engine) -> int:
+            def make(asset: str = asset, dataset: Dataset = dataset, engine: LocalEngine = engine) -> int:
                 nonlocal upstream
-                upstream = chain.write(dataset, asset, "p", chain.plan(dataset, asset, "p", upstream), engine)
+                upstream = graph.write(dataset, asset, "p", chain.plan(dataset, asset, "p", upstream), engine)
                 return upstream.commit.total_samples_in
 
             timed(stage + suffix, make)

@@ -12,9 +12,10 @@ from orchestration.new_objects import LAUNCHED_BY
 from orchestration.runs import DATASET, job_name, partition_keys, run_requests, under_way
 from resources.storage import StorageResource
 from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.dataset.upkeep import BackfillSpec
+from shardmill.graph import Planner
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.storage.check import impatient
-from shardmill.upkeep import BackfillSpec
 
 _SECONDS = 35.0
 """Of looking at the source and at what is committed: a tick has 60 s."""
@@ -63,7 +64,7 @@ def build_backfill_schedule(
         )
         rest = [key for key in _ordered(whole, settings) if key not in busy]
         outdated, unlooked = first_that(
-            partial(is_stale, dataset), rest, settings.max_partitions - len(chosen), deadline, turn
+            partial(is_stale, Planner(dataset)), rest, settings.max_partitions - len(chosen), deadline, turn
         )
         found: dict[Trouble, list[str]] = {"failed": [], "missing": [], "stale": outdated}
         for key in chosen:

@@ -7,10 +7,11 @@ from typing import Literal
 
 import dagster as dg
 
-from shardmill import chain
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset
 from shardmill.errors import ConfigurationError, CorruptionError
+from shardmill.graph import Planner
+from shardmill.graph import is_stale as is_outdated
 from shardmill.partitions import BatchPartitions
 from shardmill.sources import SampleNames
 from shardmill.storage import join_uri, relative_to
@@ -94,10 +95,10 @@ def _blocks(partitions: Sequence[str], turn: int) -> Iterator[Sequence[str]]:
                 yield block
 
 
-def is_stale(dataset: Dataset, partition: str) -> bool:
-    """`chain.is_stale`; of one whose files are damaged, too: its run says what is wrong."""
+def is_stale(planner: Planner, partition: str) -> bool:
+    """Whether it is stale; one whose files are damaged is, too: its run says what is wrong."""
     try:
-        return chain.is_stale(dataset, partition)
+        return is_outdated(planner, partition)
     except CorruptionError:
         return True
     except ConfigurationError:  # no partition of the dataset as it is declared: somebody added the key by hand

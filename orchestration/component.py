@@ -1,4 +1,4 @@
-"""`ImageDataset`: the Dagster component that turns a dataset's YAML into its five assets, their checks and a job."""
+"""`ImageDataset`: the Dagster component that turns a dataset's YAML into its assets, their checks and a job."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,19 +10,17 @@ import dagster as dg
 from dagster.components import Scaffolder, ScaffoldRequest
 from pydantic import BaseModel
 
+from assets.build import build_assets
 from assets.checks import build_checks
-from assets.embedding_map import build_embedding_map
-from assets.embeddings import build_embeddings
 from assets.health import build_health, build_health_check
-from assets.raw_images import build_raw_images
-from assets.transformed_shards import build_transformed_shards
-from assets.webdataset_shards import build_webdataset_shards
 from orchestration.automation import build_automation_sensor
 from orchestration.backfills import build_backfill_schedule
+from orchestration.committed import build_committed_sensor
 from orchestration.health import build_health_schedule
 from orchestration.new_objects import build_new_objects_sensor
 from orchestration.runs import job_name
 from shardmill.dataset import DatasetSpec, TemplateEnvironment
+from shardmill.graph import build_graph
 
 
 class ImageDatasetScaffolder(Scaffolder):
@@ -58,7 +56,7 @@ class ImageDatasetScaffolder(Scaffolder):
 
 @dg.scaffold_with(ImageDatasetScaffolder)
 class ImageDataset(dg.Component):
-    """A source of raw images and everything derived from it: five partitioned assets, their checks and a job."""
+    """A source of raw images and everything derived from it: partitioned assets, their checks and a job."""
 
     def __init__(self, spec: DatasetSpec) -> None:
         self.spec = spec
@@ -93,27 +91,26 @@ def _filled_in(value: Any, fill_in: Callable[[str], Any]) -> Any:
 
 def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:
     """The assets, checks, job, sensors and schedule of one dataset."""
-    assets = [
-        build_raw_images(spec),
-        build_webdataset_shards(spec),
-        build_transformed_shards(spec),
-        build_embeddings(spec),
-        build_embedding_map(spec),
-    ]
+    graph = build_graph(spec)
+    assets = build_assets(spec, graph)
     job = dg.define_asset_job(
         name=job_name(spec),
         selection=dg.AssetSelection.groups(spec.name),
         description=f"Everything of {spec.name}, {spec.partitions_per_run} of its partitions a run at most.",
     )
-    sensors: list[dg.SensorDefinition] = []
+    sensors: list[dg.SensorDefinition] = [build_committed_sensor(spec, graph)]
     if spec.sensor:
         sensors.append(build_new_objects_sensor(spec, spec.sensor))
     if spec.automation:
         sensors.append(build_automation_sensor(spec))
     schedules = [build_backfill_schedule(spec, spec.backfill, assets)] if spec.backfill else []
-    if sensors or schedules:
+    if spec.sensor or spec.automation or schedules:
         schedules.append(build_health_schedule(spec))
-    checks = [*build_checks(spec), build_health_check(spec)]
+    checks = [*build_checks(spec, graph), build_health_check(spec, graph)]
     return dg.Definitions(
-        assets=[*assets, build_health(spec)], asset_checks=checks, jobs=[job], sensors=sensors, schedules=schedules
+        assets=[*assets, build_health(spec, graph)],
+        asset_checks=checks,
+        jobs=[job],
+        sensors=sensors,
+        schedules=schedules,
     )

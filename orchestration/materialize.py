@@ -21,9 +21,10 @@ from assets.common import partitions_of
 from orchestration.component import dataset_definitions
 from orchestration.definitions import build_defs
 from resources.storage import StorageResource
-from shardmill import chain
-from shardmill.dataset import ASSETS, Dataset, load_dataset
+from shardmill.dataset import RAW, Dataset, load_dataset
 from shardmill.errors import ShardmillError
+from shardmill.graph import Planner, build_graph, states
+from shardmill.shards.commit import Commit
 
 # A log has no width of its own; 80 columns would fold the table.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -34,10 +35,11 @@ def main(file: Path) -> int:
     try:
         dataset = load_dataset(file, StorageResource.from_environment().open())
         with dg.DagsterInstance.get() as instance:
+            planner = Planner(dataset)
             runs = {
                 partition: _materialize(dataset, partition, instance)
                 for partition in _add(dataset, instance)
-                if not _is_up_to_date(dataset, partition)
+                if not _is_up_to_date(planner, partition)
             }
         console.print(_table(dataset, runs))
     except (ShardmillError, dg.DagsterError) as error:
@@ -66,15 +68,15 @@ class _Run:
 
 def _add(dataset: Dataset, instance: dg.DagsterInstance) -> list[str]:
     """The dataset's partitions; Dagster is told of those that it cannot know by itself."""
-    partitions = chain.known_partitions(dataset)
+    partitions = dataset.known_partitions()
     if isinstance(partitions_of(dataset.spec), dg.DynamicPartitionsDefinition):
         instance.add_dynamic_partitions(dataset.spec.name, partitions)
     return partitions
 
 
-def _is_up_to_date(dataset: Dataset, partition: str) -> bool:
+def _is_up_to_date(planner: Planner, partition: str) -> bool:
     try:
-        return all(found.state == "up to date" for found in chain.states(dataset, partition))
+        return all(found.state == "up to date" for found in states(planner, partition))
     except ShardmillError:
         return False  # its run will say what is wrong, and the other partitions get theirs
 
@@ -106,29 +108,34 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
 
 
 def _table(dataset: Dataset, runs: Mapping[str, _Run]) -> Table:
-    """A row a partition: what is stored, what was rejected at any stage, and how fast this run was."""
-    table = Table("partition", "samples", "shards", "bytes", "embeddings", "rejects by reason", "images/s")
-    for partition in chain.known_partitions(dataset):
-        sets = {asset: chain.stored(dataset, asset, partition) for asset in ASSETS}
-        commits = {asset: found.commit if found else None for asset, found in sets.items()}
-        stored = [commit for asset in ASSETS if (commit := commits[asset])]
-        raw, shards, vectors = commits["raw_images"], commits["transformed_shards"], commits["embeddings"]
+    """A row a partition: what is stored of each asset, what was rejected anywhere, and how fast this run was."""
+    assets = [asset for asset in build_graph(dataset.spec) if asset.scope == "partition"]
+    table = Table(
+        "partition", *(asset.name.replace("_", " ") for asset in assets), "bytes", "rejects by reason", "samples/s"
+    )
+    for partition in dataset.known_partitions():
+        found = [dataset.stored(asset.name, partition) for asset in assets]
+        stored = [shards.commit for shards in found if shards is not None]
         reasons: dict[str, int] = {}
         for commit in stored:
             for reason, count in commit.rejects_by_reason.items():
                 reasons[reason] = reasons.get(reason, 0) + count
         run = runs.get(partition)
         taken = run.seconds if run and not run.failures else None
+        raw = dataset.stored(RAW, partition)
         table.add_row(
             partition,
-            str(raw.total_samples) if raw else "",
-            str(len(shards.shards)) if shards else "",
+            *(_samples(shards.commit) if shards else "" for shards in found),
             decimal(sum(commit.total_bytes for commit in stored)),
-            str(vectors.total_samples) if vectors else "",
             "\n".join(f"{count} × {reason}" for reason, count in reasons.items()) or "none",
-            f"{raw.total_samples / taken:.0f}" if raw and taken else "",
+            f"{raw.commit.total_samples / taken:.0f}" if raw and taken else "",
         )
     return table
+
+
+def _samples(commit: Commit) -> str:
+    shards = len(commit.shards)
+    return f"{commit.total_samples:,} in {shards} {'shard' if shards == 1 else 'shards'}"
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from assets.common import partitions_of
 from orchestration.runs import job_name, partition_keys, run_requests, under_way
 from resources.storage import StorageResource
 from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.dataset.upkeep import SensorSpec
 from shardmill.storage import absolute_uri
 from shardmill.storage.check import impatient
-from shardmill.upkeep import SensorSpec
 from shardmill.watch import Look, look
 from shardmill.watch.notifications import open_notifications
 

@@ -22,8 +22,11 @@ _LARGEST_TILE = 448
 """Pixels on the long side of what a tile is drawn from: four times its own, so that nothing of it is lost."""
 
 
-def describe_shard_set(shards: ShardSet, seconds: float, masks: Sequence[str] = ()) -> dict[str, Any]:
-    """Metadata of one partition that took `seconds` to write; `masks` are its components that are label maps."""
+def describe_shard_set(shards: ShardSet, seconds: float | None, masks: Sequence[str] = ()) -> dict[str, Any]:
+    """Metadata of one partition that took `seconds` to write; `masks` are its components that are label maps.
+
+    `seconds` is None for one that is only looked at.
+    """
     commit = shards.commit
     metadata: dict[str, Any] = {}
     if sheet := _contact_sheet(shards, masks):
@@ -38,7 +41,8 @@ def describe_shard_set(shards: ShardSet, seconds: float, masks: Sequence[str] = 
     metadata |= {
         "dagster/uri": shards.folder,
         "dagster/row_count": commit.total_samples,
-        **_counts(commit, shards.made, seconds),
+        **_counts(commit),
+        **({} if seconds is None else _pace(commit, shards.made, seconds)),
         **{name.replace("_", " "): value for entry in commit.shards for name, value in entry.summary.items()},
         **_runtimes(commit),
         "digest": commit.digest,
@@ -49,17 +53,19 @@ def describe_shard_set(shards: ShardSet, seconds: float, masks: Sequence[str] = 
     return metadata
 
 
-def _counts(commit: Commit, made: int, seconds: float) -> dict[str, Any]:
-    metadata: dict[str, Any] = {
+def _counts(commit: Commit) -> dict[str, Any]:
+    return {
         "samples in": commit.total_samples_in,
         "rejects": commit.total_rejects,
         "filtered": commit.total_filtered,
         "bytes": commit.total_bytes,
         "shards": len(commit.shards),
-        "shards made": made,
-        "seconds": round(seconds, 2),
     }
-    if made == metadata["shards"] > 0:  # else the rate would count samples that stood already
+
+
+def _pace(commit: Commit, made: int, seconds: float) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"shards made": made, "seconds": round(seconds, 2)}
+    if made == len(commit.shards) > 0:  # else the rate would count samples that stood already
         metadata["samples per second"] = round(commit.total_samples / max(seconds, 1e-9), 1)
     return metadata
 

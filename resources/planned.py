@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardmill.errors import ShardmillError
-from shardmill.stages.lazy_shard_set import LazyShardSet
+from shardmill.graph import LazyShardSet
 
 
 @dataclass(frozen=True)

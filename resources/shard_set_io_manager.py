@@ -10,13 +10,16 @@ from resources.failures import failure, partial_failure
 from resources.metadata import describe_shard_set
 from resources.planned import PlannedPartitions
 from resources.storage import StorageResource
+from shardmill.dataset import WHOLE
+from shardmill.engines import Engine
 from shardmill.errors import ConfigurationError, ConflictError, ShardmillError
+from shardmill.graph import LazyShardSet
 from shardmill.progress import Progress, for_a_log
 from shardmill.shards.reader import ShardSet, open_shards
-from shardmill.stages.lazy_shard_set import LazyShardSet
 from shardmill.storage import Storage, absolute_uri, join_uri
 
 ROOT = "shardmill/root"
+SCOPE = "shardmill/scope"
 MAX_REJECT_RATIO = "shardmill/max_reject_ratio"
 KEEP_SUPERSEDED = "shardmill/keep_superseded"
 MASKS = "shardmill/masks"
@@ -45,20 +48,27 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
                 {context.partition_key: lazy}, lambda _: lazy, lambda _, data: context.add_output_metadata({**data})
             )
         failed: dict[str, ShardmillError] = {}
+        with self.engine.open(context.log.info) as engine:
+            self._write_all(context, obj, engine, failed)
+        if failed:
+            raise partial_failure(list(obj.partitions), failed)
+
+    def _write_all(
+        self, context: dg.OutputContext, obj: PlannedPartitions, engine: Engine, failed: dict[str, ShardmillError]
+    ) -> None:
+        """Each partition with the same engine, whose processes and models last over all of them."""
         for partition, planned in obj.partitions.items():
             started = time.monotonic()
             try:
                 if isinstance(planned, ShardmillError):
                     raise planned
-                made = self._write(context, partition, planned, obj.again)
+                made = self._write(context, partition, planned, obj.again, engine)
             except ShardmillError as error:
                 failed[partition] = error
                 if len(obj.partitions) > 1:
                     context.log.error(f"{partition} failed: {error}")
             else:
                 self._describe(context, made, partition, time.monotonic() - started, obj)
-        if failed:
-            raise partial_failure(list(obj.partitions), failed)
 
     def load_input(self, context: dg.InputContext) -> ShardSet | dict[str, ShardSet | ShardmillError]:
         """The committed set, or a dict of those of several partitions.
@@ -82,21 +92,25 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
         return only if len(loaded) == 1 and isinstance(only, ShardSet) else loaded
 
     def _write(
-        self, context: dg.OutputContext, partition: str, lazy: LazyShardSet, again: Callable[[str], LazyShardSet]
+        self,
+        context: dg.OutputContext,
+        partition: str,
+        lazy: LazyShardSet,
+        again: Callable[[str], LazyShardSet],
+        engine: Engine,
     ) -> ShardSet:
         """Raises ConflictError where another run was first and something else is to be made now: a retry plans that.
 
         The data version has been handed to Dagster by now, so that nothing else than what was planned can be written.
         """
         folder, storage = _folder(context, partition), self.storage.open()
-        name = "/".join([*context.asset_key.path, partition])
+        name = "/".join([*context.asset_key.path, _place(context, partition)])
         ratio = context.definition_metadata[MAX_REJECT_RATIO]
         keep = context.definition_metadata.get(KEEP_SUPERSEDED, 0.0)
 
         def log(progress: Progress) -> None:
             context.log.info(str(progress))
 
-        engine = self.engine.open(context.log.info)
         for left in reversed(range(_TRIES)):
             try:
                 result = lazy.write(storage, folder, name, engine, ratio, for_a_log(log), keep)
@@ -129,10 +143,15 @@ def _load(storage: Storage, upstream: dg.OutputContext, partition: str) -> Shard
     try:
         return open_shards(folder, storage)
     except FileNotFoundError:
-        name = "/".join([*upstream.asset_key.path, partition])
+        name = "/".join([*upstream.asset_key.path, _place(upstream, partition)])
         raise ConfigurationError(f"{name} has to be materialized first: nothing is committed in {folder}") from None
 
 
 def _folder(context: dg.OutputContext, partition: str) -> str:
     root = absolute_uri(context.definition_metadata[ROOT])
-    return join_uri(root, "/".join([*context.asset_key.path, partition]))
+    return join_uri(root, "/".join([*context.asset_key.path, _place(context, partition)]))
+
+
+def _place(context: dg.OutputContext, partition: str) -> str:
+    """What the dataset has once stands in one folder, whichever partition's run makes it."""
+    return WHOLE if context.definition_metadata.get(SCOPE) == "dataset" else partition

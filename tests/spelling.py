@@ -5,16 +5,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from shardmill.engines import LocalEngine
 from shardmill.errors import StorageError
+from shardmill.graph.lazy_shard_set import LazyShardSet
 from shardmill.shards.index import IndexWriter, Source
+from shardmill.shards.layout import Suffix
 from shardmill.shards.reader import ShardSet
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.ustar import TarWriter
-from shardmill.stages.lazy_shard_set import LazyShardSet
-from shardmill.stages.stage import OutputFiles, Work
+from shardmill.stages.stage import OutputFiles, Stage, Work
 from shardmill.storage import Storage
 
 NAME = "d/webdataset_shards/p"
@@ -27,6 +28,7 @@ class Letter:
     letter: str
     edition: str = ""
     samples = 2
+    size = 2
 
     @property
     def id(self) -> str:
@@ -41,18 +43,15 @@ class Letter:
 
 
 @dataclass(frozen=True)
-class Spell:
+class Spell(Stage[Letter]):
     """A stage; `software` changes the bytes and not the fingerprint. Rejects `may_pass`, or do not."""
 
     software: str = ""
     may_pass: bool = False
     empty: bool = False
     """Whether both samples of a letter are rejected."""
-    name = "pack"
-    version = 1
-    suffix: Literal["tar"] = "tar"
-    exclusive = True
-    gpu = None
+    name: ClassVar[str] = "pack"
+    suffix: ClassVar[Suffix] = "tar"
 
     def parameters(self) -> dict[str, Any]:
         return {"empty": self.empty}

@@ -129,6 +129,7 @@ def fields_of(source: str, root: str, **fields: Any) -> dict[str, Any]:
         "source": {"uri": source},
         "partitions": ["p"],
         "shards": {"max_samples": 3},
+        "embedder": {},
         "transform": {"operations": [{"operation": "CenterCrop", "arguments": {"size": 48}}]},
         **fields,
     }

@@ -1,10 +1,11 @@
 """Embedders: a model with its own preprocessing, and the runtimes that compute it. Importing this imports no torch."""
 
-from shardmill.embedders.protocol import Embedder, load_embedder
+from shardmill.embedders.protocol import EMBEDDERS, Embedder, load_embedder, unknown_model
 from shardmill.embedders.runtimes import Runtime, available_runtimes, build_runtime, choose_runtime
 from shardmill.embedders.spec import EmbedderSpec
 
 __all__ = [
+    "EMBEDDERS",
     "Embedder",
     "EmbedderSpec",
     "Runtime",
@@ -12,4 +13,5 @@ __all__ = [
     "build_runtime",
     "choose_runtime",
     "load_embedder",
+    "unknown_model",
 ]

@@ -1,5 +1,6 @@
 """Engines: on which threads, processes and machines a stage runs. All give the same results byte for byte."""
 
 from shardmill.engines.local import LocalEngine
+from shardmill.engines.protocol import Engine
 
-__all__ = ["LocalEngine"]
+__all__ = ["Engine", "LocalEngine"]

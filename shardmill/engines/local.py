@@ -3,8 +3,8 @@
 What runs on CUDA does so in workers that live no longer than the lease of their devices: a process that has asked CUDA
 for one device can neither change to another nor let go of it before it ends.
 
-A process keeps up to `THREADS` threads busy: decoding, resizing and hashing release Python's lock, and what holds it
-would not feed more. Machines with more cores get several such processes, each on a shard of its own.
+A process keeps some threads busy: decoding, resizing and hashing release Python's lock, and what holds it would not
+feed more. Machines with more cores get several such processes, each on a shard of its own.
 """
 
 from __future__ import annotations
@@ -19,113 +19,124 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, Self
 
 from shardmill.concurrency import usable_cores
-from shardmill.devices import VISIBLE, Lease, fitting_devices, lease
-from shardmill.errors import (
-    ConflictError,
-    EngineError,
-    ShardmillError,
-)
+from shardmill.devices import VISIBLE, GPUSpec, Lease, fitting_devices, lease
+from shardmill.engines.making import CancelledError, MakeShard, PlannedShard, make_one
+from shardmill.errors import EngineError
+from shardmill.memory import available_bytes
 from shardmill.shards.commit import ShardEntry
-from shardmill.stages.stage import MakeShard, PlannedShard, Work
+from shardmill.stages.stage import Resources
 from shardmill.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-THREADS = 4
-"""Most threads a process can keep busy with samples."""
 
-
-@dataclass(frozen=True)
 class LocalEngine:
-    """Runs stages on this machine, with `workers` threads in all (default: one a core that this process may use)."""
+    """Runs stages on this machine. While it is open, its processes, their devices and their models stay."""
 
-    workers: int | None = None
-    say: Callable[[str], None] = field(default=logger.warning, compare=False)
-    """Told what it waits for: devices that others hold."""
+    def __init__(self, workers: int | None = None, say: Callable[[str], None] = logger.warning) -> None:
+        """`workers` threads in all, by default one a core that this process may use.
+
+        `say` is told what it waits for: devices that others hold.
+        """
+        self.workers = workers or usable_cores()
+        self._say = say
+        self._pools: dict[GPUSpec | None, _Workers] = {}
+        self._opened = 0
+
+    def __enter__(self) -> Self:
+        self._opened += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened -= 1
+        if not self._opened:
+            while self._pools:
+                self._pools.popitem()[1].close()
 
     def run(
         self, make: MakeShard, shards: Sequence[PlannedShard], storage: Storage, advance: Callable[[int], None]
     ) -> Iterator[ShardEntry]:
-        """See `Engine`. Memory grows with `workers`, not with the number or size of the shards.
-
-        Raises ConfigurationError if the stage needs CUDA devices that this machine has not.
-        """
+        """See `Engine.run`. Memory grows with `workers`, not with the number or size of the shards."""
         if not shards:
             return
-        workers = self.workers or usable_cores()
-        gpu = make.stage.gpu
-        if gpu is not None:
-            task, count = f"{make.stage.name} in {make.layout.folder}", min(gpu.count, len(shards))
-            with lease(fitting_devices(gpu, task), count, task, self.say) as leased:
-                yield from _run_in_processes(make, shards, storage, advance, count, math.ceil(workers / count), leased)
-            return
-        processes = 1 if make.stage.exclusive else min(math.ceil(workers / THREADS), len(shards))
-        if processes <= 1:
-            for shard in shards:
-                yield _make(make, shard, storage, workers, advance)
-        else:
-            yield from _run_in_processes(make, shards, storage, advance, processes, math.ceil(workers / processes))
+        with self:
+            resources = make.stage.resources
+            processes = _processes(resources, self.workers, len(shards))
+            threads = math.ceil(self.workers / processes)
+            if processes == 1 and resources.gpus is None:
+                for shard in shards:
+                    yield make_one(make, shard, storage, threads, advance)
+                return
+            whole = False
+            try:
+                pool = self._pool(resources.gpus, processes, f"{make.stage.name} in {make.layout.folder}")
+                yield from pool.run(make, shards, storage, threads, advance)
+                whole = True
+            finally:
+                if not whole and resources.gpus in self._pools:
+                    self._pools.pop(resources.gpus).close()
+
+    def _pool(self, gpus: GPUSpec | None, processes: int, task: str) -> _Workers:
+        """The workers that are there; others where they are too few."""
+        present = self._pools.get(gpus)
+        if present is not None and present.processes >= processes:
+            return present
+        if present is not None:
+            self._pools.pop(gpus).close()
+        self._pools[gpus] = pool = _Workers(processes, gpus, task, self._say)
+        return pool
 
 
-def _make(
-    make: MakeShard, shard: PlannedShard, storage: Storage, threads: int, advance: Callable[[int], None]
-) -> ShardEntry:
-    """Make one shard; what fails says on which. What `advance` raises cancels, and passes as it is."""
-
-    def count(samples: int) -> None:
-        try:
-            advance(samples)
-        except Exception as error:
-            raise _Cancelled from error
-
-    try:
-        with storage.scratch(make.layout.side_of_all) as scratch:
-            return make(shard, Work(storage, scratch, threads, count))
-    except _Cancelled as cancelled:
-        raise cancelled.__cause__ or cancelled from None
-    except ConflictError:  # no failure of the stage, and it says itself what it is about
-        raise
-    except Exception as error:
-        # Ours speak for themselves; what a library raised is better named.
-        said = error if isinstance(error, ShardmillError) else f"{type(error).__name__}: {error}"
-        raise EngineError(
-            f"{make.stage.name} failed on shard {shard.id} of {make.layout.folder}: {said}",
-            final=isinstance(error, ShardmillError) and error.final,
-        ) from error
+def _processes(resources: Resources, workers: int, shards: int) -> int:
+    """How many processes share the work: as many as there are devices, or as cores and memory allow."""
+    if resources.gpus is not None:
+        return min(resources.gpus.count, shards)
+    if resources.model:
+        return 1
+    available = available_bytes() if resources.memory else None
+    room = available // resources.memory if available is not None else shards
+    return max(1, min(math.ceil(workers / resources.threads), shards, room))
 
 
-def _run_in_processes(
-    make: MakeShard,
-    shards: Sequence[PlannedShard],
-    storage: Storage,
-    advance: Callable[[int], None],
-    processes: int,
-    threads: int,
-    leased: Lease | None = None,
-) -> Iterator[ShardEntry]:
-    """With a lease, each process gets one of its devices."""
-    # Never forked from this process: storage clients and thread pools do not survive that.
-    context = multiprocessing.get_context("forkserver")
-    counts = context.SimpleQueue()
-    cancelled = context.RawValue("b")  # without a lock, which a worker that dies could hold for ever
-    devices = context.SimpleQueue()
-    for device in leased.devices if leased else ():
-        devices.put(device)
-    arguments = (counts, cancelled, dict(os.environ), leased, devices)
-    pool = ProcessPoolExecutor(processes, context, _start_worker, arguments)
-    try:
+class _Workers:
+    """Worker processes, each with a device of its own if devices are asked for."""
+
+    def __init__(self, processes: int, gpus: GPUSpec | None, task: str, say: Callable[[str], None]) -> None:
+        # Never forked from this process: storage clients and thread pools do not survive that.
+        context = multiprocessing.get_context("forkserver")
+        self.processes = processes
+        self._lease = ExitStack()
+        leased = None
+        if gpus is not None:
+            leased = self._lease.enter_context(lease(fitting_devices(gpus, task), processes, task, say))
+        self._counts = context.SimpleQueue()
+        self._cancelled = context.RawValue("b")  # without a lock, which a worker that dies could hold for ever
+        devices = context.SimpleQueue()
+        for device in leased.devices if leased else ():
+            devices.put(device)
+        arguments = (self._counts, self._cancelled, dict(os.environ), leased, devices)
+        self._pool = ProcessPoolExecutor(processes, context, _start_worker, arguments)
+
+    def run(
+        self,
+        make: MakeShard,
+        shards: Sequence[PlannedShard],
+        storage: Storage,
+        threads: int,
+        advance: Callable[[int], None],
+    ) -> Iterator[ShardEntry]:
+        """Entries as they are done. Where it does not come to its end, close the workers."""
         with _interrupts_held_back():
             _start_fork_server()
-            futures = [pool.submit(_make_in_worker, make, shard, storage, threads) for shard in shards]
-        for future in _as_completed_counting(futures, counts, advance):
+            futures = [self._pool.submit(_make_in_worker, make, shard, storage, threads) for shard in shards]
+        for future in _as_completed_counting(futures, self._counts, advance):
             try:
                 yield future.result()
             except BrokenProcessPool as error:
@@ -133,9 +144,12 @@ def _run_in_processes(
                     f"a worker process died while {make.stage.name} ran on {make.layout.folder}; if the machine ran "
                     "out of memory, give the engine fewer workers. Finished shards are kept: run again to go on"
                 ) from error
-    finally:
-        cancelled.value = True
-        pool.shutdown(wait=True, cancel_futures=True)
+
+    def close(self) -> None:
+        """Cancel what is under way, and wait for the processes to end; then the devices are free."""
+        self._cancelled.value = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._lease.close()
 
 
 def _start_fork_server() -> None:
@@ -180,10 +194,6 @@ def _as_completed_counting(futures: list[Any], counts: Any, advance: Callable[[i
             yield future
 
 
-class _Cancelled(Exception):
-    """The run is over; nobody waits for this shard."""
-
-
 _advance_in_worker: Callable[[int], None]
 _leased: Lease | None
 
@@ -205,7 +215,7 @@ def _start_worker(counts: Any, cancelled: Any, environment: dict[str, str], leas
 
 def _count(counts: Any, cancelled: Any, samples: int) -> None:
     if cancelled.value:
-        raise _Cancelled
+        raise CancelledError
     counts.put(samples)
 
 
@@ -217,4 +227,4 @@ def _die_with_parent() -> None:
 
 
 def _make_in_worker(make: MakeShard, shard: PlannedShard, storage: Storage, threads: int) -> ShardEntry:
-    return _make(make, shard, storage, threads, _advance_in_worker)
+    return make_one(make, shard, storage, threads, _advance_in_worker)

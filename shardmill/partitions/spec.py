@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from shardmill.upkeep import known_zone
+from shardmill.durations import known_zone
 
 
 class TimePartitions(BaseModel):

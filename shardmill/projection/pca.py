@@ -1,18 +1,19 @@
 """PCA to two dimensions, fitted in one pass over a table that need not fit in memory."""
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardmill.errors import ConfigurationError, CorruptionError
-from shardmill.shards.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 COMPONENTS = 2
-_KIND = "shardmill-pca-1"
+_ROWS = ("mean", "x", "y")
 
 
 @dataclass(frozen=True)
@@ -40,39 +41,30 @@ class Basis:
         points = (vectors.astype(np.float64) - self.mean) @ self.components.T
         return points.astype(np.float32)
 
-    def to_bytes(self) -> bytes:
-        """JSON with a checksum; `from_bytes` gives back the same numbers."""
-        content = {
-            "kind": _KIND,
-            "mean": self.mean.tolist(),
-            "components": self.components.tolist(),
-            "explained_variance_ratio": list(self.explained_variance_ratio),
-        }
-        return json.dumps({**content, "checksum": fingerprint(content=content)}).encode()
+    def to_table(self) -> "pa.Table":
+        """Rows `mean`, `x` and `y`: key, vector (float64), weight (the share of the variance; none of the mean)."""
+        import pyarrow as pa
+
+        vectors = pa.array([self.mean, *self.components], pa.list_(pa.float64()))
+        weights = pa.array([None, *self.explained_variance_ratio], pa.float64())
+        return pa.table({"key": list(_ROWS), "vector": vectors, "weight": weights})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Basis":
-        """The basis that `to_bytes` wrote.
+    def from_table(cls, table: "pa.Table") -> "Basis":
+        """The basis that `to_table` gave, the same numbers.
 
         Raises:
-            CorruptionError: These bytes are anything else.
+            CorruptionError: The table is anything else.
         """
         try:
-            fields = json.loads(data)
-            if fields.pop("checksum") != fingerprint(content=fields) or fields["kind"] != _KIND:
-                raise ValueError("its content is not what its checksum says")
-            return cls(
-                np.array(fields["mean"], np.float64),
-                np.array(fields["components"], np.float64),
-                tuple(fields["explained_variance_ratio"]),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            rows = {row["key"]: row for row in table.to_pylist()}
+            mean, *axes = (np.array(rows[key]["vector"], np.float64) for key in _ROWS)
+            ratios = tuple(float(rows[key]["weight"]) for key in _ROWS[1:])
+            if any(axis.shape != mean.shape for axis in axes):
+                raise ValueError("its vectors are of several lengths")
+            return cls(mean, np.array(axes), ratios)
+        except (ValueError, KeyError, TypeError) as error:
             raise CorruptionError(f"not a PCA basis of this version: {type(error).__name__}: {error}") from error
-
-    @property
-    def digest(self) -> str:
-        """sha256 (hex) of the JSON."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
 def fit_basis(batches: Iterable[NDArray[np.floating]]) -> Basis:

@@ -1,20 +1,19 @@
 """UMAP to two dimensions, for those who ask. The basis is a sample of vectors, never a pickled model."""
 
-import hashlib
-import io
 import warnings
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Any
-from zipfile import BadZipFile
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardmill.errors import ConfigurationError, CorruptionError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 REFERENCE_ROWS = 5_000
 MINIMUM_ROWS = 50
@@ -48,29 +47,26 @@ class UmapBasis:
         points: NDArray[np.float32] = self._fitted.transform(vectors.astype(np.float32))
         return points.astype(np.float32)
 
-    def to_bytes(self) -> bytes:
-        """An npz file without pickles; the same basis gives the same bytes."""
-        file = io.BytesIO()
-        np.savez(file, reference=self.reference, seed=np.int64(self.seed), allow_pickle=False)
-        return file.getvalue()
+    def to_table(self) -> "pa.Table":
+        """A row a reference vector: key, vector (float32), seed."""
+        import pyarrow as pa
+
+        vectors = pa.array(list(self.reference), pa.list_(pa.float32()))
+        keys = [f"{row:06}" for row in range(len(self.reference))]
+        return pa.table({"key": keys, "vector": vectors, "seed": [self.seed] * len(keys)})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "UmapBasis":
-        """The basis that `to_bytes` wrote.
+    def from_table(cls, table: "pa.Table") -> "UmapBasis":
+        """The basis that `to_table` gave, the same numbers.
 
         Raises:
-            CorruptionError: These bytes are anything else.
+            CorruptionError: The table is anything else.
         """
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                return cls(arrays["reference"], int(arrays["seed"]))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, BadZipFile, zlib.error) as error:
+            rows = table.select(["key", "vector", "seed"]).sort_by("key").to_pylist()
+            return cls(np.array([row["vector"] for row in rows], np.float32), int(rows[0]["seed"]))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise CorruptionError(f"not a UMAP basis of this version: {type(error).__name__}: {error}") from error
-
-    @property
-    def digest(self) -> str:
-        """sha256 (hex) of the file."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @cached_property
     def _fitted(self) -> Any:

@@ -123,8 +123,10 @@ class Commit(BaseModel):
     suffix: Suffix
     parameters: dict[str, Any] = {}
     """What the stage was told; part of every fingerprint."""
-    made_from: str = ""
-    """Digest of what decided which samples went into which shard, where that is more than the asset before."""
+    cut: dict[str, Any] = {}
+    """What decided, beside the inputs, which samples were taken and which went into which shard."""
+    made_of: dict[str, str] = {}
+    """Asset → digest of the commit of it that this one was made of."""
     versions: dict[str, str] = {}
     """Of the software that made it; for the reader, part of no fingerprint."""
     total_samples_in: int = 0
@@ -168,7 +170,8 @@ class Commit(BaseModel):
     def says_the_same_as(self, other: Commit) -> bool:
         """Whether the two differ in nothing but times, versions of software, and what they removed."""
         mine, theirs = (
-            (c.digest, c.name, c.stage_version, c.parameters, c.made_from, c.may_pass_before) for c in (self, other)
+            (c.digest, c.name, c.stage_version, c.parameters, c.cut, c.made_of, c.may_pass_before)
+            for c in (self, other)
         )
         return mine == theirs
 

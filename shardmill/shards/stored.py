@@ -60,6 +60,11 @@ class StoredShard:
         return self.entry.nsamples
 
     @property
+    def size(self) -> int:
+        """Size of the data file."""
+        return self.entry.filesize
+
+    @property
     def file_name(self) -> str:
         """Of the data file."""
         assert self.entry.data is not None

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from shardmill.concurrency import bounded_map
+from typing_extensions import override
+
 from shardmill.devices import GPUSpec
 from shardmill.embedders import Embedder, EmbedderSpec, Runtime, build_runtime, choose_runtime, load_embedder
+from shardmill.embedders.protocol import weights_identity
 from shardmill.errors import Rejected
 from shardmill.images import MAX_PIXELS, decode_image
 from shardmill.samples import EncodedSample, image_format
-from shardmill.shards.fingerprint import file_sha256
-from shardmill.shards.index import IndexRow, IndexWriter
+from shardmill.shards.index import IndexRow
 from shardmill.shards.layout import Suffix
-from shardmill.shards.report import Reject, ShardReport
-from shardmill.shards.stored import Rows, StoredShard
-from shardmill.stages.stage import OutputFiles, Work
+from shardmill.shards.report import ShardReport
+from shardmill.shards.stored import StoredShard
+from shardmill.stages.samples import Counts, ReadSample, TableOutput
+from shardmill.stages.stage import OutputFiles, Resources, Stage, Work
 from shardmill.storage import Storage
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-_ROW_GROUP = 1024
+_MODELS = 4
+"""Models that a process keeps: a dataset may have several embedders, and its partitions come one after the other."""
 
 
 @dataclass(frozen=True)
@@ -39,58 +41,58 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class EmbedStage:
+class EmbedStage(Stage[StoredShard]):
     """Embeds one image of every sample."""
 
     spec: EmbedderSpec
-    weights: str
-    """Identity of the weights (`weights_identity`), found out once, when the run is planned. Others are refused."""
     masks: tuple[str, ...] = ()
     """Image components that are label maps, and never embedded."""
     max_pixels: int = MAX_PIXELS
     devices: GPUSpec = field(default_factory=GPUSpec)
     """What it takes of a machine's CUDA devices, where it runs on CUDA."""
+    weights: str = ""
+    """Identity of the weights (`weights_identity`), found out when the stage is resolved. Others are refused."""
 
-    name = "embed"
-    version = 1
-    suffix: Suffix = "parquet"
-    exclusive = True
+    name: ClassVar[str] = "embed"
+    version: ClassVar[int] = 2
+    suffix: ClassVar[Suffix] = "parquet"
 
     @property
-    def gpu(self) -> GPUSpec | None:
-        """See `Stage`. Raises ConfigurationError if the spec asks for a runtime that is not to be had here."""
-        return self.devices if choose_runtime(self.spec) == "cuda" else None
+    def resources(self) -> Resources:
+        """Raises ConfigurationError if the spec asks for a runtime that is not to be had here."""
+        return Resources(model=True, gpus=self.devices if choose_runtime(self.spec) == "cuda" else None)
 
+    @override
     def parameters(self) -> dict[str, Any]:
-        """See `Stage`."""
-        return {
-            **self.spec.declared(),
-            "weights": self.weights,
-            "masks": list(self.masks),
-            "max_pixels": self.max_pixels,
-        }
+        return {**self.declared(), "weights": self.weights, "max_pixels": self.max_pixels}
+
+    @override
+    def declared(self) -> dict[str, Any]:
+        return {**self.spec.declared(), "masks": list(self.masks)}
+
+    @override
+    def resolve(self, storage: Storage) -> Self:
+        return replace(self, weights=weights_identity(self.spec, storage))
 
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
-        """See `Stage`. Decodes in threads while the model runs. Raises CorruptionError, StorageError."""
+        """Decodes in threads while the model runs. Raises CorruptionError, StorageError."""
         embedder, runtime = _loaded(self.spec, self.weights, work.storage, work.threads)
-        rejects: list[Reject] = []
+        counts = Counts(shard, work)
         waiting: deque[list[_Row]] = deque()
-        bytes_in = 0
+
+        def prepare(read: ReadSample) -> np.ndarray[Any, Any]:
+            component = self._component(read[0])
+            return embedder.preprocess(decode_image(read[0].components[component], component, self.max_pixels))
 
         def batches() -> Iterator[np.ndarray[Any, Any]]:
-            nonlocal bytes_in
             import numpy as np
 
             rows: list[_Row] = []
             images: list[np.ndarray[Any, Any]] = []
-            for prepared, size in bounded_map(prepare, shard.read(work.storage), work.threads):
-                bytes_in += size
-                if isinstance(prepared, Reject):
-                    rejects.append(prepared)
-                    work.advance(1)
-                    continue
-                rows.append(prepared[0])
-                images.append(prepared[1])
+            for (sample, origins), image in counts.samples(prepare, shard, self.masks, self.spec.component or ""):
+                origin = origins[self._component(sample)]
+                rows.append(_Row(sample.key, _text(sample.components.get("cls")), origin))
+                images.append(image)
                 if len(rows) == self.spec.batch_size:
                     waiting.append(rows)
                     yield np.stack(images)
@@ -99,48 +101,15 @@ class EmbedStage:
                 waiting.append(rows)
                 yield np.stack(images)
 
-        def prepare(
-            read: tuple[EncodedSample, Rows],
-        ) -> tuple[tuple[_Row, np.ndarray[Any, Any]] | Reject, int]:
-            sample, origins = read
-            size = sum(len(data) for data in sample.components.values())
-            component = ""
-            try:
-                component = self._component(sample)
-                image = embedder.preprocess(decode_image(sample.components[component], component, self.max_pixels))
-            except Rejected as rejected:
-                origin = origins.get(component, next(iter(origins.values())))
-                return Reject.of(sample.key, rejected, origin.source_uri), size
-            return (_Row(sample.key, _text(sample.components.get("cls")), origins[component]), image), size
-
-        file = work.scratch / "data.parquet"
-        index = IndexWriter()
-        count = 0
-        table = _TableWriter(file, embedder.dimension, self.spec, shard)
-        try:
+        with _open_table(work, embedder.dimension, self.spec) as table:
             for vectors in runtime.embed(batches()):
-                rows = waiting.popleft()
-                stored = table.write(rows, vectors)
-                for row, vector in zip(rows, stored, strict=True):
-                    data = vector.tobytes()
-                    digest = hashlib.sha256(data).hexdigest()
-                    index.add(row.key, "embedding", count, len(data), digest, row.origin.source, row.origin.origin)
-                    count += 1
-                work.advance(len(rows))
-        finally:
-            table.close()
-        report = ShardReport(
-            samples_in=shard.samples,
-            kept=count,
-            samples=count,
-            bytes_in=bytes_in,
-            bytes=file.stat().st_size if count else 0,
-            sha256=file_sha256(file) if count else "",
-            rejects=rejects,
-            runtime=runtime.name,
-            summary={"dimensions": embedder.dimension},
-        )
-        return OutputFiles(file if count else None, index), report
+                rows, stored = waiting.popleft(), self.spec.finish(vectors)
+                columns = _columns(rows, stored, shard, self.spec, embedder.dimension)
+                table.add(columns, "embedding", [vector.tobytes() for vector in stored], [row.origin for row in rows])
+                for _ in rows:
+                    counts.done()
+        summary = {"model": self.spec.model, "dimensions": embedder.dimension}
+        return table.result(counts, runtime=runtime.name, summary=summary)
 
     def _component(self, sample: EncodedSample) -> str:
         if self.spec.component is not None:
@@ -154,7 +123,7 @@ class EmbedStage:
         return images[0]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=_MODELS)
 def _loaded(spec: EmbedderSpec, weights: str, storage: Storage, threads: int) -> tuple[Embedder, Runtime]:
     """The model, once a process, and anew when other weights are planned with: loading and compiling takes seconds."""
     embedder = load_embedder(spec, weights, storage)
@@ -165,71 +134,50 @@ def _text(data: bytes | None) -> str | None:
     return None if data is None else data.decode("utf-8", "replace").strip()
 
 
-class _TableWriter:
-    """Writes rows in groups of `_ROW_GROUP`, so that memory does not grow with the shard."""
+def _open_table(work: Work, dimension: int, spec: EmbedderSpec) -> TableOutput:
+    """Vectors neither repeat nor compress, and nobody filters by their smallest element."""
+    schema = embedding_schema(dimension, spec.dtype)
+    scalars = [name for name in schema.names if name != "embedding"]
+    compression = {**dict.fromkeys(scalars, "zstd"), "embedding.list.element": "none"}
+    return TableOutput(work, schema, use_dictionary=scalars, write_statistics=scalars, compression=compression)
 
-    def __init__(self, file: Any, dimension: int, spec: EmbedderSpec, shard: StoredShard) -> None:
-        import pyarrow.parquet as pq
 
-        self._schema = embedding_schema(dimension, spec.dtype)
-        self._spec = spec
-        self._shard = shard
-        self._rows: list[_Row] = []
-        self._vectors: list[np.ndarray[Any, Any]] = []
-        scalars = [name for name in self._schema.names if name != "embedding"]
-        # Vectors neither repeat nor compress, and nobody filters by their smallest element.
-        self._writer = pq.ParquetWriter(
-            file,
-            self._schema,
-            use_dictionary=scalars,
-            write_statistics=scalars,
-            compression={**dict.fromkeys(scalars, "zstd"), "embedding.list.element": "none"},
-        )
+def _columns(
+    rows: list[_Row], vectors: np.ndarray[Any, Any], shard: StoredShard, spec: EmbedderSpec, dimension: int
+) -> dict[str, Any]:
+    import pyarrow as pa
 
-    def write(self, rows: list[_Row], vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Append rows with the runtime's vectors, float32 [n, d]. Returns the vectors as they are stored."""
-        stored = self._spec.finish(vectors)
-        self._rows += rows
-        self._vectors.append(stored)
-        if len(self._rows) >= _ROW_GROUP:
-            self._flush()
-        return stored
+    kind = embedding_schema(dimension, spec.dtype).field("embedding").type
+    return {
+        "key": [row.key for row in rows],
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind),
+        "cls": [row.cls for row in rows],
+        "model": [spec.model] * len(rows),
+        "component": [row.origin.component for row in rows],
+        "component_sha256": [row.origin.sha256 for row in rows],
+        "shard": [shard.file_name] * len(rows),
+        "shard_sha256": [shard.entry.sha256] * len(rows),
+        "source_uri": [row.origin.source_uri for row in rows],
+        "source_version": [row.origin.source_version for row in rows],
+        "source_sha256": [row.origin.source_sha256 for row in rows],
+    }
 
-    def close(self) -> None:
-        """Write what is left and the footer."""
-        if self._rows:
-            self._flush()
-        self._writer.close()
 
-    def _flush(self) -> None:
-        import numpy as np
-        import pyarrow as pa
+def vectors_of(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
+    """The embedding column of a table's batch, [n, d]."""
+    import numpy as np
 
-        rows, shard = self._rows, self._shard
-        vectors = np.concatenate(self._vectors)
-        field = self._schema.field("embedding").type
-        columns = {
-            "key": [row.key for row in rows],
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=field),
-            "cls": [row.cls for row in rows],
-            "component": [row.origin.component for row in rows],
-            "component_sha256": [row.origin.sha256 for row in rows],
-            "shard": [shard.file_name] * len(rows),
-            "shard_sha256": [shard.entry.sha256] * len(rows),
-            "source_uri": [row.origin.source_uri for row in rows],
-            "source_version": [row.origin.source_version for row in rows],
-            "source_sha256": [row.origin.source_sha256 for row in rows],
-        }
-        self._writer.write_table(pa.table(columns, schema=self._schema))
-        self._rows, self._vectors = [], []
+    column = batch["embedding"]
+    return np.asarray(column.flatten()).reshape(batch.num_rows, column.type.list_size)
 
 
 def embedding_schema(dimension: int, dtype: str) -> pa.Schema:
-    """The columns of an embedding table: key, vector, class if there is one, and the way back to the raw object."""
+    """The columns of an embedding table: key, vector, class if there is one, model, the way to the raw object."""
     import pyarrow as pa
 
     element = pa.field("element", pa.type_for_alias(dtype), nullable=False)
     text = (
+        "model",
         "component",
         "component_sha256",
         "shard",

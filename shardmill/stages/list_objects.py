@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from typing_extensions import override
 
 from shardmill.shards.fingerprint import file_sha256
 from shardmill.shards.index import IndexWriter
 from shardmill.shards.layout import Suffix
 from shardmill.shards.report import ShardReport
 from shardmill.sources.manifest import Manifest
-from shardmill.stages.stage import OutputFiles, Work
+from shardmill.stages.stage import OutputFiles, Stage, Work
 
 
 @dataclass(frozen=True)
@@ -26,27 +28,25 @@ class ListedObjects:
         """Number of samples, before any reject."""
         return self.manifest.samples
 
+    @property
+    def size(self) -> int:
+        """None of the objects is read."""
+        return 0
+
     def identity(self) -> Any:
         """The manifest's digest."""
         return self.manifest.digest
 
 
 @dataclass(frozen=True)
-class ListStage:
+class ListStage(Stage[ListedObjects]):
     """Stores a manifest. Nothing is rejected here: what is wrong with an object shows when it is packed."""
 
-    name = "list"
-    version = 1
-    suffix: Suffix = "parquet"
-    exclusive = True
-    gpu = None
+    name: ClassVar[str] = "list"
+    suffix: ClassVar[Suffix] = "parquet"
 
-    def parameters(self) -> dict[str, Any]:
-        """See `Stage`."""
-        return {}
-
+    @override
     def __call__(self, shard: ListedObjects, work: Work) -> tuple[OutputFiles, ShardReport]:
-        """See `Stage`."""
         import pyarrow.parquet as pq
 
         manifest = shard.manifest

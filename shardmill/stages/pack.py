@@ -6,22 +6,23 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from typing_extensions import override
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.errors import ArchivedError, ChangedError, Rejected, StorageError
 from shardmill.images import MAX_PIXELS, verify_image
 from shardmill.samples import image_format
-from shardmill.shards.index import IndexWriter, Source
+from shardmill.shards.index import Source
 from shardmill.shards.layout import Suffix
-from shardmill.shards.reader import ShardSet
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.slicing import slice_by_hash, slice_by_key
 from shardmill.shards.spec import ShardSpec
-from shardmill.shards.ustar import MAX_MEMBER, TarWriter, stored_size
+from shardmill.shards.ustar import MAX_MEMBER, stored_size
 from shardmill.sources.manifest import MISSING, Manifest, RawObject
-from shardmill.stages.lazy_shard_set import LazyShardSet
-from shardmill.stages.stage import OutputFiles, Work
+from shardmill.stages.samples import Counts, TarOutput
+from shardmill.stages.stage import OutputFiles, Resources, Stage, Work
 from shardmill.storage import Storage
 
 
@@ -33,19 +34,32 @@ class RawShard:
     start: str
     groups: tuple[tuple[RawObject, ...], ...]
     """One a sample."""
+    images: bool = False
+    """Whether a sample without an image is rejected: something that is made of the shards reads one."""
 
     @property
     def samples(self) -> int:
         """Number of samples."""
         return len(self.groups)
 
+    @property
+    def size(self) -> int:
+        """Size of the objects."""
+        return sum(item.size for group in self.groups for item in group)
+
     def identity(self) -> Any:
-        """What every object is, but for its time."""
-        return [
+        """What every object is, but for its time. Whether images are needed counts where a sample has none."""
+        objects = [
             (item.key, item.component, item.uri, item.size, item.version, item.metadata)
             for group in self.groups
             for item in group
         ]
+        return [*objects, "images"] if self.images and not all(map(has_image, self.groups)) else objects
+
+
+def has_image(group: tuple[RawObject, ...]) -> bool:
+    """Whether one of a sample's objects is an image."""
+    return any(image_format(item.component) for item in group)
 
 
 @dataclass(frozen=True)
@@ -59,102 +73,80 @@ class _Component:
 _VANISHED = "object vanished"
 _FETCHED_BYTES = 256 << 20
 """At most so much of a shard is fetched ahead, or two samples."""
-_Fetched = list[tuple[RawObject, bytes]]
+_Group = tuple[RawObject, ...]
+_Fetched = tuple[_Group, list[bytes] | Reject]
 
 
 @dataclass(frozen=True)
-class PackStage:
+class PackStage(Stage[RawShard]):
     """Packs raw objects. Rejects a sample if any of its components is missing, doubled, unreadable or broken."""
 
     required: tuple[str, ...] = ()
     """Components that every sample must have."""
     max_pixels: int = MAX_PIXELS
 
-    name = "pack"
-    version = 1
-    suffix: Suffix = "tar"
-    exclusive = False
-    gpu = None
+    name: ClassVar[str] = "pack"
+    suffix: ClassVar[Suffix] = "tar"
+    resources = Resources(memory=2 * _FETCHED_BYTES)
 
+    @override
     def parameters(self) -> dict[str, Any]:
-        """See `Stage`."""
         return {"required": list(self.required), "max_pixels": self.max_pixels}
 
     def __call__(self, shard: RawShard, work: Work) -> tuple[OutputFiles, ShardReport]:
-        """See `Stage`. Holds some samples for each thread at a time. Raises StorageError."""
-        file = work.scratch / "data.tar"
-        index = IndexWriter()
-        rejects: list[Reject] = []
-        kept = 0
-        bytes_in = 0
+        """Holds some samples for each thread at a time. Raises StorageError."""
+        counts = Counts(shard, work)
 
-        def fetch(group: tuple[RawObject, ...]) -> _Fetched | Reject:
-            return self._fetch(group, work.storage)
+        def fetch(group: _Group) -> _Fetched:
+            return group, self._fetch(group, shard.images, work.storage)
 
         largest = max((sum(item.size for item in group) for group in shard.groups), default=0)
         requests = min(REQUESTS_AT_ONCE, max(1, _FETCHED_BYTES // (2 * max(1, largest))))
         fetched = bounded_map(fetch, shard.groups, requests)
-        samples = bounded_map(self._check, fetched, work.threads)
+        with TarOutput(work) as output:
+            for (group, _), sample in counts.each(self._check, fetched):
+                for part in sample:
+                    output.add(group[0].key, part.name, part.data, part.sha256, part.source)
+                    counts.bytes_in += len(part.data)
+                output.samples += 1
+                counts.done()
+        _check_that_the_source_is_there(shard, counts.rejects)
+        return output.result(counts)
 
-        with file.open("wb") as stream:
-            tar = TarWriter(stream)
-            for sample, group in zip(samples, shard.groups, strict=True):
-                if isinstance(sample, Reject):
-                    rejects.append(sample)
-                else:
-                    kept += 1
-                    for part in sample:
-                        offset = tar.write(group[0].key, part.name, part.data)
-                        index.add(group[0].key, part.name, offset, len(part.data), part.sha256, part.source)
-                        bytes_in += len(part.data)
-                work.advance(1)
-            sha256 = tar.close()
-        _check_that_the_source_is_there(shard, rejects)
-        report = ShardReport(
-            samples_in=shard.samples,
-            kept=kept,
-            samples=kept,
-            bytes_in=bytes_in,
-            bytes=tar.size if kept else 0,
-            sha256=sha256 if kept else "",
-            rejects=rejects,
-        )
-        return OutputFiles(file if kept else None, index), report
-
-    def _fetch(self, group: tuple[RawObject, ...], storage: Storage) -> _Fetched | Reject:
+    def _fetch(self, group: _Group, images: bool, storage: Storage) -> list[bytes] | Reject:
         """The bytes of each object of a sample."""
         item = group[0]
         try:
-            self._check_names(group)
+            self._check_names(group, images)
             fetched = []
             for item in group:
-                fetched.append((item, _read_object(item, storage)))
+                fetched.append(_read_object(item, storage))
         except Rejected as rejected:
             return _reject(item, rejected)
         return fetched
 
-    def _check(self, fetched: _Fetched | Reject) -> list[_Component] | Reject:
+    def _check(self, fetched: _Fetched) -> list[_Component] | Reject:
         """The components of a sample, hashed, its images decoded once to see that they can be."""
-        if isinstance(fetched, Reject):
-            return fetched
-        item = fetched[0][0]
-        metadata = item.metadata
+        group, read = fetched
+        if isinstance(read, Reject):
+            return read
+        item = group[0]
         try:
             components = []
-            for item, data in fetched:
+            for item, data in zip(group, read, strict=True):
                 if image_format(item.component):
                     verify_image(data, item.component, self.max_pixels)
                 digest = hashlib.sha256(data).hexdigest()
                 source = Source(item.uri, item.version, digest)
                 components.append(_Component(item.component, data, digest, source))
-            if metadata is not None:
-                row = metadata.encode()
+            if item.metadata is not None:
+                row = item.metadata.encode()
                 components.append(_Component("json", row, hashlib.sha256(row).hexdigest(), components[0].source))
             return sorted(components, key=lambda part: part.name)
         except Rejected as rejected:
             return _reject(item, rejected)
 
-    def _check_names(self, group: tuple[RawObject, ...]) -> None:
+    def _check_names(self, group: _Group, images: bool) -> None:
         names = [item.component for item in group]
         if "" in names:
             raise Rejected("no extension", "the name has no suffix that says what it is")
@@ -167,21 +159,18 @@ class PackStage:
         for name in self.required:
             if name not in names:
                 raise Rejected("missing component", f"there is no {name}")
-        if not any(image_format(name) for name in names):
+        if images and not has_image(group):
             raise Rejected("no image", f"none of the components is an image: {', '.join(names)}")
 
 
-def pack(
-    manifest: Manifest, spec: ShardSpec, stage: PackStage, made_from: str = "", raw: ShardSet | None = None
-) -> LazyShardSet:
-    """The samples of a manifest, packed into shards. `made_from` is for the commit; the manifest stands in `raw`."""
+def pack(manifest: Manifest, spec: ShardSpec, images: bool = False) -> list[RawShard]:
+    """The samples of a manifest, cut into shards; `images`: see `RawShard`."""
     groups = [tuple(group) for _, group in manifest.by_key()]
     keys = [group[0].key for group in groups]
     sizes = [sum(stored_size(item.size) for item in group) for group in groups]
     slice_up = slice_by_hash if spec.order == "hash" else slice_by_key
     slices = slice_up(keys, sizes, spec.max_samples, spec.max_bytes)
-    shards = [RawShard(piece.id, piece.start, tuple(groups[i] for i in piece.members)) for piece in slices]
-    return LazyShardSet(stage, shards, made_from, spec.order, raw)
+    return [RawShard(piece.id, piece.start, tuple(groups[i] for i in piece.members), images) for piece in slices]
 
 
 def _reject(item: RawObject, why: Rejected) -> Reject:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from shardmill.devices import GPUSpec
-from shardmill.shards.commit import ShardEntry
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.index import IndexWriter
-from shardmill.shards.layout import Layout, Suffix
-from shardmill.shards.publish import MadeShard, publish_shard
+from shardmill.shards.layout import Suffix
 from shardmill.shards.report import ShardReport
 from shardmill.storage import Storage
 
 
 class InputShard(Protocol):
-    """What a stage reads: raw objects, or a stored shard."""
+    """What a stage reads: raw objects, a stored shard, or whole tables."""
 
     @property
     def id(self) -> str:
@@ -32,6 +30,10 @@ class InputShard(Protocol):
     @property
     def samples(self) -> int:
         """Number of samples."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that are read."""
 
     def identity(self) -> Any:
         """Plain JSON that changes whenever the input or its lineage does; part of the fingerprint."""
@@ -61,76 +63,67 @@ class OutputFiles:
     """A PNG, where the stage draws one."""
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What a process that runs a stage needs of its machine."""
+
+    threads: int = 4
+    """Most threads that it keeps busy: what holds Python's lock would not feed more."""
+    memory: int = 0
+    """Bytes, beside the interpreter and its libraries. An engine starts no more processes than there is memory for."""
+    gpus: GPUSpec | None = None
+    """CUDA devices that an engine has to reserve: each process gets one to itself."""
+    model: bool = False
+    """Whether it holds a model: one process then runs it with all threads, in the place of several."""
+
+
 InputT = TypeVar("InputT", bound=InputShard, contravariant=True)
 
 
-class Stage(Protocol[InputT]):
-    """`(InputShard) -> (OutputFiles, ShardReport)`, a pure function of the input and of `parameters()`."""
+class Stage(ABC, Generic[InputT]):
+    """`(InputShard) -> (OutputFiles, ShardReport)`, a pure function of the input and of `parameters()`.
+
+    Subclasses are picklable, most simply frozen dataclasses. One of your own is named in a dataset file's `stages` by
+    its import path.
+    """
+
+    name: ClassVar[str]
+    """What it does, in a word."""
+    version: ClassVar[int] = 1
+    """Raised by hand whenever the same input and parameters give other bytes."""
+    suffix: ClassVar[Suffix]
+    """Of its data files."""
 
     @property
-    def name(self) -> str:
-        """What it does, in a word."""
-
-    @property
-    def version(self) -> int:
-        """Raised by hand whenever the same input and parameters give other bytes."""
-
-    @property
-    def suffix(self) -> Suffix:
-        """Of its data files."""
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether one process should run it with all threads (it holds a model), instead of several processes."""
-
-    @property
-    def gpu(self) -> GPUSpec | None:
-        """The CUDA devices that an engine has to reserve for it; None if it uses none."""
+    def resources(self) -> Resources:
+        """What a process that runs it needs."""
+        return Resources()
 
     def parameters(self) -> dict[str, Any]:
-        """Plain JSON of everything else that determines the output."""
+        """Plain JSON of everything but the input that determines the output."""
+        return {}
 
+    def declared(self) -> dict[str, Any]:
+        """Of the parameters those that the dataset file gives: known without a look at anything."""
+        return self.parameters()
+
+    def resolve(self, storage: Storage) -> Self:  # noqa: ARG002
+        """The stage with all found out that costs (a digest of weights, an import), once a run, before it is planned.
+
+        Raises:
+            ConfigurationError: What the dataset file asks of it cannot work.
+        """
+        return self
+
+    def identity(self) -> str:
+        """Digest of what it does to any input."""
+        return fingerprint(stage=self.name, version=self.version, parameters=self.parameters())
+
+    @abstractmethod
     def __call__(self, shard: InputT, work: Work, /) -> tuple[OutputFiles, ShardReport]:
         """Make the shard's files below `work.scratch`."""
 
 
-def shard_fingerprint(stage: Stage[InputT], shard: InputT) -> str:
-    """Digest of all that determines the bytes which `stage` makes of `shard`."""
-    return fingerprint(stage=stage.name, version=stage.version, parameters=stage.parameters(), input=shard.identity())
-
-
-@dataclass(frozen=True)
-class PlannedShard:
-    """An input and the fingerprint of what will be made of it: what an engine maps over."""
-
-    input: InputShard
-    fingerprint: str
-
-    @property
-    def id(self) -> str:
-        """Six hexadecimal digits."""
-        return self.input.id
-
-
-@dataclass(frozen=True)
-class MakeShard:
-    """Runs a stage on one shard and publishes the result for a commit to come; what an engine maps over shards."""
-
-    stage: Stage[Any]
-    layout: Layout
-
-    def __call__(self, shard: PlannedShard, work: Work) -> ShardEntry:
-        """The entry of the published shard; another run's, if that published it meanwhile. See `publish_shard`."""
-        started = time.perf_counter()
-        files, report = self.stage(shard.input, work)
-        made = MadeShard(
-            id=shard.id,
-            start=shard.input.start,
-            fingerprint=shard.fingerprint,
-            suffix=self.stage.suffix,
-            report=report.checked(shard.id).model_copy(update={"seconds": time.perf_counter() - started}),
-            index=files.index,
-            data=files.data,
-            picture=files.picture,
-        )
-        return publish_shard(work.storage, self.layout, made, work.scratch)
+def shard_fingerprint(stage: str, shard: InputShard) -> str:
+    """Digest of all that determines the bytes which the stage with this identity makes of `shard`."""
+    return fingerprint(stage=stage, input=shard.identity())

@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from shardmill import chain
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.dataset import Dataset
+from shardmill.dataset import RAW, Dataset
+from shardmill.dataset.source import check_that_all_was_deleted, unmounted
+from shardmill.dataset.upkeep import SensorSpec
 from shardmill.errors import ConfigurationError, CorruptionError, StorageError
 from shardmill.partitions import BatchPartitions, NothingThereError, PartitionsSpec, TimePartitioning
 from shardmill.shards.commit import read_commit
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.layout import Layout
 from shardmill.sources import content_digest
-from shardmill.upkeep import SensorSpec
 from shardmill.watch.batching import Batching
 from shardmill.watch.found import NAMED, Due, Look
 from shardmill.watch.notifications import Notifications
@@ -111,7 +111,7 @@ class _Looker:
         if not full or not self._dataset.partitioning.seems_unmounted:
             return
         if any(self._committed(key)[0] not in (None, NOTHING) for key in full):
-            raise StorageError(chain.unmounted(self._dataset))
+            raise StorageError(unmounted(self._dataset))
 
     def _hear(self) -> None:
         """Take notifications in. Those of the look before are forgotten by their queue now: its cursor was kept."""
@@ -203,7 +203,7 @@ class _Looker:
         come_by = set(state.listed)
         known = set(state.seen)
         if state.reconciling:
-            known |= set(chain.stored_partitions(self._dataset, "raw_images"))
+            known |= set(self._dataset.stored_partitions(RAW))
             for seen in state.seen.values():
                 seen.settled = ""
                 if self._reconciled:  # what was asked for since the last time, and was not made, is asked for once more
@@ -256,7 +256,7 @@ class _Looker:
             return True, version
         if not seen.objects:
             try:
-                chain.check_that_all_was_deleted(self._dataset, partition)
+                check_that_all_was_deleted(self._dataset, partition)
             except ConfigurationError as error:  # its run would say so, again and again
                 self._found.kept.append(str(error))
                 return True, version
@@ -287,7 +287,7 @@ class _Looker:
 
     def _committed(self, partition: str) -> tuple[str | None, str | None]:
         """The content of which the partition was last made, and the version of that commit."""
-        folder = self._dataset.folder("raw_images", partition)
+        folder = self._dataset.folder(RAW, partition)
         try:
             commit, version = read_commit(self._dataset.storage, Layout.at(folder))
         except CorruptionError:

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from urllib.parse import unquote_plus
 
 from shardmill.concurrency import bounded_map
+from shardmill.dataset.upkeep import NotificationsSpec
 from shardmill.errors import ConfigurationError
 from shardmill.storage import Storage
 from shardmill.storage.retries import Request
-from shardmill.upkeep import NotificationsSpec
 
 _SECONDS = 8.0
 """The longest that one look takes announcements in."""

@@ -41,6 +41,7 @@ class Tiny:
             "source": {"uri": str(self.folder / "raw/{partition}")},
             "partitions": ["a", "b", "c"],
             "transform": RESIZE,
+            "embedder": {},
             "min_same_class_rate": 0.5,
         }
         return DatasetSpec.model_validate(fields | changes)

@@ -35,8 +35,7 @@ def retrying(monkeypatch: pytest.MonkeyPatch) -> None:
     def options(*arguments: Any) -> dict[str, Any]:
         return {**given(*arguments), "retry_policy": dg.RetryPolicy(max_retries=2)}
 
-    for module in ("raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map"):
-        monkeypatch.setattr(f"assets.{module}.asset_options", options)
+    monkeypatch.setattr("assets.build.asset_options", options)
 
 
 def test_a_missing_source_folder_is_named_and_not_tried_again(tiny: Any, retrying: None) -> None:

@@ -7,7 +7,9 @@ import dagster as dg
 import pytest
 from PIL import Image
 
-ASSETS = ["raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map"]
+from tests.small import ASSETS, BASIS
+
+ALL = [*ASSETS[:-1], BASIS, ASSETS[-1]]
 SMALLER = {"operations": [{"operation": "Resize", "arguments": {"size": 40}}]}
 
 
@@ -23,7 +25,7 @@ def data_versions(result: dg.ExecuteInProcessResult) -> dict[str, str]:
 
 def code_versions(tiny: Any, **changes: Any) -> dict[str, str | None]:
     specs = tiny.defs(**changes).resolve_all_asset_specs()
-    return {spec.key.path[-1]: spec.code_version for spec in specs if spec.key.path[-1] in ASSETS}
+    return {spec.key.path[-1]: spec.code_version for spec in specs if spec.key.path[-1] in ALL}
 
 
 def modified(folder: Path) -> dict[Path, int]:
@@ -31,8 +33,8 @@ def modified(folder: Path) -> dict[Path, int]:
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    assert before.keys() == after.keys() == set(ASSETS)
-    return [asset for asset in ASSETS if before[asset] != after[asset]]
+    assert before.keys() == after.keys() == set(ALL)
+    return [asset for asset in ALL if before[asset] != after[asset]]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,8 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         ({"transform": SMALLER}, ["transformed_shards"]),
         ({"shards": {"max_samples": 3}}, ["webdataset_shards"]),
         ({"embedder": {"normalize": True}}, ["embeddings"]),
-        ({"projection": "umap"}, ["embedding_map"]),
+        ({"projection": "umap"}, ["embedding_basis"]),
+        ({"class_names": ["a"]}, ["embedding_map"]),
         ({"gpu": True}, ["embeddings"]),  # bfloat16
         ({"source": {"uri": "/elsewhere/{partition}"}}, ["raw_images"]),
     ],
@@ -63,13 +66,13 @@ def test_data_versions_follow_from_bytes_and_parameters(tiny: Any) -> None:
     assert changed(data_versions(first), data_versions(again)) == []
 
     smaller = tiny.materialize("a", checks=False, transform=SMALLER)
-    assert changed(data_versions(again), data_versions(smaller)) == ASSETS[2:]
+    assert changed(data_versions(again), data_versions(smaller)) == [name for name in ALL[2:] if name != BASIS]
     for result, transform in ((again, {}), (smaller, {"transform": SMALLER})):
         assert tags_of(result, "dagster/code_version") == code_versions(tiny, **transform)
 
     Image.effect_noise((70, 70), 50).convert("RGB").save(tiny.folder / "raw/a/a0.jpg")
     other = tiny.materialize("a", checks=False, transform=SMALLER)
-    assert changed(data_versions(smaller), data_versions(other)) == ASSETS
+    assert changed(data_versions(smaller), data_versions(other)) == [name for name in ALL if name != BASIS]
 
     assert tiny.materialize("a", checks=False, transform=SMALLER).success
     records = tiny.instance.fetch_materializations(dg.AssetKey(["tiny", "embeddings"]), limit=10).records

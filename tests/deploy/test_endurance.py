@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from shardmill import chain
+from shardmill import graph
 from shardmill.dataset import Dataset, load_dataset
 from tests.deploy.conftest import Instance, MakeInstance
 from tests.deploy.services import Services
@@ -74,6 +74,8 @@ def watched(project: Path) -> Path:
         "partitions": {"by": "prefix"},
         "partitions_per_run": 2,
         "shards": {"max_samples": 8},
+        "transform": {"operations": []},
+        "embedder": {},
         "sensor": {"quiet_seconds": 0, "interval_seconds": 1, "reconcile_hours": 1 / 60},
         "backfill": {"cron": "* * * * *", "max_failures": 100},
     }
@@ -84,8 +86,8 @@ def watched(project: Path) -> Path:
 def committed_objects(dataset: Dataset) -> dict[str, list[str]]:
     """URI of each raw object → the committed shards that hold it."""
     found: dict[str, list[str]] = {}
-    for partition in chain.stored_partitions(dataset, "webdataset_shards"):
-        shards = chain.stored(dataset, "webdataset_shards", partition)
+    for partition in dataset.stored_partitions("webdataset_shards"):
+        shards = dataset.stored("webdataset_shards", partition)
         assert shards is not None
         for entry in shards.commit.shardlist:
             uri = shards.layout.beside(entry.index)
@@ -97,8 +99,8 @@ def committed_objects(dataset: Dataset) -> dict[str, list[str]]:
 
 def is_up_to_date(dataset: Dataset) -> bool:
     """Whether every partition, those included that are empty by now, is what its objects are."""
-    partitions = {*dataset.partitions(), *chain.stored_partitions(dataset, "raw_images")}
-    return all(found.state == "up to date" for key in partitions for found in chain.states(dataset, key))
+    partitions = {*dataset.partitions(), *dataset.stored_partitions("raw_images")}
+    return all(found.state == "up to date" for key in partitions for found in graph.states(dataset, key))
 
 
 @pytest.mark.slow
@@ -125,7 +127,7 @@ def test_whatever_dies_every_object_ends_up_in_one_committed_shard(
         commands = {unit.stem: exec_start(unit) for unit in UNITS}
         children = {name: services.start(name, command) for name, command in commands.items()}
         daemon = "shardmill-daemon"
-        services.wait_until(lambda: bool(chain.stored_partitions(dataset, "embedding_map")))
+        services.wait_until(lambda: bool(dataset.stored_partitions("embedding_map")))
         for cycle in range(CYCLES):
             source.shake()
             if cycle % 3 == 0:
@@ -170,7 +172,7 @@ def _settle_soon(instance: Instance) -> None:
 
 def _backfill(services: Services, dataset: Dataset) -> None:
     """A person's backfill of two partitions from the UI, if the web server can be reached just now."""
-    partitions = chain.stored_partitions(dataset, "raw_images")[:2]
+    partitions = dataset.stored_partitions("raw_images")[:2]
     assets = [{"path": ["watched", asset]} for asset in ("raw_images", "webdataset_shards", "transformed_shards")]
     with suppress(URLError, OSError, KeyError, TypeError):
         services.ask(BACKFILL, parameters={"assetSelection": assets, "partitionNames": partitions})

@@ -33,6 +33,8 @@ def new_operator(tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pyte
             "partitions": {"by": "prefix"},
             "shards": {"max_samples": 4},
             "sensor": {"quiet_seconds": 0},
+            "transform": {"operations": []},
+            "embedder": {},
         }
         file, secrets = credentials_file(tmp_path / "credentials.yaml", place)
         for name, secret in secrets.items():

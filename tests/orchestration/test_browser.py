@@ -19,8 +19,8 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
 from tests.servers.processes import free_ports
+from tests.small import ASSETS, BASIS
 
-ASSETS = ("raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map")
 GOOD = "2026-03"  # one reject of 34 samples
 BAD, ALSO_BAD = "2026-01", "2026-02"  # two rejects of 35 samples: more than max_reject_ratio
 WAIT = 60_000
@@ -179,9 +179,9 @@ def good_run(ui: Ui) -> str:
     return run
 
 
-def test_the_asset_graph_shows_the_five_assets_of_the_demo_dataset(ui: Ui) -> None:
+def test_the_asset_graph_shows_the_assets_of_the_demo_dataset(ui: Ui) -> None:
     ui.open("/locations/shardmill/asset-groups/demo")
-    for asset in ASSETS:
+    for asset in (*ASSETS, BASIS):
         expect(ui.page.get_by_text(asset, exact=True).first).to_be_visible()
     ui.keep("asset-graph")
 
@@ -189,7 +189,7 @@ def test_the_asset_graph_shows_the_five_assets_of_the_demo_dataset(ui: Ui) -> No
 def test_a_partition_is_materialized_by_clicking(ui: Ui, good_run: str) -> None:
     ui.open(f"/runs/{good_run}")
     expect(ui.page.get_by_text("Success", exact=True).first).to_be_visible()
-    expect(ui.page.get_by_text("5 assets")).to_be_visible()
+    expect(ui.page.get_by_text("6 assets")).to_be_visible()
     ui.keep("run")
 
 

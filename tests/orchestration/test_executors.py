@@ -32,6 +32,7 @@ TINY = """
       root: "{{ context.project_root }}/out"
       keep_superseded: 7d
       transform: {operations: [{operation: CenterCrop, arguments: {size: 32}}]}
+      embedder: {}
 """
 DEVICE_USER = """
     import json, os, time
@@ -44,8 +45,8 @@ DEVICE_USER = """
     from shardmill.devices import GPUSpec
     from shardmill.shards.index import IndexWriter
     from shardmill.shards.report import ShardReport
-    from shardmill.stages.lazy_shard_set import LazyShardSet
-    from shardmill.stages.stage import OutputFiles
+    from shardmill.graph.lazy_shard_set import LazyShardSet
+    from shardmill.stages.stage import OutputFiles, Resources, Stage
 
     FOLDER = Path(__file__).parents[3]
 
@@ -55,21 +56,21 @@ DEVICE_USER = """
         id: str = "000000"
         start = ""
         samples = 1
+        size = 1
 
         def identity(self):
             return self.id
 
 
     @dataclass(frozen=True)
-    class Record:
+    class Record(Stage):
         gpu: GPUSpec = GPUSpec()
         name = "record"
-        version = 1
         suffix = "tar"
-        exclusive = True
 
-        def parameters(self):
-            return {}
+        @property
+        def resources(self):
+            return Resources(gpus=self.gpu, model=True)
 
         def __call__(self, shard, work):
             begin = time.monotonic()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from resources.metadata import describe_shard_set
-from shardmill import chain
+from shardmill import graph
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.engines import LocalEngine
 from shardmill.shards.reader import ShardSet
@@ -36,7 +36,7 @@ def packed(folder: Path) -> ShardSet:
             "shards": {"max_samples": 4},
         }
     )
-    run = chain.run(Dataset(spec), "all", LocalEngine(1))
+    run = graph.run(Dataset(spec), "all", LocalEngine(1))
     next(run)
     return next(run)[1]
 

@@ -13,12 +13,11 @@ from PIL import Image
 from orchestration.component import dataset_definitions
 from orchestration.definitions import build_defs
 from resources.storage import GCSCredentialsConfig, S3CredentialsConfig, StorageResource
-from shardmill.chain import stored
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.errors import AccessDeniedError
+from shardmill.shards.verify import verify
 from shardmill.storage import GCSCredentials, S3Credentials, Storage
 from shardmill.storage.credentials import reveal
-from shardmill.verify import verify
 from tests.servers import GCSServer
 from tests.servers.places import BUCKETS, Kind, NewPlace, Place, credentials_file
 
@@ -173,6 +172,7 @@ def spec(place: NewPlace) -> tuple[Place, Place, DatasetSpec]:
         "source": {"uri": source.uri},
         "partitions": ["p"],
         "transform": {"operations": [{"operation": "CenterCrop", "arguments": {"size": 48}}]},
+        "embedder": {},
     }
     return source, root, DatasetSpec.model_validate(fields)
 
@@ -196,7 +196,7 @@ def test_a_materialization_from_one_cloud_to_the_other(
     assert all(check.passed for check in result.get_asset_check_evaluations())
     dataset = Dataset(declared, Storage((*source.credentials, *root.credentials)))
     for asset in ("raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map"):
-        shards = stored(dataset, asset, "p")  # type: ignore[arg-type]
+        shards = dataset.stored(asset, "p")  # type: ignore[arg-type]
         assert shards is not None
         assert list(verify(shards)) == []
         assert shards.commit.total_samples == 6

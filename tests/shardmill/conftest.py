@@ -14,15 +14,15 @@ import pytest
 import yaml
 from PIL import Image
 
-from shardmill import chain
-from shardmill.dataset import AssetName, Dataset, DatasetSpec
+from shardmill import graph
+from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.engines import LocalEngine
 from shardmill.shards.reader import ShardSet
 
 Files = Mapping[str, tuple[str, int]]
 Images = Callable[..., list[str]]
 MakeDataset = Callable[..., Dataset]
-RunChain = Callable[..., dict[AssetName, ShardSet]]
+RunChain = Callable[..., dict[str, ShardSet]]
 Snapshot = Callable[[Path], Files]
 WriteModule = Callable[[str], str]
 WriteDataset = Callable[..., Path]
@@ -31,6 +31,7 @@ SMALL: dict[str, Any] = {
     "name": "d",
     "partitions": ["p"],
     "shards": {"max_samples": 16},
+    "embedder": {"model": "efficientnet-lite0"},
     "transform": {"operations": [{"operation": "CenterCrop", "arguments": {"size": 48}}]},
 }
 """A dataset whose shards are small, so that a few samples make several."""
@@ -87,10 +88,10 @@ def run_chain() -> RunChain:
     """Bring a dataset's partition up to date as far as `last`, in this process."""
 
     def run(
-        dataset: Dataset, partition: str = "p", *, workers: int = 2, last: AssetName = "embedding_map"
-    ) -> dict[AssetName, ShardSet]:
-        made: dict[AssetName, ShardSet] = {}
-        for asset, shards in chain.run(dataset, partition, LocalEngine(workers)):
+        dataset: Dataset, partition: str = "p", *, workers: int = 2, last: str = "embedding_map"
+    ) -> dict[str, ShardSet]:
+        made: dict[str, ShardSet] = {}
+        for asset, shards in graph.run(dataset, partition, LocalEngine(workers)):
             made[asset] = shards
             if asset == last:
                 break

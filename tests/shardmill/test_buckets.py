@@ -15,28 +15,30 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from shardmill import chain
-from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec
+from shardmill import graph
+from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.engines import LocalEngine
 from shardmill.errors import AccessDeniedError, EngineError
 from shardmill.shards.commit import ShardEntry
 from shardmill.shards.layout import is_data_name
 from shardmill.shards.reader import ShardSet
+from shardmill.shards.verify import read_with_webdataset, verify
 from shardmill.storage import Storage
-from shardmill.verify import read_with_webdataset, verify
 from tests.servers import GCSServer, S3Server
 from tests.servers.fixtures import StartProxy
 from tests.servers.places import BUCKETS, KINDS, Kind, NewPlace, Place, credentials_file
+from tests.small import ASSETS, states
 
 SAMPLES = 24
 FIELDS: dict[str, Any] = {
     "name": "d",
     "partitions": ["p"],
     "shards": {"max_samples": 8},
+    "embedder": {},
     "transform": {"operations": [{"operation": "CenterCrop", "arguments": {"size": 48}}]},
 }
-LAST: AssetName = "transformed_shards"
-Made = Mapping[AssetName, ShardSet]
+LAST: str = "transformed_shards"
+Made = Mapping[str, ShardSet]
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +54,9 @@ def dataset_of(source: Place, root: Place, **fields: Any) -> Dataset:
     return Dataset(DatasetSpec.model_validate(spec), Storage((*source.credentials, *root.credentials)))
 
 
-def run(dataset: Dataset, last: AssetName = LAST, engine: LocalEngine | None = None) -> dict[AssetName, ShardSet]:
-    made: dict[AssetName, ShardSet] = {}
-    for asset, shards in chain.run(dataset, "p", engine or LocalEngine(2)):
+def run(dataset: Dataset, last: str = LAST, engine: LocalEngine | None = None) -> dict[str, ShardSet]:
+    made: dict[str, ShardSet] = {}
+    for asset, shards in graph.run(dataset, "p", engine or LocalEngine(2)):
         made[asset] = shards
         if asset == last:
             break
@@ -130,7 +132,7 @@ def test_one_source_gives_equal_digests_on_every_store_to_the_end_of_the_chain(p
         dataset = dataset_of(source, root)
         made = run(dataset, "embedding_map")
         assert_stored(made, root)
-        assert [found.state for found in chain.states(dataset, "p")] == ["up to date"] * 5
+        assert states(dataset) == ["up to date"] * 5
         commits.append({asset: shards.commit for asset, shards in made.items()})
         assert {shards.made for shards in run(dataset, "embedding_map").values()} == {0}
     for asset in ASSETS:
@@ -191,7 +193,7 @@ def test_a_root_that_may_not_be_written_shows_before_any_shard_is_made(
     told: list[Any] = []
     dataset = dataset_of(Place("file", f"file://{raw}"), reader)
     with pytest.raises(AccessDeniedError) as caught:
-        list(chain.run(dataset, "p", LocalEngine(2), told.append))
+        list(graph.run(dataset, "p", LocalEngine(2), told.append))
     permission = {"gs": "storage.objects.create", "s3": "s3:PutObject"}[kind]
     for part in (owner.uri, reader.email or reader.identity, permission):
         assert part in str(caught.value)
@@ -301,7 +303,7 @@ def test_a_killed_command_costs_the_shard_at_hand_and_nothing_else(
     data = {name.rpartition("/")[2]: state[0] for name, state in after.items() if "d/webdataset_shards/p/" in name}
     assert all(data[name] == waiting[name] for name in waiting.keys() & data.keys())
     assert len(waiting.keys() & data.keys()) >= len(finished)
-    stored = {asset: found for asset in ASSETS if (found := chain.stored(dataset, asset, "p"))}
+    stored = {asset: found for asset in ASSETS if (found := dataset.stored(asset, "p"))}
     assert_stored(stored, root, orphans=True)  # what was uploaded at that moment may wait there still
 
 
@@ -335,7 +337,7 @@ def test_a_bad_network_changes_nothing_but_the_time(
         asset: shards.commit.digest for asset, shards in expected.items()
     }
     assert {shards.made for shards in run(behind).values()} == {0}
-    assert_stored({asset: chain.stored(dataset_of(source, root), asset, "p") for asset in made}, root)  # type: ignore[misc]
+    assert_stored({asset: dataset_of(source, root).stored(asset, "p") for asset in made}, root)  # type: ignore[misc]
 
 
 # The commands.
@@ -437,13 +439,13 @@ def test_the_commands_work_on_a_bucket_with_a_credentials_file(
 
     said = call("run", file, "--credentials", credentials).stdout
     assert re.search(r"webdataset_shards: 24 samples, (\d+) shards \(\1 made\)", said)
-    assert call("run", file).stdout.count("(0 made)") == 5
+    assert call("run", file).stdout.count("(0 made)") == 6
     states = [line.split("\t")[2] for line in call("partitions", file).stdout.splitlines()]
-    assert states == ["state", *["up to date"] * 5]
-    assert call("verify", file).stdout.count(": ok") == 5
-    shown = call("show", file, "p", "image_00007").stdout
+    assert states == ["state", *["up to date"] * 6]
+    assert call("verify", file).stdout.count(": ok") == 6
+    shown = call("show", file, "p", "--key", "image_00007").stdout
     assert f"{source.uri}/image_00007.jpg" in shown
-    assert "embedding: 1280 dimensions" in shown
+    assert "embeddings: 1280 dimensions" in shown
 
     missing = next(iter(environment))
     done = shardmill(command, {**environment, missing: ""}, "run", file, "--credentials", credentials)

@@ -33,7 +33,7 @@ def shardmill(command):
 
 @pytest.fixture(scope="module")
 def after_run(base: Path, shardmill) -> Run:
-    done: Run = shardmill("run", base / "d.yaml", "-p", "a")
+    done: Run = shardmill("run", base / "d.yaml", "a")
     return done
 
 
@@ -50,6 +50,7 @@ def test_run_says_a_plain_line_for_each_asset(after_run: Run) -> None:
         "a webdataset_shards: 20 samples, 2 shards (2 made), ",
         "a transformed_shards: 20 samples, 2 shards (2 made), ",
         "a embeddings: 20 samples, 2 shards (2 made), ",
+        "a embedding_basis: 3 samples, 1 shards (1 made), ",
         "a embedding_map: 20 samples, 1 shards (1 made), ",
         "a: done in ",
     ):
@@ -59,22 +60,26 @@ def test_run_says_a_plain_line_for_each_asset(after_run: Run) -> None:
 
 
 def test_a_second_run_makes_nothing(base: Path, after_run: Run, shardmill) -> None:
-    done = shardmill("run", base / "d.yaml", "-p", "a")
+    done = shardmill("run", base / "d.yaml", "a")
     assert done.returncode == 0
-    assert done.stdout.count("(0 made)") == 5
+    assert done.stdout.count("(0 made)") == 6
 
 
 def test_partitions_lists_states_a_line_each(base: Path, after_run: Run, shardmill) -> None:
     found = rows(shardmill("partitions", base / "d.yaml").stdout)
     assert found[0] == ["partition", "asset", "state", "samples", "shards", "bytes", "rejects", "digest"]
-    assert [row[:3] for row in found[1:6]] == [
-        ["a", asset, "up to date"]
-        for asset in ("raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map")
+    assert [row[:3] for row in found[1:7]] == [
+        ["a", "raw_images", "up to date"],
+        ["a", "webdataset_shards", "up to date"],
+        ["a", "transformed_shards", "up to date"],
+        ["a", "embeddings", "up to date"],
+        ["all", "embedding_basis", "up to date"],
+        ["a", "embedding_map", "up to date"],
     ]
     assert found[2][3:5] == ["20", "2"]
     assert found[2][6] == "1"
-    assert all(row[0] == "b" and row[2] == "missing" for row in found[6:])
-    assert len(found) == 11
+    assert all(row[0] == "b" and row[2] == "missing" for row in found[7:])
+    assert len(found) == 12
 
 
 def test_a_touched_file_makes_its_partition_stale(base: Path, after_run: Run, shardmill) -> None:
@@ -85,30 +90,30 @@ def test_a_touched_file_makes_its_partition_stale(base: Path, after_run: Run, sh
         found = rows(shardmill("partitions", base / "d.yaml").stdout)
     finally:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert [row[2] for row in found[1:6]] == ["stale"] * 5
+    assert [row[2] for row in found[1:7]] == [*["stale"] * 4, "up to date", "stale"]
 
 
 def test_verify_says_ok_or_names_what_is_wrong(base: Path, after_run: Run, shardmill) -> None:
-    done = shardmill("verify", base / "d.yaml", "-p", "a")
+    done = shardmill("verify", base / "d.yaml", "a")
     assert done.returncode == 0, done.stdout
-    assert [line.rpartition(": ")[2] for line in done.stdout.splitlines()] == ["ok"] * 5
+    assert [line.rpartition(": ")[2] for line in done.stdout.splitlines()] == ["ok"] * 6
     tar = min(base.glob("root/d/transformed_shards/a/*.tar"))
     whole = tar.read_bytes()
     tar.write_bytes(whole[:700] + b"!" + whole[701:])
     try:
-        done = shardmill("verify", base / "d.yaml", "-p", "a")
+        done = shardmill("verify", base / "d.yaml", "a")
     finally:
         tar.write_bytes(whole)
     assert done.returncode == 1
     assert tar.name in done.stdout
     assert "Traceback" not in done.stderr
-    done = shardmill("verify", base / "d.yaml", "-p", "b")
+    done = shardmill("verify", base / "d.yaml", "b")
     assert done.returncode == 1
     assert "nothing is committed" in done.stdout
 
 
 def test_show_prints_a_sample_and_where_it_comes_from(base: Path, after_run: Run, shardmill, tmp_path: Path) -> None:
-    done = shardmill("show", base / "d.yaml", "a", "image_00005", "--save", tmp_path / "saved")
+    done = shardmill("show", base / "d.yaml", "a", "--key", "image_00005", "--save", tmp_path / "saved")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("image_00005 in ")
@@ -118,8 +123,9 @@ def test_show_prints_a_sample_and_where_it_comes_from(base: Path, after_run: Run
         raw = base / f"raw/a/image_00005.{component}"
         assert cells[component][3] == f"file://{raw}"
         assert cells[component][5] == hashlib.sha256(raw.read_bytes()).hexdigest()
-    assert any(line.startswith("embedding: 1280 dimensions, [") for line in lines)
-    assert any(line.startswith("map: x = ") for line in lines)
+    [embedding] = [line for line in lines if line.startswith("embeddings: 1280 dimensions, [")]
+    assert "model = efficientnet-lite0" in embedding
+    assert any(line.startswith("embedding_map: x = ") for line in lines)
     assert (tmp_path / "saved/image_00005.cls").read_text() == "2"
     assert (tmp_path / "saved/image_00005.jpg").stat().st_size == int(cells["jpg"][1].replace(",", ""))
 
@@ -129,9 +135,9 @@ def test_show_prints_a_sample_and_where_it_comes_from(base: Path, after_run: Run
     [
         (["run", "nowhere.yaml"], "cannot read the dataset file nowhere.yaml"),
         (["show", "{file}", "b"], "is not there yet: run `shardmill run"),
-        (["show", "{file}", "a", "nobody"], "has no sample 'nobody'"),
-        (["run", "{file}", "-p", "nowhere"], "nowhere"),
-        (["verify", "{file}", "-p", "nowhere"], "there is no partition 'nowhere'; there are a, b"),
+        (["show", "{file}", "a", "-k", "nobody"], "has no sample 'nobody'"),
+        (["run", "{file}", "nowhere"], "nowhere"),
+        (["verify", "{file}", "nowhere"], "there is no partition 'nowhere'; there are a, b"),
         (["show", "{file}", "nowhere"], "there is no partition 'nowhere'; there are a, b"),
     ],
 )

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from shardmill.dataset import ASSETS, DatasetSpec, load_dataset
+from shardmill.dataset import DatasetSpec, load_dataset
 from shardmill.devices import GPUSpec
+from shardmill.durations import seconds_of
 from shardmill.errors import ConfigurationError
-from shardmill.upkeep import seconds_of
+from tests.small import ASSETS
 
 MINIMAL = """
 name: pets

@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 import pytest
 import webdataset as wds
 
-from shardmill import chain
+from shardmill import graph
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.engines import LocalEngine
 from shardmill.errors import TooManyRejectsError
@@ -83,6 +83,8 @@ def dataset_of(raw: Path, root: str, storage: Storage | None = None, **fields: A
         "root": root,
         "shards": {"max_samples": 5},
         "max_reject_ratio": 0.1,
+        "transform": {"operations": []},
+        "embedder": {},
         **fields,
     }
     return Dataset(DatasetSpec.model_validate(spec), storage or Storage())
@@ -90,7 +92,7 @@ def dataset_of(raw: Path, root: str, storage: Storage | None = None, **fields: A
 
 def run(dataset: Dataset) -> None:
     for partition in PARTITIONS:
-        list(chain.run(dataset, partition, LocalEngine(2)))
+        list(graph.run(dataset, partition, LocalEngine(2)))
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,15 @@ from textwrap import dedent
 
 import pytest
 
-from shardmill import chain
-from shardmill.dataset import Dataset
+from shardmill import graph
+from shardmill.dataset import WHOLE, Dataset
 from shardmill.engines import LocalEngine
 from shardmill.errors import EngineError, ShardmillError, TooManyRejectsError
+from shardmill.shards.verify import verify
 from shardmill.storage import S3Credentials, Storage
-from shardmill.verify import verify
 from tests.servers.places import Kind, NewPlace
 from tests.servers.sqs import SQSServer
+from tests.small import BASIS, states
 
 Fault = Callable[[], object]
 
@@ -35,15 +36,11 @@ def raw(tmp_path_factory: pytest.TempPathFactory, images) -> Path:
 def run(dataset: Dataset, before_packing: Fault = lambda: None) -> dict[str, str]:
     """Run the chain; asset → digest. The fault comes between the listing and the packing."""
     made = {}
-    for asset, shards in chain.run(dataset, "p", LocalEngine(2)):
+    for asset, shards in graph.run(dataset, "p", LocalEngine(2)):
         made[asset] = shards.commit.digest
         if asset == "raw_images":
             before_packing()
     return made
-
-
-def states(dataset: Dataset) -> list[str]:
-    return [found.state for found in chain.states(dataset, "p")]
 
 
 @contextmanager
@@ -62,7 +59,7 @@ def assert_as_if_nothing_had_been(dataset: Dataset, expected: dict[str, str]) ->
     assert run(dataset) == expected
     assert states(dataset) == ["up to date"] * 5
     for asset in expected:
-        shards = chain.stored(dataset, asset, "p")  # type: ignore[arg-type]
+        shards = dataset.stored(asset, WHOLE if asset == BASIS else "p")
         assert shards is not None
         assert list(verify(shards)) == []
 
@@ -76,15 +73,15 @@ def test_one_file_away_between_list_and_pack(raw: Path, tmp_path: Path, make_dat
     dataset = make_dataset(raw, tmp_path / "root", max_reject_ratio=0.1)
     with away(raw / "image_00007.jpg") as fault:
         run(dataset, fault)
-        packed = chain.stored(dataset, "webdataset_shards", "p")
+        packed = dataset.stored("webdataset_shards", "p")
         assert packed is not None
         assert packed.commit.rejects_by_reason == {"object vanished": 1}
         [reject] = packed.rejects()
         assert (reject.key, reject.may_pass) == ("image_00007", True)
     assert "stale" in states(dataset)
-    assert chain.is_stale(dataset, "p")
+    assert graph.is_stale(dataset, "p")
     assert_as_if_nothing_had_been(dataset, expected)
-    assert not chain.is_stale(dataset, "p")
+    assert not graph.is_stale(dataset, "p")
 
 
 def test_too_many_files_away_fail_the_run_and_not_the_next(raw: Path, tmp_path: Path, make_dataset, expected) -> None:
@@ -104,7 +101,7 @@ def test_a_source_that_is_unmounted_for_a_moment(
     with away(raw) as fault, pytest.raises(EngineError, match="Is the source mounted") as caught:
         run(dataset, fault)
     assert not caught.value.final
-    assert chain.stored(dataset, "webdataset_shards", "p") is None
+    assert dataset.stored("webdataset_shards", "p") is None
     assert_as_if_nothing_had_been(dataset, expected)
 
 
@@ -122,7 +119,7 @@ def test_an_object_replaced_and_put_back(raw: Path, tmp_path: Path, make_dataset
     never = run(dataset_of("never"))
     dataset = dataset_of("root")
     run(dataset, lambda: source.put("image_00007.jpg", b"something else"))
-    packed = chain.stored(dataset, "webdataset_shards", "p")
+    packed = dataset.stored("webdataset_shards", "p")
     assert packed is not None
     assert packed.commit.rejects_by_reason == {"object changed": 1}
     source.put("image_00007.jpg", whole)
@@ -152,14 +149,14 @@ def test_an_object_that_is_archived_is_a_reject_that_says_so_and_is_tried_again(
     source = spec.source.model_copy(update={"uri": f"s3://{bucket}"})
     dataset = Dataset(spec.model_copy(update={"source": source}), Storage((credentials,)))
     run(dataset)
-    packed = chain.stored(dataset, "webdataset_shards", "p")
+    packed = dataset.stored("webdataset_shards", "p")
     assert packed is not None
     [reject] = packed.rejects()
     assert (reject.reason, reject.may_pass) == ("object archived", True)
     assert "InvalidObjectState" in reject.detail
     s3.restore_object(Bucket=bucket, Key="5.jpg", RestoreRequest={"Days": 1})
     run(dataset)
-    packed = chain.stored(dataset, "webdataset_shards", "p")
+    packed = dataset.stored("webdataset_shards", "p")
     assert packed is not None
     assert (packed.commit.total_samples, packed.commit.total_rejects) == (12, 0)
 
@@ -187,7 +184,7 @@ def test_a_local_file_that_is_overwritten_while_it_is_read_is_never_packed_torn(
     with monkeypatch.context() as patched:
         patched.setattr(LocalStore, "open", open_and_be_overtaken)
         run(dataset)
-    packed = chain.stored(dataset, "webdataset_shards", "p")
+    packed = dataset.stored("webdataset_shards", "p")
     assert packed is not None
     [reject] = packed.rejects()
     assert (reject.key, reject.reason, reject.may_pass) == ("image_00007", "object changed", True)
@@ -196,14 +193,14 @@ def test_a_local_file_that_is_overwritten_while_it_is_read_is_never_packed_torn(
 LITTLE_MEMORY = """
     import resource, sys
     from pathlib import Path
-    from shardmill import chain
+    from shardmill import graph
     from shardmill.dataset import load_dataset
     from shardmill.engines import LocalEngine
 
     dataset = load_dataset(Path(sys.argv[1]))
-    for asset, _ in chain.run(dataset, "p", LocalEngine(1)):
+    for asset, _ in graph.run(dataset, "p", LocalEngine(1)):
         if asset == "webdataset_shards":
-            chain.check_transform_and_model(dataset)  # all libraries are loaded
+            graph.Planner(dataset).check()  # all libraries are loaded
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
 """
@@ -226,7 +223,7 @@ def test_a_lack_of_memory_rejects_nothing(raw: Path, tmp_path: Path, make_datase
     assert "transform failed on shard" in done.stderr
     assert "image_0000" in done.stderr  # which sample it was
     dataset = make_dataset(two, tmp_path / "root", transform=transform)
-    assert chain.stored(dataset, "transformed_shards", "p") is None
+    assert dataset.stored("transformed_shards", "p") is None
     never = run(make_dataset(two, tmp_path / "never", transform=transform))
     assert_as_if_nothing_had_been(dataset, never)
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from shardmill import chain
-from shardmill.dataset import ASSETS, Dataset
+from shardmill.dataset import Dataset
 from shardmill.errors import CorruptionError
 from shardmill.shards.layout import Layout
-from shardmill.verify import read_with_webdataset, verify
+from shardmill.shards.verify import read_with_webdataset, verify
+from tests.small import ASSETS
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def files_of(dataset: Dataset, asset) -> list[Path]:
 
 
 def problems(dataset: Dataset, asset) -> list[str]:
-    shards = chain.stored(dataset, asset, "p")
+    shards = dataset.stored(asset, "p")
     assert shards is not None
     return list(verify(shards))
 
@@ -151,7 +151,7 @@ def test_two_shards_whose_files_were_swapped_are_found_and_never_taken_for_each_
     dataset: Dataset, asset, run_chain
 ) -> None:
     """Data and indexes, so that each pair fits."""
-    shards = chain.stored(dataset, asset, "p")
+    shards = dataset.stored(asset, "p")
     assert shards is not None
     one, other = shards.shards[:2]
     for first, second in (
@@ -196,7 +196,7 @@ def test_keys_that_are_in_two_shards_are_found(dataset: Dataset, run_chain, make
 
 
 def test_an_edited_commit_is_named(dataset: Dataset, run_chain) -> None:
-    from shardmill.cli import _problems
+    from shardmill.cli.maintenance import _problems
 
     file = side_of(dataset, "embeddings") / "index.json"
     file.write_text(file.read_text().replace('"nsamples": 1', '"nsamples": 2', 1))
@@ -209,7 +209,7 @@ def test_an_edited_commit_is_named(dataset: Dataset, run_chain) -> None:
 
 def test_webdataset_reads_every_sample(dataset: Dataset) -> None:
     for asset in ("webdataset_shards", "transformed_shards"):
-        shards = chain.stored(dataset, asset, "p")
+        shards = dataset.stored(asset, "p")
         assert shards is not None
         samples, size = read_with_webdataset(shards)
         assert samples == shards.commit.total_samples == 39

@@ -17,7 +17,7 @@ import pytest
 from shardmill.devices import GPUSpec, lease, visible_devices
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError, EngineError
-from shardmill.stages.lazy_shard_set import LazyShardSet
+from shardmill.graph.lazy_shard_set import LazyShardSet
 from shardmill.storage import Storage
 
 STAGE = """
@@ -28,8 +28,8 @@ STAGE = """
     from shardmill.engines import LocalEngine
     from shardmill.shards.index import IndexWriter
     from shardmill.shards.report import ShardReport
-    from shardmill.stages.lazy_shard_set import LazyShardSet
-    from shardmill.stages.stage import OutputFiles
+    from shardmill.graph.lazy_shard_set import LazyShardSet
+    from shardmill.stages.stage import OutputFiles, Resources, Stage
     from shardmill.storage import Storage
 
     @dataclass(frozen=True)
@@ -37,23 +37,23 @@ STAGE = """
         id: str
         start = ""
         samples = 1
+        size = 1
 
         def identity(self):
             return self.id
 
     @dataclass(frozen=True)
-    class Record:
+    class Record(Stage):
         log: str
         seconds: float = 0
         gpu: GPUSpec = GPUSpec()
         workers: int = 1  # that have to have begun before any goes on
         name = "record"
-        version = 1
         suffix = "tar"
-        exclusive = True
 
-        def parameters(self):
-            return {}
+        @property
+        def resources(self):
+            return Resources(gpus=self.gpu, model=True)
 
         def __call__(self, shard, work):
             use = {"device": os.environ["CUDA_VISIBLE_DEVICES"], "torch": "torch" in sys.modules, "pid": os.getpid()}

@@ -17,10 +17,9 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from shardmill import chain
 from shardmill.dataset import load_dataset
 from shardmill.shards.ustar import read_samples
-from shardmill.verify import verify
+from shardmill.shards.verify import verify
 
 SAMPLES = 120
 REJECTS = 3
@@ -121,7 +120,7 @@ def finished(root: Path) -> dict[str, int]:
 def assert_complete(file: Path, root: Path) -> None:
     dataset = load_dataset(file)
     for asset in ("raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map"):
-        shards = chain.stored(dataset, asset, "p")
+        shards = dataset.stored(asset, "p")
         assert shards is not None
         assert list(verify(shards)) == []
         expected = SAMPLES if asset == "raw_images" else SAMPLES - REJECTS
@@ -185,7 +184,7 @@ KILL_AT = """
 
     import pyarrow.parquet
 
-    from shardmill import chain
+    from shardmill import graph
     from shardmill.dataset import load_dataset
     from shardmill.engines import LocalEngine
     from shardmill.storage.local import LocalStore
@@ -207,7 +206,7 @@ KILL_AT = """
         return call
 
     os.environ["HOME_OF_TEST"] = str(template)
-    chain.check_transform_and_model(load_dataset(template / "d.yaml"))  # loads torch once, not in every fork
+    graph.Planner(load_dataset(template / "d.yaml")).check()  # loads torch once, not in every fork
     for at in range(1, 1000):
         home = base / str(at)
         shutil.copytree(template, home)
@@ -216,7 +215,7 @@ KILL_AT = """
             for name in ("publish", "replace", "move", "delete"):
                 setattr(LocalStore, name, killing(getattr(LocalStore, name), at))
             os.environ["HOME_OF_TEST"] = str(home)
-            for asset, _ in chain.run(load_dataset(home / "d.yaml"), "p", LocalEngine(1)):
+            for asset, _ in graph.run(load_dataset(home / "d.yaml"), "p", LocalEngine(1)):
                 if asset == "webdataset_shards":
                     break
             os._exit(0)

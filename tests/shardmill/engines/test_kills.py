@@ -9,13 +9,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from shardmill import chain
-from shardmill.dataset import ASSETS, Dataset, load_dataset
+from shardmill.dataset import Dataset, load_dataset
 from shardmill.shards.layout import SIDE
+from shardmill.shards.verify import verify
 from shardmill.storage import S3Credentials, Storage, join_uri, relative_to
-from shardmill.verify import verify
 from tests.servers import S3Server
 from tests.servers.places import Place, credentials_file
+from tests.small import ASSETS
 
 SAMPLES = 1200
 FIELDS = {
@@ -41,7 +41,7 @@ def finished(dataset: Dataset) -> dict[str, str]:
 def assert_complete(dataset: Dataset) -> None:
     keys = {f"image_{number:05}" for number in range(SAMPLES)}
     for asset in ASSETS:
-        shards = chain.stored(dataset, asset, "p")
+        shards = dataset.stored(asset, "p")
         assert shards is not None
         assert list(verify(shards)) == []
         assert shards.commit.total_samples == SAMPLES
@@ -49,7 +49,7 @@ def assert_complete(dataset: Dataset) -> None:
         assert found == set(shards.urls)
         if shards.commit.suffix == "tar":
             assert {sample.key for sample in shards.samples()} == keys
-    rows = chain.stored(dataset, "embeddings", "p").table(["key"])["key"].to_pylist()  # type: ignore[union-attr]
+    rows = dataset.stored("embeddings", "p").table(["key"])["key"].to_pylist()  # type: ignore[union-attr]
     assert sorted(rows) == sorted(keys)
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shardmill import chain
+from shardmill import graph
 from shardmill.concurrency import bounded_map
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError, CorruptionError, EngineError, Rejected, ShardmillError
 from shardmill.progress import Progress
 from shardmill.shards.layout import Layout
+from tests.small import plan
 
 DIES = """
     import os, pathlib, time
@@ -57,8 +58,9 @@ def packed(tmp_path: Path, images, make_dataset, run_chain, write_module):
 
 
 def transform(dataset, shards, workers: int, progress=lambda _: None):
-    lazy = chain.transformed_shards(dataset, shards)
-    return chain.write(dataset, "transformed_shards", "p", lazy, LocalEngine(workers), progress)
+    lazy = plan(dataset, "transformed_shards", "p", {"webdataset_shards": shards})
+    asset = graph.Planner(dataset).graph["transformed_shards"]
+    return graph.write(dataset, asset, "p", lazy, LocalEngine(workers), progress)
 
 
 def workers_of_this_process() -> list[psutil.Process]:
@@ -82,7 +84,7 @@ def test_a_worker_that_dies_is_an_engine_error_that_names_the_stage_and_finished
     with pytest.raises(EngineError, match=r"a worker process died while transform ran on .*/transformed_shards/p"):
         transform(dataset, shards, workers=8)
     assert workers_of_this_process() == []
-    assert chain.stored(dataset, "transformed_shards", "p") is None
+    assert dataset.stored("transformed_shards", "p") is None
     assert not list(folder.glob("index.json"))
     kept = {name: found for name, found in snapshot(folder).items() if name.endswith(".index.parquet")}
     assert kept
@@ -189,7 +191,7 @@ def test_a_damaged_shard_is_never_transformed(packed, damage: str) -> None:
         transform(dataset, shards, workers=1)
     assert isinstance(caught.value.__cause__, CorruptionError)
     assert shards.commit.shardlist[1].id in str(caught.value)
-    assert chain.stored(dataset, "transformed_shards", "p") is None
+    assert dataset.stored("transformed_shards", "p") is None
 
 
 def test_errors_pass_from_process_to_process_whole() -> None:

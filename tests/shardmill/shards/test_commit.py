@@ -139,7 +139,9 @@ def test_the_digest_is_that_of_data_and_lineage(field: str, same: bool) -> None:
     assert changed.says_the_same_as(commit) == same
 
 
-@pytest.mark.parametrize("change", [{"parameters": {}}, {"stage_version": 2}, {"made_from": "x"}])
+@pytest.mark.parametrize(
+    "change", [{"parameters": {}}, {"stage_version": 2}, {"cut": {"x": 1}}, {"made_of": {"raw_images": "x"}}]
+)
 def test_other_parameters_of_the_same_data_are_another_commit(change: dict[str, Any]) -> None:
     assert not commit_of(entry("000000"), **change).says_the_same_as(commit_of(entry("000000")))
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from shardmill import chain
 from shardmill.dataset import Dataset
 from shardmill.errors import ConfigurationError, CorruptionError, SupersededError
 from shardmill.samples import EncodedSample
 from shardmill.shards.reader import ShardSet, open_shards
 from shardmill.storage import Storage
 from tests.servers.places import BUCKETS, KINDS, Kind, NewPlace
+from tests.small import make, plan
 from tests.spelling import NAME, letters_of, spell, write
 
 
@@ -334,11 +334,11 @@ def test_a_stage_does_not_follow_its_input_is_its_commit(tmp_path: Path, images,
     images(tmp_path / "raw", 24)
     dataset = make_dataset(tmp_path / "raw", tmp_path / "root")
     made = run_chain(dataset)
-    lazy = chain.embedding_map(dataset, made["embeddings"])
+    lazy = plan(dataset, "embedding_map", "p", made)
     images(tmp_path / "raw", 4, first=700)
     run_chain(dataset, last="embeddings")
     with pytest.raises(SupersededError) as caught:
-        chain.write(dataset, "embedding_map", "p", _renamed(lazy), LocalEngine(1))
+        make(dataset, "embedding_map", "p", _renamed(lazy), LocalEngine(1))
     assert not caught.value.final
 
 

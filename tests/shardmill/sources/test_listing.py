@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.errors import ConfigurationError, StorageError
 from shardmill.sources import Manifest, RawObject, SourceSpec
 from shardmill.sources.manifest import MISSING
 from shardmill.storage import ObjectInfo, Storage, join_uri
+from tests.small import plan
 
 Write = Callable[..., str]
 
@@ -104,7 +104,7 @@ def test_an_empty_prefix_is_a_configuration_error_that_names_it(
     if made:
         (tmp_path / "raw").mkdir()
     with pytest.raises(ConfigurationError, match=f"{folder}/raw.*'2026-01'"):
-        chain.raw_images(dataset_of(SourceSpec(uri=f"{folder}/raw"), "2026-01", storage), "2026-01")
+        plan(dataset_of(SourceSpec(uri=f"{folder}/raw"), "2026-01", storage), "raw_images", "2026-01")
 
 
 def test_equal_sets_of_objects_give_equal_manifests_whatever_the_order(folder: str, write: Write) -> None:
@@ -140,7 +140,7 @@ def test_patterns_that_nothing_fits_are_a_configuration_error_that_says_so(
     write("raw/a.jpg")
     source = SourceSpec(uri=f"{folder}/raw", components={"jpg": "images/{key}.jpg"})
     with pytest.raises(ConfigurationError, match="patterns of `components`"):
-        chain.raw_images(dataset_of(source, "all", storage), "all")
+        plan(dataset_of(source, "all", storage), "raw_images", "all")
 
 
 # A table
@@ -254,7 +254,7 @@ def test_a_missing_column_is_a_configuration_error_that_names_those_there_are(
 def test_an_empty_table_is_a_configuration_error(storage: Storage, table: Table) -> None:
     uri = table({"uri": []})
     with pytest.raises(ConfigurationError, match=f"{uri}.*no rows"):
-        chain.raw_images(dataset_of(SourceSpec(table=uri), "all", storage), "all")
+        plan(dataset_of(SourceSpec(table=uri), "all", storage), "raw_images", "all")
 
 
 def test_a_table_that_does_not_exist_is_a_configuration_error(storage: Storage, folder: str) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from shardmill import chain
-from shardmill.dataset import ASSETS
+from shardmill import graph
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConflictError
 from shardmill.shards.reader import ShardSet
-from shardmill.verify import verify
+from shardmill.shards.verify import verify
+from tests.small import ASSETS, make, plan
 
 ROUNDS = 30
 
@@ -30,7 +30,7 @@ def run_both(datasets, run_chain) -> list[ShardSet]:
 
 def assert_consistent(dataset, keys: set[str]) -> None:
     for asset in ("raw_images", "webdataset_shards"):
-        shards = chain.stored(dataset, asset, "p")
+        shards = dataset.stored(asset, "p")
         assert shards is not None
         assert list(verify(shards)) == []
     found = [sample.key for shard in shards.shards for sample, _ in shard.read(dataset.storage)]
@@ -59,7 +59,7 @@ def test_two_different_runs_at_once_leave_the_whole_of_one_and_the_next_run_mend
         datasets = [make_dataset(tmp_path / "raw", root, shards={"max_samples": limit}) for limit in (4, 9)]
         run_chain(datasets[0], last="raw_images")
         run_both(datasets, run_chain)
-        committed = chain.stored(datasets[0], "webdataset_shards", "p")
+        committed = datasets[0].stored("webdataset_shards", "p")
         assert committed is not None
         found = [sample.key for shard in committed.shards for sample, _ in shard.read(datasets[0].storage)]
         assert sorted(found) == sorted(keys)  # whole before anyone tidies up
@@ -82,10 +82,10 @@ def test_a_run_that_comes_second_changes_nothing(tmp_path: Path, images, make_da
             between = snapshot(root)
 
     between = None
-    lazy = chain.webdataset_shards(dataset, raw)
-    later = chain.write(dataset, "webdataset_shards", "p", lazy, SlowEngine(1))
+    lazy = plan(dataset, "webdataset_shards", "p", {"raw_images": raw})
+    later = make(dataset, "webdataset_shards", "p", lazy, SlowEngine(1))
     assert snapshot(root) == between
-    assert later.commit == chain.stored(dataset, "webdataset_shards", "p").commit
+    assert later.commit == dataset.stored("webdataset_shards", "p").commit
 
 
 def test_a_run_that_lost_its_commit_plans_again_with_what_stands(
@@ -102,7 +102,7 @@ def test_a_run_that_lost_its_commit_plans_again_with_what_stands(
                 keys.extend(images(tmp_path / "raw", 1, first=500))
                 run_chain(dataset, last="webdataset_shards")
 
-    made = dict(chain.run(dataset, "p", OvertakenEngine(1)))
+    made = dict(graph.run(dataset, "p", OvertakenEngine(1)))
     assert {sample.key for sample in made["webdataset_shards"].samples()} == set(keys)
     assert made["embeddings"].commit.total_samples == 25
     assert_consistent(dataset, set(keys))
@@ -122,13 +122,13 @@ def test_a_run_that_was_overtaken_puts_nothing_older_in_the_place_of_what_is_new
     number = ASSETS.index(asset)
     images(tmp_path / "raw", 2, first=500)
     made = run_chain(dataset, last=ASSETS[number - 1]) if number else made
-    overtaken = chain.plan(dataset, asset, "p", made[ASSETS[number - 1]] if number else None)
+    overtaken = plan(dataset, asset, "p", made)
     keys += ["image_00500", "image_00501", *images(tmp_path / "raw", 3, first=700)]
     newer = run_chain(dataset)
     with pytest.raises(ConflictError) as caught:
-        chain.write(dataset, asset, "p", overtaken, LocalEngine(1))
+        make(dataset, asset, "p", overtaken, LocalEngine(1))
     assert not caught.value.final
-    standing = {each: chain.stored(dataset, each, "p").commit.digest for each in ASSETS}
-    assert standing == {each: shards.commit.digest for each, shards in newer.items()}
-    assert {found.state for found in chain.states(dataset, "p")} == {"up to date"}
+    standing = {each: dataset.stored(each, "p").commit.digest for each in ASSETS}
+    assert standing == {each: newer[each].commit.digest for each in ASSETS}
+    assert {found.state for found in graph.states(dataset, "p")} == {"up to date"}
     assert_consistent(dataset, set(keys))

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shardmill import chain
 from shardmill.dataset import Dataset
 from shardmill.devices import GPUSpec
 from shardmill.embedders import EmbedderSpec, load_embedder
@@ -16,6 +15,7 @@ from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError, ConflictError
 from shardmill.images import decode_image
 from shardmill.stages.embed import EmbedStage
+from tests.small import make, plan
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +76,11 @@ def test_a_vector_is_that_of_its_own_image(tables, source: Path, make_dataset) -
     """Against the model on the stored component, one image at a time."""
     import torch
 
-    from shardmill import chain
-
     dataset, _ = tables["float32"]
     table = pd.read_parquet(dataset.folder("embeddings", "p")).set_index("key")["embedding"]
     embedder = load_embedder(EmbedderSpec())
     module = embedder.module()
-    shards = chain.stored(dataset, "transformed_shards", "p")
+    shards = dataset.stored("transformed_shards", "p")
     assert shards is not None
     checked = 0
     for shard in shards.shards[:2]:
@@ -129,17 +127,17 @@ def test_masks_are_never_embedded(tmp_path: Path, images, make_dataset, run_chai
 def test_devices_are_reserved_where_it_runs_on_cuda_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     two = GPUSpec(count=2)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert EmbedStage(EmbedderSpec(), "w", devices=two).gpu == two
-    assert EmbedStage(EmbedderSpec(runtime="cuda"), "w").gpu == GPUSpec()
-    assert EmbedStage(EmbedderSpec(runtime="torch"), "w", devices=two).gpu is None
+    assert EmbedStage(EmbedderSpec(), devices=two).resources.gpus == two
+    assert EmbedStage(EmbedderSpec(runtime="cuda")).resources.gpus == GPUSpec()
+    assert EmbedStage(EmbedderSpec(runtime="torch"), devices=two).resources.gpus is None
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert EmbedStage(EmbedderSpec(), "w", devices=two).gpu is None
+    assert EmbedStage(EmbedderSpec(), devices=two).resources.gpus is None
     with pytest.raises(ConfigurationError, match="torch sees no GPU"):
-        _ = EmbedStage(EmbedderSpec(runtime="cuda"), "w").gpu
+        _ = EmbedStage(EmbedderSpec(runtime="cuda")).resources
 
 
 def test_the_number_of_devices_changes_nothing_in_the_table() -> None:
-    one, two = (EmbedStage(EmbedderSpec(), "w", devices=GPUSpec(count=count)) for count in (1, 2))
+    one, two = (EmbedStage(EmbedderSpec(), devices=GPUSpec(count=count)) for count in (1, 2))
     assert one.parameters() == two.parameters()
 
 
@@ -182,13 +180,13 @@ def test_weights_that_are_replaced_after_the_plan_are_refused(
     weights.write_bytes(right.read_bytes())
     dataset = make_dataset(source, tmp_path / "root", embedder={"weights": str(weights), "runtime": "torch"})
     made = run_chain(dataset, last="transformed_shards")
-    lazy = chain.embeddings(dataset, made["transformed_shards"])
+    lazy = plan(dataset, "embeddings", "p", made)
     weights.write_bytes(wrong.read_bytes())
     with pytest.raises(ConflictError, match="not those that the run was planned with") as caught:
-        chain.write(dataset, "embeddings", "p", lazy, LocalEngine(1))
+        make(dataset, "embeddings", "p", lazy, LocalEngine(1))
     assert not caught.value.final
     weights.write_bytes(right.read_bytes())
-    assert chain.stored(dataset, "embeddings", "p") is None
+    assert dataset.stored("embeddings", "p") is None
     table = run_chain(dataset)["embeddings"].table(["embedding"])
     expected = run_chain(make_dataset(source, tmp_path / "other", embedder={"runtime": "torch"}))["embeddings"]
     found, wanted = (np.stack(each["embedding"].to_pylist()) for each in (table, expected.table(["embedding"])))

@@ -7,8 +7,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from shardmill import graph
 from shardmill.dataset import Dataset
+from shardmill.engines import LocalEngine
+from shardmill.errors import ConfigurationError
 from shardmill.shards.layout import Layout
+from tests.small import plan
 
 
 @pytest.fixture
@@ -20,7 +24,7 @@ def two(tmp_path: Path, images, make_dataset, run_chain) -> Dataset:
 
 
 def bases(root: Path) -> list[Path]:
-    return sorted((root / "d/_shardmill/basis").glob("*.json"))
+    return sorted((root / "d/embedding_basis/all").iterdir())
 
 
 def test_the_map_has_the_keys_of_the_table_and_a_picture(two: Dataset, run_chain) -> None:
@@ -38,13 +42,13 @@ def test_the_map_has_the_keys_of_the_table_and_a_picture(two: Dataset, run_chain
 
 
 def test_partitions_share_a_basis(two: Dataset, tmp_path: Path, run_chain) -> None:
-    first = run_chain(two, "a")["embedding_map"].commit.parameters
+    first = run_chain(two, "a")["embedding_map"].commit.made_of["embedding_basis"]
     [basis] = bases(tmp_path / "root")
     before = basis.stat().st_mtime_ns
-    second = run_chain(two, "b")["embedding_map"].commit.parameters
+    second = run_chain(two, "b")["embedding_map"].commit.made_of["embedding_basis"]
     assert bases(tmp_path / "root") == [basis]
     assert basis.stat().st_mtime_ns == before
-    assert first["basis"] == second["basis"]
+    assert first == second
 
 
 def test_new_images_in_a_partition_move_no_other_point(two: Dataset, tmp_path: Path, images, run_chain) -> None:
@@ -58,10 +62,41 @@ def test_new_images_in_a_partition_move_no_other_point(two: Dataset, tmp_path: P
 
 
 def test_another_embedder_gets_a_basis_of_its_own(two: Dataset, tmp_path: Path, make_dataset, run_chain) -> None:
-    first = run_chain(two, "a")["embedding_map"].commit.parameters["basis"]
+    first = run_chain(two, "a")["embedding_map"].commit.made_of["embedding_basis"]
+    [basis] = bases(tmp_path / "root")
     changed = make_dataset(
         tmp_path / "raw/{partition}", tmp_path / "root", partitions=["a", "b"], embedder={"normalize": True}
     )
-    second = run_chain(changed, "a")["embedding_map"].commit.parameters["basis"]
+    second = run_chain(changed, "a")["embedding_map"].commit.made_of["embedding_basis"]
     assert first != second
-    assert len(bases(tmp_path / "root")) == 2
+    assert bases(tmp_path / "root") != [basis]
+
+
+def test_no_table_is_drawn_on_the_basis_of_another_embedder(
+    two: Dataset, tmp_path: Path, make_dataset, run_chain
+) -> None:
+    made = run_chain(two, "a")
+    changed = make_dataset(
+        tmp_path / "raw/{partition}", tmp_path / "root", partitions=["a", "b"], embedder={"normalize": True}
+    )
+    run_chain(changed, "b")
+    mixed = {**made, "embedding_basis": made["embedding_basis"].newest()}
+    with pytest.raises(ConfigurationError, match="d/embeddings/a was made by another embedder than d/embedding_basis"):
+        plan(changed, "embedding_map", "a", mixed)
+
+
+def test_a_basis_of_tables_that_are_not_final_is_fitted_again(two: Dataset, tmp_path: Path, run_chain) -> None:
+    file = tmp_path / "raw/a/image_00003.jpg"
+    generous = Dataset(two.spec.model_copy(update={"max_reject_ratio": 0.5}))
+    elsewhere = tmp_path / file.name
+    listed = graph.run(generous, "a", LocalEngine(1))
+    next(listed)
+    file.rename(elsewhere)  # between listing and packing
+    made = dict(listed)
+    assert made["embedding_basis"].commit.cut != {"tables": "settled"}
+    elsewhere.rename(file)
+    again = run_chain(generous, "a")
+    assert again["embedding_basis"].commit.cut == {"tables": "settled"}
+    assert again["embedding_basis"].made == 1
+    run_chain(generous, "b")
+    assert run_chain(generous, "a")["embedding_basis"].made == 0

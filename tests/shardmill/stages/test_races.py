@@ -21,8 +21,8 @@ from shardmill.errors import ConflictError, EngineError, ShardmillError, Storage
 from shardmill.shards.commit import ShardEntry, read_commit
 from shardmill.shards.layout import Layout
 from shardmill.shards.reader import ShardSet, open_shards
+from shardmill.shards.verify import read_with_webdataset, verify
 from shardmill.storage import Storage
-from shardmill.verify import read_with_webdataset, verify
 from tests.servers.places import KINDS, Kind, NewPlace
 from tests.spelling import NAME, Hooked, Killed, Mortal, letters_of, spell, write
 

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from shardmill import chain
+from shardmill import graph
 from shardmill.dataset import Dataset
 from shardmill.demo import make_demo_dataset, planted_rejects
 from shardmill.engines import LocalEngine
 from shardmill.errors import TooManyRejectsError
 from shardmill.shards.layout import Layout
-from shardmill.verify import verify
+from shardmill.shards.verify import verify
 
 DEMO = {
     "name": "demo",
@@ -36,7 +36,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, make_dataset, run_chain) -> D
 
 
 def samples(dataset: Dataset, asset) -> dict[str, dict[str, bytes]]:
-    shards = chain.stored(dataset, asset, "p")
+    shards = dataset.stored(asset, "p")
     assert shards is not None
     return {sample.key: dict(sample.components) for shard in shards.shards for sample, _ in shard.read(dataset.storage)}
 
@@ -53,7 +53,7 @@ def test_every_planted_bad_file_is_a_reject_with_its_reason(demo: Dataset) -> No
 def test_rows_in_are_rows_out_and_rejects_at_every_stage(demo: Dataset) -> None:
     samples_in = len({file.name.partition(".")[0] for file in Path(str(demo.spec.source.uri)).iterdir()})
     for asset in ("webdataset_shards", "transformed_shards", "embeddings", "embedding_map"):
-        commit = chain.stored(demo, asset, "p").commit  # type: ignore[union-attr]
+        commit = demo.stored(asset, "p").commit  # type: ignore[union-attr]
         assert commit.total_samples_in == samples_in
         assert commit.total_samples == samples_in - commit.total_rejects
         samples_in = commit.total_samples
@@ -113,16 +113,16 @@ def test_too_many_rejects_commit_nothing_and_the_partition_stays_as_it_was(mostl
     for key in ("image_00001", "image_00002", "image_00003"):
         (raw / f"{key}.jpg").write_bytes(b"")
     with pytest.raises(TooManyRejectsError) as caught:
-        list(chain.run(dataset, "p", LocalEngine(2)))
+        list(graph.run(dataset, "p", LocalEngine(2)))
     message = str(caught.value)
     for part in ("d/webdataset_shards/p", "3 of 40", "7.5%", "5.0%", "3 × empty file", f"{raw}/image_0000"):
         assert part in message
     after = snapshot(folder)
     assert {name: after.get(name) for name in before} == before
-    shards = chain.stored(dataset, "webdataset_shards", "p")
+    shards = dataset.stored("webdataset_shards", "p")
     assert shards is not None
     assert sum(1 for shard in shards.shards for _ in shard.read(dataset.storage)) == 40
-    assert chain.stored(dataset, "embeddings", "p").commit.total_samples == 40  # type: ignore[union-attr]
+    assert dataset.stored("embeddings", "p").commit.total_samples == 40  # type: ignore[union-attr]
 
 
 def test_after_the_limit_is_raised_the_same_rejects_pass_and_nothing_is_left_over(

@@ -89,5 +89,5 @@ def test_a_run_with_nothing_to_do_touches_nothing(
 ) -> None:
     before = snapshot(reference)
     made = run_chain(make_dataset(source, reference, transform=TRANSFORM))
-    assert [shards.made for shards in made.values()] == [0] * 5
+    assert {shards.made for shards in made.values()} == {0}
     assert snapshot(reference) == before

@@ -8,7 +8,7 @@ import pytest
 
 from shardmill.dataset import Dataset
 from shardmill.errors import EngineError
-from shardmill.verify import verify
+from shardmill.shards.verify import verify
 
 TILES = """
     def transform(sample):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shardmill import chain
 from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.dataset.source import read_manifest
 from shardmill.engines import LocalEngine
 from shardmill.sources import content_digest, content_of
 from shardmill.storage import Storage
@@ -16,6 +16,7 @@ from shardmill.watch import Due, Look, look
 from shardmill.watch.notifications import Notifications
 from shardmill.watch.walks import Budget
 from tests.servers.places import Kind, NewPlace, Place
+from tests.small import make, plan
 
 Watch = Callable[..., "Watched"]
 PREFIX: dict[str, Any] = {"partitions": {"by": "prefix"}, "template": "{partition}"}
@@ -59,8 +60,8 @@ class Watched:
     def run(self, *partitions: str) -> None:
         """What a run does, as far as a watcher sees it: `raw_images` is committed."""
         for partition in partitions:
-            lazy = chain.plan(self.dataset, "raw_images", partition, None)
-            chain.write(self.dataset, "raw_images", partition, lazy, LocalEngine(1))
+            lazy = plan(self.dataset, "raw_images", partition)
+            make(self.dataset, "raw_images", partition, lazy, LocalEngine(1))
 
     def look_and_run(self, now: float = 4e9, **options: Any) -> list[str]:
         """A look, and the runs that it asks for. Returns the partitions."""
@@ -71,10 +72,10 @@ class Watched:
     def committed(self) -> dict[str, str]:
         """Partition → the content that is committed, of those that hold anything."""
         found = {}
-        for partition in chain.stored_partitions(self.dataset, "raw_images"):
-            stored = chain.stored(self.dataset, "raw_images", partition)
+        for partition in self.dataset.stored_partitions("raw_images"):
+            stored = self.dataset.stored("raw_images", partition)
             if stored and stored.commit.total_samples_in:
-                found[partition] = chain.read_manifest(stored).content
+                found[partition] = read_manifest(stored).content
         return found
 
     def there(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shardmill import chain
+from shardmill.dataset.source import read_manifest
 from shardmill.errors import ConfigurationError, ConflictError
 from shardmill.partitions import read_batch, sealed_batches
 from shardmill.watch.batching import Batching
@@ -40,10 +40,10 @@ def committed_names(watched: Watched) -> list[str]:
     """Of the objects in all committed manifests, with the versions that are there now."""
     there = {info.uri: info.version for info in watched.source.storage.list(watched.dataset.partitioning.base)}
     found = []
-    for key in chain.stored_partitions(watched.dataset, "raw_images"):
-        stored = chain.stored(watched.dataset, "raw_images", key)
+    for key in watched.dataset.stored_partitions("raw_images"):
+        stored = watched.dataset.stored("raw_images", key)
         assert stored
-        for item in chain.read_manifest(stored):
+        for item in read_manifest(stored):
             assert there.get(item.uri) == item.version
             found.append(item.uri.rpartition("/")[2])
     return sorted(found)
@@ -251,7 +251,7 @@ def test_whatever_happens_every_object_is_in_one_batch(watch: Watch, seed: int) 
             due = [item.partition for item in watched.look(now, **options).due]
             for key in due:
                 batch = read_batch(watched.dataset.storage, watched.dataset.home, key)
-                if chain.stored(watched.dataset, "raw_images", key) or list(batch.objects(watched.dataset.storage)):
+                if watched.dataset.stored("raw_images", key) or list(batch.objects(watched.dataset.storage)):
                     watched.run(key)
         if draw.random() < 0.06:
             watched.cursor = draw.choice([None, "x"])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardmill import chain
+from shardmill.dataset.source import read_manifest
 from shardmill.errors import ConfigurationError, CorruptionError, StorageError
 from shardmill.shards.layout import Layout
 from shardmill.watch import look
@@ -320,7 +320,7 @@ def test_a_partition_waits_for_its_marker_which_is_no_sample(watch: Watch) -> No
     assert (found.due, found.pending) == ([], 1)
     watched.put("a/_SUCCESS")
     assert watched.look_and_run() == ["a"]
-    [item] = chain.read_manifest(chain.stored(watched.dataset, "raw_images", "a"))  # type: ignore[arg-type]
+    [item] = read_manifest(watched.dataset.stored("raw_images", "a"))  # type: ignore[arg-type]
     assert item.uri.endswith("a/1.jpg")
     watched.put("a/_SUCCESS", b"again")
     assert watched.look().due == []

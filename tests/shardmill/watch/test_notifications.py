@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from shardmill.dataset.upkeep import NotificationsSpec
 from shardmill.errors import AccessDeniedError, ConfigurationError, StorageError
 from shardmill.partitions import encode_segment, read_batch, sealed_batches
 from shardmill.storage import S3Credentials, Storage
 from shardmill.storage.retries import Request
 from shardmill.storage.s3 import S3Store
-from shardmill.upkeep import NotificationsSpec
 from shardmill.watch.notifications import Notifications, SQSQueue, open_notifications
 from tests.servers import PubSubServer, S3Keys, SQSServer
 from tests.servers.places import NewPlace, Place, secrets_of

@@ -1,4 +1,4 @@
-"""The chain: the states of its assets, and what its import costs."""
+"""Running a dataset: the states of its assets before and after, and what its import costs."""
 
 import os
 import shutil
@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from shardmill import chain
-from shardmill.dataset import ASSETS, Dataset
+from shardmill import graph
+from shardmill.dataset import Dataset
+from shardmill.dataset.source import read_manifest
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError
 from shardmill.partitions import encode_segment, seal_batch
-from shardmill.verify import verify
+from shardmill.shards.verify import verify
+from tests.small import ASSETS, BASIS, states
 
 
 @pytest.fixture
@@ -23,12 +25,8 @@ def dataset(tmp_path: Path, images, make_dataset) -> Dataset:
     return make_dataset(tmp_path / "raw", tmp_path / "root")
 
 
-def states(dataset: Dataset) -> list[str]:
-    return [found.state for found in chain.states(dataset, "p")]
-
-
 @pytest.mark.parametrize(
-    "module", ["shardmill", "shardmill.chain", "shardmill.dataset", "shardmill.cli", "shardmill.engines"]
+    "module", ["shardmill", "shardmill.graph", "shardmill.dataset", "shardmill.cli", "shardmill.engines"]
 )
 def test_importing_it_imports_neither_torch_nor_dagster_nor_pandas(module: str) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
@@ -90,13 +88,13 @@ def test_looking_at_states_changes_nothing(dataset: Dataset, tmp_path: Path, run
 
 def test_a_partition_that_is_not_declared_is_refused(dataset: Dataset) -> None:
     with pytest.raises(ConfigurationError, match="no partition 'q'; there are p"):
-        chain.stored(dataset, "embeddings", "q")
+        dataset.stored("embeddings", "q")
 
 
 def test_a_source_with_nothing_in_it_is_an_error_and_no_empty_partition(tmp_path: Path, make_dataset) -> None:
     dataset = make_dataset(tmp_path / "nowhere", tmp_path / "root")
     with pytest.raises(ConfigurationError, match="nowhere"):
-        list(chain.run(dataset, "p", LocalEngine(1)))
+        list(graph.run(dataset, "p", LocalEngine(1)))
     assert not (tmp_path / "root").exists()
 
 
@@ -108,7 +106,7 @@ def test_devices_that_this_machine_has_not_are_missed_before_anything_is_made(
     images(tmp_path / "raw", 2)
     dataset = make_dataset(tmp_path / "raw", tmp_path / "root", gpu={"count": 2})
     with pytest.raises(ConfigurationError, match="d/embeddings/p needs 2 CUDA devices"):
-        next(chain.run(dataset, "p", LocalEngine(1)))
+        next(graph.run(dataset, "p", LocalEngine(1)))
     assert not (tmp_path / "root").exists()
 
 
@@ -135,13 +133,14 @@ def test_a_partition_without_objects_is_committed_without_rows(
 
     shutil.rmtree(source)
     empty = run_chain(dataset, partition)
-    assert list(empty) == list(ASSETS)
+    assert list(empty) == [*ASSETS[:-1], BASIS, ASSETS[-1]]
+    del empty[BASIS]  # it is settled, whatever becomes of the table that it was fitted on
     for shards in empty.values():
         assert (shards.commit.total_samples, shards.commit.total_samples_in, shards.commit.shardlist) == (0, 0, [])
         assert shards.urls == []
         assert list(verify(shards)) == []
-    assert chain.read_manifest(empty["raw_images"]).objects == 0
-    assert [found.state for found in chain.states(dataset, partition)] == ["up to date"] * 5
+    assert read_manifest(empty["raw_images"]).objects == 0
+    assert states(dataset, partition) == ["up to date"] * 5
     again = run_chain(dataset, partition)
     assert {shards.made for shards in again.values()} == {0}
 
@@ -154,7 +153,7 @@ def test_a_partition_without_objects_is_committed_without_rows(
 def test_a_partition_that_never_had_objects_is_a_mistake(tmp_path: Path, make_dataset: Any) -> None:
     dataset = make_dataset(tmp_path / "raw", tmp_path / "root")
     with pytest.raises(ConfigurationError, match="no object below"):
-        next(chain.run(dataset, "p", LocalEngine(1)))
+        next(graph.run(dataset, "p", LocalEngine(1)))
 
 
 def test_a_window_without_objects_is_empty_where_others_have_some(
@@ -165,12 +164,13 @@ def test_a_window_without_objects_is_empty_where_others_have_some(
     (tmp_path / "raw/misc").mkdir(parents=True)
     (tmp_path / "raw/misc/notes.txt").write_text("in no window")
     with pytest.raises(ConfigurationError, match="no object below"):
-        next(chain.run(dataset, "2026-01-01", LocalEngine(1)))
+        next(graph.run(dataset, "2026-01-01", LocalEngine(1)))
     images(tmp_path / "raw/2026-01-02", 1)
     made = run_chain(dataset, "2026-01-01")
     assert {shards.commit.total_samples for shards in made.values()} == {0}
     images(tmp_path / "raw/2026-01-01", 2)
-    assert {shards.commit.total_samples for shards in run_chain(dataset, "2026-01-01").values()} == {2}
+    made = run_chain(dataset, "2026-01-01")
+    assert {made[asset].commit.total_samples for asset in ASSETS} == {2}
 
 
 def test_a_start_in_the_future_is_named_as_the_reason(tmp_path: Path, images: Any, make_dataset: Any) -> None:
@@ -179,7 +179,7 @@ def test_a_start_in_the_future_is_named_as_the_reason(tmp_path: Path, images: An
         tmp_path / "raw/%Y-%m-%d", tmp_path / "root", partitions={"by": "time", "every": "day", "start": "2126-01-01"}
     )
     with pytest.raises(ConfigurationError, match=r"fits the source's uri in a window from 2126-01-01 up to now"):
-        chain.known_partitions(dataset)
+        dataset.known_partitions()
 
 
 def test_partitions_are_those_of_the_source_and_those_that_were_made(
@@ -188,18 +188,18 @@ def test_partitions_are_those_of_the_source_and_those_that_were_made(
     template = tmp_path / "raw" / "{partition}"
     dataset = make_dataset(template, tmp_path / "root", partitions={"by": "prefix"})
     with pytest.raises(ConfigurationError, match="no object below"):
-        chain.known_partitions(dataset)
+        dataset.known_partitions()
     for name in ("a", "b"):
         images(tmp_path / "raw" / name, 1)
     run_chain(dataset, "b")
     shutil.rmtree(tmp_path / "raw" / "b")
-    assert chain.known_partitions(dataset) == ["a", "b"]
+    assert dataset.known_partitions() == ["a", "b"]
 
 
 def test_without_a_batch_there_are_no_partitions(tmp_path: Path, make_dataset: Any) -> None:
     dataset = make_dataset(tmp_path / "raw", tmp_path / "root", partitions={"by": "batch"})
     with pytest.raises(ConfigurationError, match="its sensor seals them"):
-        chain.known_partitions(dataset)
+        dataset.known_partitions()
 
 
 def test_a_mistake_in_the_dataset_file_is_not_taken_for_a_deletion(
@@ -210,13 +210,13 @@ def test_a_mistake_in_the_dataset_file_is_not_taken_for_a_deletion(
     run_chain(dataset, "p")
     moved = make_dataset(tmp_path / "mistyped", tmp_path / "root")
     with pytest.raises(ConfigurationError, match=r"made of objects elsewhere, such as .*/raw/"):
-        next(chain.run(moved, "p", LocalEngine(1)))
+        next(graph.run(moved, "p", LocalEngine(1)))
     spec = dataset.spec.model_dump()
     spec["source"]["components"] = {"jpg": "mistyped/{key}.jpg"}
     misfit = Dataset(type(dataset.spec).model_validate(spec), dataset.storage)
     with pytest.raises(ConfigurationError, match=r"patterns\. The partition was made of .*/raw/"):
-        next(chain.run(misfit, "p", LocalEngine(1)))
-    shards = chain.stored(dataset, "raw_images", "p")
+        next(graph.run(misfit, "p", LocalEngine(1)))
+    shards = dataset.stored("raw_images", "p")
     assert shards is not None
     assert shards.commit.total_samples == 2
 
@@ -238,7 +238,7 @@ def test_a_run_on_a_source_that_is_not_mounted_is_an_error_and_no_deletion(
     if leaves == "an empty folder":
         source.mkdir()
     with pytest.raises(ConfigurationError, match=r"is it mounted\?"):
-        next(chain.run(dataset, partition, LocalEngine(1)))
-    shards = chain.stored(dataset, "embeddings", partition)
+        next(graph.run(dataset, partition, LocalEngine(1)))
+    shards = dataset.stored("embeddings", partition)
     assert shards is not None
     assert shards.commit.total_samples == 2

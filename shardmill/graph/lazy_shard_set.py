@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
+from shardmill.engines.making import MakeShard, PlannedShard
+from shardmill.engines.protocol import Engine
 from shardmill.errors import ConflictError, SupersededError, TooManyRejectsError
 from shardmill.progress import ProgressMeter, ProgressSink, silent
 from shardmill.shards.commit import Commit, ShardEntry, read_commit
@@ -20,8 +22,7 @@ from shardmill.shards.rejects import rejects_of
 from shardmill.shards.slicing import Order
 from shardmill.shards.standing import standing
 from shardmill.shards.transaction import publish_commit
-from shardmill.stages.engine import Engine
-from shardmill.stages.stage import InputShard, MakeShard, PlannedShard, Stage, shard_fingerprint
+from shardmill.stages.stage import InputShard, Stage, shard_fingerprint
 from shardmill.storage import Storage
 from shardmill.versions import software_versions
 
@@ -34,31 +35,27 @@ class LazyShardSet:
     """Shards that are described and not yet made."""
 
     stage: Stage[Any]
+    """Resolved."""
     inputs: Sequence[InputShard]
-    made_from: str = ""
+    cut: Mapping[str, Any] = field(default_factory=dict)
     """See `Commit`."""
     order: Order = "hash"
     """See `Commit`."""
-    upstream: ShardSet | None = None
-    """What it is made of. If another commit of that stands by then, this one is not committed."""
+    upstream: Mapping[str, ShardSet] = field(default_factory=dict)
+    """What it is made of, by asset. If another commit of that stands by then, this one is not committed."""
     base: tuple[Commit | None, str | None] | None = None
     """The commit, and its version, that stood before it was planned; where not given, that before it is written."""
-    samples: int = field(init=False)
-    """Samples that go in."""
 
-    @classmethod
-    def of(cls, stage: Stage[Any], shards: ShardSet, inputs: Sequence[InputShard] | None = None) -> LazyShardSet:
-        """Of committed shards, shard by shard; or of these inputs, which were made of them."""
-        given = shards.shards if inputs is None else inputs
-        return cls(stage, given, order=shards.commit.order, upstream=shards)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "samples", sum(shard.samples for shard in self.inputs))
+    @cached_property
+    def samples(self) -> int:
+        """Samples that go in."""
+        return sum(shard.samples for shard in self.inputs)
 
     @cached_property
     def fingerprints(self) -> list[str]:
         """Of each shard, in order: digests of all that determines its bytes."""
-        return [shard_fingerprint(self.stage, shard) for shard in self.inputs]
+        stage = self.stage.identity()
+        return [shard_fingerprint(stage, shard) for shard in self.inputs]
 
     @property
     def digest(self) -> str:
@@ -100,7 +97,7 @@ class LazyShardSet:
             for entry in engine.run(MakeShard(self.stage, layout), todo, storage, meter.advance):
                 entries[planned[entry.id]] = entry
                 made += 1
-            commit = self._commit(name, [entries[digest] for digest in self.fingerprints])
+            commit = self.commit_of(name, [entries[digest] for digest in self.fingerprints])
             _check_rejects(storage, layout, commit, max_reject_ratio)
             if committed is None or not commit.says_the_same_as(committed):
                 self._check_that_it_is_of_what_stands()
@@ -122,14 +119,14 @@ class LazyShardSet:
 
     def _check_that_it_is_of_what_stands(self) -> None:
         """Raises SupersededError for a plan that was overtaken: it would put an older state in a newer one's place."""
-        if self.upstream is None:
-            return
-        now, _ = read_commit(self.upstream.storage, self.upstream.layout)
-        if now is None or not now.says_the_same_as(self.upstream.commit):
-            raise SupersededError(f"{self.upstream.commit.name} was committed anew since this was planned of it")
+        for shards in self.upstream.values():
+            now, _ = read_commit(shards.storage, shards.layout)
+            if now is None or not now.says_the_same_as(shards.commit):
+                raise SupersededError(f"{shards.commit.name} was committed anew since this was planned of it")
 
-    def _commit(self, name: str, entries: list[ShardEntry]) -> Commit:
-        before = self.upstream.commit if self.upstream else None
+    def commit_of(self, name: str, entries: Sequence[ShardEntry]) -> Commit:
+        """The commit of these shards, in the order of `inputs`."""
+        before = [shards.commit for shards in self.upstream.values()]
         return Commit(
             name=name,
             shardlist=[entry for entry in entries if entry.data is not None],
@@ -139,7 +136,8 @@ class LazyShardSet:
             stage_version=self.stage.version,
             suffix=self.stage.suffix,
             parameters=self.stage.parameters(),
-            made_from=self.made_from,
+            cut=dict(self.cut),
+            made_of={asset: shards.commit.digest for asset, shards in self.upstream.items()},
             versions=software_versions(),
             total_samples_in=sum(entry.samples_in for entry in entries),
             total_samples=sum(entry.nsamples for entry in entries),
@@ -147,7 +145,7 @@ class LazyShardSet:
             total_filtered=sum(entry.filtered for entry in entries),
             total_rejects=sum(entry.total_rejects for entry in entries),
             rejects_by_reason=_added_up(entry.rejects for entry in entries),
-            may_pass_before=before.may_pass + before.may_pass_before if before else 0,
+            may_pass_before=sum(commit.may_pass + commit.may_pass_before for commit in before),
         )
 
 

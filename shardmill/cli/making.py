@@ -1,0 +1,174 @@
+"""`run`, `plan` and `partitions`: bring partitions up to date, say what that would do, say where they stand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shardmill.cli.arguments import CredentialsFile, DatasetFile, Json, Partitions, chosen, open_dataset
+from shardmill.cli.output import Output
+from shardmill.errors import ShardmillError
+from shardmill.progress import format_duration
+
+if TYPE_CHECKING:
+    from shardmill.graph import AssetState, Planner
+    from shardmill.shards.commit import Commit
+    from shardmill.shards.reader import ShardSet
+
+
+def run(
+    file: DatasetFile,
+    partition: Partitions = None,
+    credentials: CredentialsFile = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="threads in all; default: one a core")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring partitions up to date. What stands already is not made again; after one that fails come the others."""
+    from shardmill.engines import LocalEngine
+    from shardmill.graph import Planner
+
+    output, failed = Output(as_json), 0
+    with output.readable_errors():
+        planner = Planner(open_dataset(file, credentials))
+        keys = chosen(planner.dataset, partition)
+        with LocalEngine(workers, output.say) as engine:
+            for key in keys:
+                started = time.monotonic()
+                try:
+                    _run_one(planner, key, engine, output)
+                except ShardmillError as error:
+                    failed += 1
+                    output.error(f"{key}: {error}" if len(keys) > 1 else error, partition=key)
+                else:
+                    output.say(f"{key}: done in {time.monotonic() - started:.1f} s")
+        if len(keys) > 1:
+            output.say(f"{len(keys) - failed} of {len(keys)} partitions are up to date")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _run_one(planner: Planner, partition: str, engine: Any, output: Output) -> None:
+    from rich.filesize import decimal
+
+    from shardmill.graph import run as run_partition
+
+    with output.progress() as sink:
+        for asset, shards in run_partition(planner, partition, engine, sink):
+            commit = shards.commit
+            rejects = f", {commit.total_rejects} rejects" if commit.total_rejects else ""
+            output.result(
+                f"{partition} {asset}: {commit.total_samples:,} samples, {len(commit.shards)} shards "
+                f"({shards.made} made), {decimal(commit.total_bytes)}{rejects}",
+                **_fields(partition, asset, shards),
+            )
+
+
+def _fields(partition: str, asset: str, shards: ShardSet) -> dict[str, Any]:
+    return {"partition": partition, "asset": asset, **_figures(shards.commit), "made": shards.made}
+
+
+def _figures(commit: Commit) -> dict[str, Any]:
+    return {
+        "samples": commit.total_samples,
+        "shards": len(commit.shards),
+        "bytes": commit.total_bytes,
+        "rejects": commit.total_rejects,
+        "digest": commit.digest,
+    }
+
+
+def plan(
+    file: DatasetFile, partition: Partitions = None, credentials: CredentialsFile = None, as_json: Json = False
+) -> None:
+    """Say what `run` would make now, why, and how long it may take. Makes nothing."""
+    from rich.filesize import decimal
+
+    from shardmill.graph import Planner
+
+    output = Output(as_json)
+    header = ("partition", "asset", "state", "to make", "samples", "bytes", "time", "why")
+    rows = []
+    with output.readable_errors():
+        planner = Planner(open_dataset(file, credentials))
+        found, failed = _states(planner, partition, output)
+        for state in found:
+            fields = {
+                "partition": state.partition,
+                "asset": state.asset,
+                "state": state.state,
+                "shards": state.shards,
+                "to_make": state.to_make,
+                "samples": state.samples,
+                "bytes": state.bytes,
+                "seconds": state.seconds,
+                "why": list(state.why),
+            }
+            cells = (
+                *(state.partition, state.asset, state.state, f"{state.to_make} of {state.shards} shards"),
+                *(f"{state.samples:,}", decimal(state.bytes), _time(state), "; ".join(state.why)),
+            )
+            rows.append((cells, fields))
+        output.records(header, rows)
+        seconds = [state.seconds for state in found if state.to_make]
+        total = sum(second for second in seconds if second is not None)
+        taken = f", about {format_duration(total)} on one core" if seconds and None not in seconds else ""
+        output.say(f"{sum(state.to_make for state in found)} shards to make{taken}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _time(state: AssetState) -> str:
+    if not state.to_make:
+        return ""
+    return "unknown" if state.seconds is None else format_duration(state.seconds)
+
+
+def partitions(
+    file: DatasetFile, partition: Partitions = None, credentials: CredentialsFile = None, as_json: Json = False
+) -> None:
+    """List partitions and the state of each asset against the source as it is now."""
+    from rich.filesize import decimal
+
+    from shardmill.graph import Planner
+
+    output = Output(as_json)
+    header = ("partition", "asset", "state", "samples", "shards", "bytes", "rejects", "digest")
+    rows = []
+    with output.readable_errors():
+        planner = Planner(open_dataset(file, credentials))
+        found, failed = _states(planner, partition, output)
+        for state in found:
+            figures = _figures(state.commit) if state.commit else {}
+            cells: tuple[str, ...] = (state.partition, state.asset, state.state)
+            if state.commit:
+                numbers = (f"{figures['samples']:,}", str(figures["shards"]), decimal(figures["bytes"]))
+                cells = (*cells, *numbers, str(figures["rejects"]), figures["digest"][:16])
+            fields = {"partition": state.partition, "asset": state.asset, "state": state.state, **figures}
+            rows.append((cells, fields))
+        output.records(header, rows)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _states(planner: Planner, partitions: list[str] | None, output: Output) -> tuple[list[AssetState], int]:
+    """Those of each partition, what the dataset has once, once; and of how many partitions they could not be told."""
+    found: dict[tuple[str, str], AssetState] = {}
+    failed = 0
+    for key in chosen(planner.dataset, partitions):
+        try:
+            for state in _each(planner, key):
+                found.setdefault((state.asset, state.partition), state)
+        except ShardmillError as error:
+            failed += 1
+            output.error(error, partition=key)
+    return list(found.values()), failed
+
+
+def _each(planner: Planner, partition: str) -> Iterator[AssetState]:
+    from shardmill.graph import states
+
+    planner.dataset.check(partition)
+    yield from states(planner, partition)

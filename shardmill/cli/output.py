@@ -1,0 +1,101 @@
+"""What the commands print: lines and tables for people, JSON lines for scripts, progress, errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from shardmill.errors import ShardmillError
+from shardmill.progress import Progress, ProgressSink, for_a_log
+
+
+class Output:
+    """Where a command prints. With `as_json`, stdout gets JSON objects, a line each, and nothing else."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        from rich.console import Console
+
+        self._json = as_json
+        self._console = Console(highlight=False, stderr=as_json)
+        self._errors = Console(highlight=False, stderr=True)
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        from rich.markup import escape
+
+        self._console.print(escape(text), soft_wrap=True)
+
+    def result(self, text: str, **fields: Any) -> None:
+        """A line for people, or its fields for scripts."""
+        if self._json:
+            typer.echo(json.dumps(fields, ensure_ascii=False))
+        else:
+            self.say(text)
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table on a terminal; elsewhere a line a row, its cells apart by tabs, as `cut` and `grep` want them."""
+        if not self._console.is_terminal:
+            for row in (header, *rows):
+                self._console.out("\t".join(row), highlight=False)
+            return
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        self._console.print(table)
+
+    def records(self, header: Sequence[str], rows: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> None:
+        """A table for people, or for scripts the fields of each row."""
+        if not self._json:
+            self.table(header, [cells for cells, _ in rows])
+        for _, fields in rows if self._json else ():
+            typer.echo(json.dumps(fields, ensure_ascii=False))
+
+    def error(self, error: ShardmillError | str, **fields: Any) -> None:
+        """One sentence on stderr; for scripts its fields on stdout, too."""
+        from rich.markup import escape
+
+        self._errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        if self._json:
+            typer.echo(json.dumps({**fields, "error": str(error)}, ensure_ascii=False))
+
+    @contextmanager
+    def readable_errors(self) -> Iterator[None]:
+        """Errors of our own in one sentence, exit status 1. Anything else is a defect and keeps its traceback."""
+        try:
+            yield
+        except ShardmillError as error:
+            self.error(error)
+            raise typer.Exit(1) from error
+
+    @contextmanager
+    def progress(self) -> Iterator[ProgressSink]:
+        """A bar on a terminal, plain lines elsewhere."""
+        if not self._console.is_terminal:
+            yield for_a_log(lambda state: self.say(str(state)))
+            return
+        from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Bar(*columns, console=self._console, transient=True) as bar:
+            tasks: dict[str, TaskID] = {}
+
+            def show_bar(state: Progress) -> None:
+                if state.task not in tasks:
+                    tasks[state.task] = bar.add_task(state.task, total=state.total, rate="")
+                rate = f"{state.done:,} of {state.total:,}, {state.rate:,.0f} samples/s"
+                bar.update(tasks[state.task], completed=state.done, rate=rate)
+
+            yield show_bar

@@ -1,0 +1,143 @@
+"""A dataset: what its file declares, the storage that it lives on, its partitions, and where everything of it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from shardmill.dataset.spec import DatasetSpec
+from shardmill.errors import ConfigurationError
+from shardmill.partitions import (
+    Batch,
+    BatchPartitions,
+    NothingThereError,
+    Partitioning,
+    TimePartitions,
+    is_batch_key,
+    partitioning_of,
+    read_batch,
+    sealed_batches,
+)
+from shardmill.shards.commit import read_commit
+from shardmill.shards.layout import SIDE, Layout
+from shardmill.shards.reader import ShardSet
+from shardmill.sources import Manifest, list_source, manifest_of
+from shardmill.storage import ObjectInfo, Storage, absolute_uri, join_uri, relative_to
+
+RAW = "raw_images"
+"""The asset that every other is made of: what the source holds."""
+WHOLE = "all"
+"""Stands for the partition of an asset that the dataset has once."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A declared dataset and the storage that it lives on."""
+
+    spec: DatasetSpec
+    storage: Storage = field(default_factory=Storage)
+
+    @cached_property
+    def partitioning(self) -> Partitioning:
+        """How the source is partitioned."""
+        return partitioning_of(self.spec.partitions, self.spec.source.uri or self.spec.source.table or "")
+
+    def partitions(self) -> list[str]:
+        """The partitions, in order: those declared, or those that the source holds objects of now, or the batches."""
+        if isinstance(self.spec.partitions, BatchPartitions):
+            return sealed_batches(self.storage, self.home)
+        return self.partitioning.keys(self.storage)
+
+    def manifest(self, partition: str) -> Manifest:
+        """What the source holds of a partition now. Raises ConfigurationError for a partition that cannot be."""
+        if isinstance(self.spec.partitions, BatchPartitions):
+            objects = self.batch(partition).objects(self.storage)
+            return manifest_of(self.spec.source, self.partitioning.base, objects)
+        try:
+            location = self.partitioning.folder(partition, self.storage)
+        except NothingThereError:
+            return Manifest.from_objects([])
+        return list_source(self.spec.source, location, self.storage)
+
+    def batch(self, partition: str) -> Batch:
+        """A sealed batch. Raises ConfigurationError if there is none, or if its objects lie outside the source."""
+        batch, base = read_batch(self.storage, self.home, partition), self.partitioning.base
+        outside = next((uri for uri in batch.uris if not uri.startswith(join_uri(base, ""))), None)
+        if outside:
+            raise ConfigurationError(
+                f"{partition} was made of objects elsewhere, such as {outside}, not below {base}; it stays as it is"
+            )
+        return batch
+
+    def known_partitions(self) -> list[str]:
+        """The partitions that the source has now, and those that were made and may have lost all their objects since.
+
+        Raises:
+            ConfigurationError: There are none.
+        """
+        partitions = self.partitions()
+        if not isinstance(self.spec.partitions, list):
+            partitions = sorted({*partitions, *self.stored_partitions(RAW)})
+        if partitions:
+            return partitions
+        if isinstance(self.spec.partitions, BatchPartitions):
+            raise ConfigurationError(f"{self.spec.name} has no batches yet: its sensor seals them, in Dagster's daemon")
+        base, spec = self.partitioning.base, self.spec.partitions
+        windows = f" in a window from {spec.start} up to now" if isinstance(spec, TimePartitions) else ""
+        raise ConfigurationError(
+            f"{self.spec.name} has no partitions: no object below {base} fits the source's uri{windows}"
+        )
+
+    def check(self, partition: str) -> None:
+        """Raises ConfigurationError for a key that no partition can have."""
+        if not isinstance(self.spec.partitions, BatchPartitions):
+            self.partitioning.check(partition)
+        elif not is_batch_key(partition):
+            raise ConfigurationError(f"there is no batch {partition!r}: they are called batch-000001 and so on")
+
+    def may_have(self, partition: str) -> bool:
+        """Whether the dataset, as it is declared, could have a partition with this key."""
+        try:
+            self.check(partition)
+        except ConfigurationError:
+            return False
+        return True
+
+    # What is stored.
+
+    def stored(self, asset: str, partition: str) -> ShardSet | None:
+        """The committed partition of an asset, None if there is none."""
+        layout = self.layout(asset, partition)
+        commit, _ = read_commit(self.storage, layout)
+        return ShardSet(self.storage, layout, commit) if commit else None
+
+    def stored_partitions(self, asset: str) -> list[str]:
+        """The partitions of an asset that may be committed, in order: those declared, or those whose commit stands."""
+        if isinstance(self.spec.partitions, list):
+            return self.spec.partitions
+        return sorted(name for name in self.commits(asset) if self.may_have(name))
+
+    def commits(self, asset: str) -> dict[str, ObjectInfo]:
+        """The commits that stand of an asset, by partition, as a listing gives them."""
+        folder = join_uri(self.home, f"{SIDE}/{asset}")
+        found = ((relative_to(folder, info.uri).partition("/"), info) for info in self.storage.list(folder))
+        return {partition: info for (partition, _, name), info in found if name == "index.json"}
+
+    def layout(self, asset: str, partition: str) -> Layout:
+        """The places of an asset's partition. Raises ConfigurationError for a key that no partition can have."""
+        return Layout.at(self.folder(asset, partition))
+
+    def folder(self, asset: str, partition: str) -> str:
+        """URI of the data of an asset's partition. Raises ConfigurationError for a key that no partition can have."""
+        if partition != WHOLE:
+            self.check(partition)
+        return join_uri(absolute_uri(self.spec.root), self.name(asset, partition))
+
+    @property
+    def home(self) -> str:
+        """URI of the folder that holds everything of the dataset."""
+        return join_uri(absolute_uri(self.spec.root), self.spec.name)
+
+    def name(self, asset: str, partition: str) -> str:
+        """`<dataset>/<asset>/<partition>`."""
+        return f"{self.spec.name}/{asset}/{partition}"

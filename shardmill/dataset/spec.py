@@ -1,0 +1,171 @@
+"""What a dataset file declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from shardmill.dataset.upkeep import BackfillSpec, SensorSpec
+from shardmill.devices import GPUField
+from shardmill.durations import DURATION, seconds_of
+from shardmill.embedders import EMBEDDERS, EmbedderSpec, unknown_model
+from shardmill.images import MAX_PIXELS
+from shardmill.partitions import BatchPartitions, PartitionsSpec, partitioning_of
+from shardmill.shards.layout import SIDE
+from shardmill.shards.spec import ShardSpec
+from shardmill.sources.spec import SourceSpec
+from shardmill.storage import absolute_uri, join_uri
+from shardmill.transforms.spec import TransformSpec
+
+Named = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+"""Letters, digits and underscores: a part of assets' keys."""
+
+
+class DeclaredTransform(TransformSpec):
+    """A transform, and the shards that it is applied to."""
+
+    of: str | None = None
+    """An asset that holds samples; by default `webdataset_shards`."""
+
+    @property
+    def spec(self) -> TransformSpec:
+        """What it does, whatever it is applied to."""
+        return TransformSpec(**self.model_dump(exclude={"of"}))
+
+
+class DeclaredEmbedder(EmbedderSpec):
+    """An embedder, and the shards that it embeds."""
+
+    of: str | None = None
+    """An asset that holds samples; by default the transformed shards, or `webdataset_shards` where there are none."""
+
+    def spec(self, cuda: bool) -> EmbedderSpec:
+        """What it does, whatever it is applied to; with `cuda` on a CUDA device and nowhere else."""
+        spec = EmbedderSpec(**self.model_dump(exclude={"of"}))
+        return spec.model_copy(update={"runtime": "cuda"}) if cuda else spec
+
+
+class StageSpec(BaseModel):
+    """A stage of the user's own, as an asset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    """`package.module:Class`, a `shardmill.stages.Stage` over stored shards, importable where shards are made."""
+    of: str | None = None
+    """The asset that it is made of, shard by shard; by default `webdataset_shards`."""
+    arguments: dict[str, Any] = {}
+    """Of the class."""
+
+
+class DatasetSpec(BaseModel):
+    """What a dataset file declares."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Named
+    """The first part of the assets' keys."""
+    description: str = ""
+    owners: list[str] = []
+    """E-mail addresses, or `team:<name>`."""
+    root: str
+    """URI below which everything is stored, as `<root>/<name>/<asset>/<partition>/`."""
+    source: SourceSpec
+    partitions: PartitionsSpec
+    """Their keys, or what they follow from: time, prefixes, or batches of new objects."""
+    partitions_per_run: Annotated[int, Field(gt=0)] = 1
+    """How many a run of the sensor, of the schedule or of a backfill takes at most."""
+    sensor: SensorSpec | None = None
+    """If given, new, changed and deleted objects have their partitions run."""
+    backfill: BackfillSpec | None = None
+    """If given, missing, failed and stale partitions are run on a schedule."""
+    automation: bool = False
+    """Whether an asset follows the one before it whenever that was materialized, by whomever."""
+    fresh_hours: Annotated[float, Field(gt=0)] | None = None
+    """If given, Dagster warns when the last materialization is older."""
+    keep_superseded: Annotated[float, BeforeValidator(seconds_of), WithJsonSchema(DURATION)] = 0.0
+    """For how long superseded data are kept for those who read them, in seconds, or as `12h`, `7d`."""
+    shards: ShardSpec = ShardSpec()
+    transform: DeclaredTransform | None = None
+    """Gives `transformed_shards`."""
+    transforms: dict[Named, DeclaredTransform] = {}
+    """Several by name, in the place of `transform`: each gives `transformed_shards_<name>`."""
+    embedder: DeclaredEmbedder | None = None
+    """Gives `embeddings` and their map."""
+    embedders: dict[Named, DeclaredEmbedder] = {}
+    """Several by name, in the place of `embedder`: each gives `embeddings_<name>` and its map."""
+    stages: dict[Named, StageSpec] = {}
+    """Assets of the user's own by name."""
+    projection: Literal["pca", "umap"] = "pca"
+    max_reject_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """A run fails if more than this share of a partition's samples is rejected."""
+    max_pixels: Annotated[int, Field(gt=0)] = MAX_PIXELS
+    """Images with more are taken for decompression bombs, and rejected."""
+    class_names: list[str] = []
+    """Names of the classes that `cls` numbers from 0, for the map's legend."""
+    min_same_class_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    """If given, checked: the share of samples whose nearest neighbour has the same `cls`."""
+    gpu: GPUField = None
+    """The CUDA devices that the embeddings need: they run where there are such, and nowhere else."""
+
+    @property
+    def all_transforms(self) -> Mapping[str, DeclaredTransform]:
+        """By what their assets are called behind `transformed_shards`."""
+        return _by_suffix(self.transform, self.transforms)
+
+    @property
+    def all_embedders(self) -> Mapping[str, DeclaredEmbedder]:
+        """By what their assets are called behind `embeddings`."""
+        return _by_suffix(self.embedder, self.embedders)
+
+    @property
+    def masks(self) -> list[str]:
+        """Components that some transform takes for label maps."""
+        return list(dict.fromkeys(name for transform in self.all_transforms.values() for name in transform.masks))
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether an embedder or an operation needs an image of every sample."""
+        operations = (operation for transform in self.all_transforms.values() for operation in transform.operations)
+        return bool(self.all_embedders) or any(not operation.is_custom for operation in operations)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetSpec:
+        template = self.source.uri or self.source.table or ""
+        if "{{" not in template:  # it is filled in already
+            partitioning = partitioning_of(self.partitions, template)
+            base = join_uri(partitioning.base, "")
+            home = join_uri(absolute_uri(self.root), self.name)
+            ours = [f"{home}/raw_images/partition/data.parquet", f"{home}/{SIDE}/raw_images/partition/index.json"]
+            if any(uri.startswith(base) and partitioning.match(uri.removeprefix(base)) for uri in ours):
+                raise ValueError(f"the root {self.root!r} lies within the source: what is made would be listed as raw")
+        if self.source.table is not None and (self.sensor or not isinstance(self.partitions, list)):
+            raise ValueError("a source that is a table has declared partitions and no sensor")
+        queue = self.sensor and self.sensor.notifications
+        scheme = queue and ("s3://" if queue.sqs_queue else "gs://")
+        if scheme and "{{" not in template and not absolute_uri(template).startswith(scheme):
+            raise ValueError(f"the sensor's notifications are of buckets under {scheme}, and the source is {template}")
+        if isinstance(self.partitions, BatchPartitions) and self.source.marker:
+            raise ValueError("a marker says that a partition is complete; a batch is when it is sealed")
+        if isinstance(self.partitions, BatchPartitions) and len(self.source.components or ()) > 1:
+            raise ValueError(
+                "`components` from several folders would be torn apart by batches; use `by: prefix` or `by: time`"
+            )
+        for one, several in (("transform", "transforms"), ("embedder", "embedders")):
+            if getattr(self, one) is not None and getattr(self, several):
+                raise ValueError(f"give either `{one}`, or several by name in `{several}`")
+        for embedder in self.all_embedders.values():
+            family = embedder.model.partition("/")[0]
+            if family not in EMBEDDERS and "{{" not in family:
+                raise ValueError(str(unknown_model(embedder.model, list(EMBEDDERS))))
+            if self.gpu and embedder.runtime not in ("auto", "cuda"):
+                raise ValueError(f"gpu asks for a CUDA device, runtime: {embedder.runtime} for none")
+        if self.gpu and not self.all_embedders:
+            raise ValueError("gpu is for the embeddings, and there is no embedder")
+        return self
+
+
+def _by_suffix(one: Any, several: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"": one} if one is not None else {f"_{name}": each for name, each in several.items()}

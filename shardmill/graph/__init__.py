@@ -1,0 +1,27 @@
+"""The dataset as a graph: assets as data, and what walks them. Plan, run, state and staleness know no asset by name."""
+
+from shardmill.graph.asset import Asset, Cut, Inputs, Scope
+from shardmill.graph.build import Graph, build_graph
+from shardmill.graph.lazy_shard_set import LazyShardSet
+from shardmill.graph.planner import Planner
+from shardmill.graph.run import make, run, write
+from shardmill.graph.state import AssetState, State, is_stale, states, why_stale
+
+__all__ = [
+    "Asset",
+    "AssetState",
+    "Cut",
+    "Graph",
+    "Inputs",
+    "LazyShardSet",
+    "Planner",
+    "Scope",
+    "State",
+    "build_graph",
+    "is_stale",
+    "make",
+    "run",
+    "states",
+    "why_stale",
+    "write",
+]

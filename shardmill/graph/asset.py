@@ -1,0 +1,87 @@
+"""What an asset is: one kind of thing that a dataset has, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from shardmill.dataset import WHOLE, Dataset
+from shardmill.graph.lazy_shard_set import LazyShardSet
+from shardmill.shards.layout import Suffix
+from shardmill.shards.reader import ShardSet
+from shardmill.shards.slicing import Order
+from shardmill.stages.stage import InputShard, Stage
+
+Scope = Literal["partition", "dataset"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a partition of an asset is to be made of."""
+
+    dataset: Dataset
+    partition: str
+    sets: Mapping[str, ShardSet]
+    """Asset → its committed set, or the one that is foreseen."""
+    planned: Mapping[str, LazyShardSet] = field(default_factory=dict)
+    """Asset → how its set is to be made, where it is only foreseen."""
+
+    def every(self, asset: str) -> Iterator[ShardSet]:
+        """The sets of all partitions of an asset, that of this partition first."""
+        mine = self.sets.get(asset)
+        if mine is not None:
+            yield mine
+        for partition in self.dataset.stored_partitions(asset):
+            other = self.dataset.stored(asset, partition)
+            if other is not None and (mine is None or other.folder != mine.folder):
+                yield other
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Into which shards the inputs are cut, and all that decided it."""
+
+    shards: Callable[[], Sequence[InputShard]]
+    """Computed where they are needed: whether anything has changed shows without them."""
+    upstream: Mapping[str, ShardSet] = field(default_factory=dict)
+    """The inputs, as far as another state of them means other shards."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Plain JSON of what decided beside them."""
+    order: Order = "hash"
+
+
+def shard_by_shard(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG001
+    """Each shard of the first input gives one."""
+    first = inputs.sets[asset.inputs[0]]
+    upstream = {name: inputs.sets[name] for name in asset.inputs}
+    return Cut(lambda: first.shards, upstream, order=first.commit.order)
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One kind of thing that a dataset has for each partition, or once."""
+
+    name: str
+    stage: Stage[Any]
+    """What makes its shards; not resolved."""
+    inputs: tuple[str, ...] = ()
+    """The assets that it is made of. One without is made of what the world outside holds."""
+    scope: Scope = "partition"
+    cut: Callable[[Asset, Stage[Any], Inputs], Cut] = shard_by_shard
+    description: str = ""
+    kinds: frozenset[str] = frozenset()
+    """What people know it as: shown in Dagster's UI."""
+    masks: tuple[str, ...] = ()
+    """Components of its samples that are label maps."""
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    """Plain JSON of what the dataset file says of it beside the stage: part of its code version."""
+
+    @property
+    def format(self) -> Suffix:
+        """Of its data files."""
+        return self.stage.suffix
+
+    def place(self, partition: str) -> str:
+        """The partition under which what belongs to `partition` is stored."""
+        return partition if self.scope == "partition" else WHOLE

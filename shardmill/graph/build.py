@@ -1,0 +1,221 @@
+"""The graph of a dataset: which assets its file declares, and which is made of which."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from shardmill.dataset import RAW, DatasetSpec, StageSpec
+from shardmill.devices import GPUSpec
+from shardmill.errors import ConfigurationError
+from shardmill.graph.asset import Asset
+from shardmill.graph.cuts import fitted, listed, mapped, packed
+from shardmill.stages.embed import EmbedStage
+from shardmill.stages.embedding_basis import BasisStage
+from shardmill.stages.embedding_map import MapStage
+from shardmill.stages.list_objects import ListStage
+from shardmill.stages.pack import PackStage
+from shardmill.stages.stage import Stage
+from shardmill.stages.transform import TransformStage
+
+PACKED = "webdataset_shards"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The assets of a dataset, each after those that it is made of."""
+
+    assets: tuple[Asset, ...]
+
+    def __iter__(self) -> Iterator[Asset]:
+        return iter(self.assets)
+
+    def __getitem__(self, name: str) -> Asset:
+        return self.by_name[name]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Asset]:
+        """The assets by their names."""
+        return {asset.name: asset for asset in self.assets}
+
+    @property
+    def leaves(self) -> list[Asset]:
+        """The assets that no other is made of."""
+        used = {name for asset in self.assets for name in asset.inputs}
+        return [asset for asset in self.assets if asset.name not in used]
+
+
+def build_graph(spec: DatasetSpec) -> Graph:
+    """The graph that a dataset file declares.
+
+    Raises:
+        ConfigurationError: An `of` names no asset that fits, assets are made of each other, or two have one name; a
+            stage of the user's own cannot be imported, or is none.
+    """
+    assets = [
+        Asset(
+            RAW,
+            ListStage(),
+            cut=listed,
+            declared={"source": spec.source.model_dump(mode="json")},
+            description="Every raw object of the partition: key, component, URI, size, version.",
+            kinds=frozenset({"parquet"}),
+        ),
+        Asset(
+            PACKED,
+            PackStage(tuple(spec.source.components or ()), spec.max_pixels),
+            (RAW,),
+            cut=packed,
+            declared={"shards": spec.shards.model_dump(mode="json")},
+            description="The samples as WebDataset shards, bytes unchanged; every image in them decodes.",
+            kinds=frozenset({"webdataset", "tar"}),
+        ),
+        *_transformed(spec),
+        *_own(spec),
+    ]
+    masks = _masks(assets)
+    for suffix, embedder in spec.all_embedders.items():
+        assets += _embedded(spec, suffix, embedder.of or _default_of(spec), masks)
+    return Graph(tuple(_in_order(spec, assets)))
+
+
+def _transformed(spec: DatasetSpec) -> Iterator[Asset]:
+    for suffix, transform in spec.all_transforms.items():
+        steps = ", ".join(operation.operation for operation in transform.operations) or "no operation"
+        yield Asset(
+            f"transformed_shards{suffix}",
+            TransformStage(transform.spec, spec.max_pixels),
+            (transform.of or PACKED,),
+            description=f"The samples after a transform: {steps}.",
+            kinds=frozenset({"webdataset", "torchvision"}),
+            masks=tuple(transform.masks),
+        )
+
+
+def _own(spec: DatasetSpec) -> Iterator[Asset]:
+    for name, declared in spec.stages.items():
+        stage = _load(spec, name, declared)
+        yield Asset(
+            name,
+            stage,
+            (declared.of or PACKED,),
+            description=(type(stage).__doc__ or "").strip(),
+            kinds=frozenset({"webdataset" if stage.suffix == "tar" else "parquet", "python"}),
+        )
+
+
+def _embedded(spec: DatasetSpec, suffix: str, of: str, masks: Mapping[str, tuple[str, ...]]) -> Iterator[Asset]:
+    declared = spec.all_embedders[suffix]
+    devices = spec.gpu or GPUSpec()
+    stage = EmbedStage(declared.spec(cuda=spec.gpu is not None), masks.get(of, ()), spec.max_pixels, devices)
+    table, basis = f"embeddings{suffix}", f"embedding_basis{suffix}"
+    yield Asset(
+        table,
+        stage,
+        (of,),
+        description=f"Vectors of `{declared.model}`, one row a sample, with the raw object that each comes from.",
+        kinds=frozenset({"parquet", "pytorch"}),
+    )
+    yield Asset(
+        basis,
+        BasisStage(spec.projection, stage),
+        (table,),
+        scope="dataset",
+        cut=fitted,
+        description=f"What all partitions' vectors are projected on, by {spec.projection.upper()}: fitted once.",
+        kinds=frozenset({"parquet"}),
+    )
+    yield Asset(
+        f"embedding_map{suffix}",
+        MapStage(tuple(spec.class_names)),
+        (table, basis),
+        cut=mapped,
+        description=f"Two dimensions by {spec.projection.upper()}, on one basis for all partitions of the dataset.",
+        kinds=frozenset({"parquet", "matplotlib"}),
+    )
+
+
+def _default_of(spec: DatasetSpec) -> str:
+    """What an embedder embeds that does not say it."""
+    transformed = [f"transformed_shards{suffix}" for suffix in spec.all_transforms]
+    if len(transformed) > 1:
+        raise ConfigurationError(
+            f"{spec.name} has several transforms: say in each embedder's `of` which it embeds, "
+            f"{', '.join(transformed)} or {PACKED}"
+        )
+    return transformed[0] if transformed else PACKED
+
+
+def _masks(assets: list[Asset]) -> dict[str, tuple[str, ...]]:
+    """Asset → the components of its samples that are label maps, by it or by what it is made of."""
+
+    def masks(name: str, seen: frozenset[str]) -> tuple[str, ...]:
+        asset = next((asset for asset in assets if asset.name == name), None)
+        if asset is None or name in seen:
+            return ()
+        inherited = (mask for of in asset.inputs for mask in masks(of, seen | {name}))
+        return tuple(dict.fromkeys((*asset.masks, *inherited)))
+
+    return {asset.name: masks(asset.name, frozenset()) for asset in assets}
+
+
+def _load(spec: DatasetSpec, name: str, declared: StageSpec) -> Stage[Any]:
+    where = f"{spec.name}: stages.{name}"
+    module, _, attribute = declared.stage.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"{where}: cannot import {declared.stage}: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Stage)):
+        raise ConfigurationError(f"{where}: {declared.stage} is no subclass of shardmill.stages.Stage")
+    try:
+        return kind(**declared.arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{where}: {declared.stage} does not take these arguments: {error}") from error
+
+
+def _in_order(spec: DatasetSpec, assets: list[Asset]) -> Iterator[Asset]:
+    """Each asset after its inputs, else as they stand."""
+    by_name: dict[str, Asset] = {}
+    for asset in assets:
+        if asset.name in by_name:
+            raise ConfigurationError(f"{spec.name} has two assets called {asset.name}")
+        by_name[asset.name] = asset
+    for asset in assets:
+        for name in asset.inputs:
+            _check_input(spec, asset, name, by_name)
+    try:
+        yield from (by_name[name] for name in _sorted(assets))
+    except CycleError as error:
+        raise ConfigurationError(f"{spec.name}: assets are made of each other: {' → '.join(error.args[1])}") from None
+
+
+def _sorted(assets: list[Asset]) -> list[str]:
+    sorter = TopologicalSorter({asset.name: asset.inputs for asset in assets})
+    sorter.prepare()
+    position = {asset.name: place for place, asset in enumerate(assets)}
+    ready, done = list(sorter.get_ready()), []
+    while ready:
+        ready.sort(key=position.__getitem__)
+        name = ready.pop(0)
+        done.append(name)
+        sorter.done(name)
+        ready += sorter.get_ready()
+    return done
+
+
+def _check_input(spec: DatasetSpec, asset: Asset, name: str, by_name: Mapping[str, Asset]) -> None:
+    samples = [each.name for each in by_name.values() if each.format == "tar" and each is not asset]
+    if name not in by_name:
+        raise ConfigurationError(
+            f"{spec.name}: {asset.name} is to be made `of` {name}, which is no asset of it; {', '.join(samples)} hold "
+            "samples"
+        )
+    if isinstance(asset.stage, TransformStage | EmbedStage) and by_name[name].format != "tar":
+        raise ConfigurationError(
+            f"{spec.name}: {asset.name} is to be made `of` {name}, which is a table; {', '.join(samples)} hold samples"
+        )

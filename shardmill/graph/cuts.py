@@ -1,0 +1,102 @@
+"""How the inputs of assets are cut into shards, where that is not shard by shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shardmill.dataset import RAW, WHOLE
+from shardmill.dataset.source import check_that_all_was_deleted, read_manifest
+from shardmill.errors import ConfigurationError
+from shardmill.graph.asset import Asset, Cut, Inputs
+from shardmill.shards.fingerprint import fingerprint
+from shardmill.shards.reader import ShardSet
+from shardmill.stages.embedding_basis import BasisStage, TablesToFit, tables_of
+from shardmill.stages.embedding_map import TableToMap
+from shardmill.stages.list_objects import ListedObjects
+from shardmill.stages.pack import RawShard, pack
+from shardmill.stages.stage import Stage
+
+
+def listed(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG001
+    """The partition's objects, listed when the shards are asked for.
+
+    Raises:
+        ConfigurationError: Then, if there are none, unless they were there before and have been deleted since.
+    """
+    dataset, partition = inputs.dataset, inputs.partition
+
+    def shards() -> list[ListedObjects]:
+        manifest = dataset.manifest(partition)
+        if not manifest.objects:
+            check_that_all_was_deleted(dataset, partition)
+        return [ListedObjects(manifest)]
+
+    return Cut(shards, parameters=dataset.spec.source.model_dump(mode="json"))
+
+
+def packed(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG001
+    """The samples of the manifest, by the dataset's limits of a shard."""
+    spec, raw = inputs.dataset.spec, inputs.sets[RAW]
+
+    def shards() -> list[RawShard]:
+        foreseen = inputs.planned.get(RAW)
+        manifest = foreseen.inputs[0].manifest if foreseen else read_manifest(raw)  # type: ignore[attr-defined]
+        return pack(manifest, spec.shards, spec.reads_images)
+
+    parameters = {**spec.shards.model_dump(mode="json"), "images": spec.reads_images}
+    return Cut(shards, {RAW: raw}, parameters, spec.shards.order)
+
+
+def fitted(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:
+    """All tables of the embedder together. Once they were fitted, no table that comes or changes moves the maps.
+
+    That does not hold for a basis of tables that are not final: samples of them are still to be tried again.
+    """
+    assert isinstance(stage, BasisStage)
+    tables = _Tables(asset.inputs[0], stage, inputs)
+    present = inputs.dataset.stored(asset.name, WHOLE)
+    settled = {"tables": "settled"}
+    is_settled = present is not None and present.commit.cut == settled
+    if is_settled and present is not None and present.commit.parameters == stage.parameters():
+        return Cut(lambda: [TablesToFit(tables, settled=True)], parameters=settled)
+    if any(table.commit.is_final for table in tables.all()):
+        return Cut(lambda: [TablesToFit(tables, settled=True)], parameters=settled)
+    passing = [table.commit.digest for table in tables.all()]
+    return Cut(lambda: [TablesToFit(tables, settled=False)] if passing else [], parameters={"tables": passing})
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The tables that a basis is fitted on: the final ones, or those that there are."""
+
+    asset: str
+    stage: BasisStage
+    inputs: Inputs
+
+    def all(self) -> Any:
+        """Every table with rows that the dataset's embedder made, as far as they are asked for."""
+        return tables_of(self.stage.embed, self.inputs.every(self.asset))
+
+    def __call__(self) -> Sequence[ShardSet]:
+        tables = list(self.all())
+        return [table for table in tables if table.commit.is_final] or tables
+
+
+def mapped(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG001
+    """The whole table, with the basis.
+
+    Raises:
+        ConfigurationError: The table's vectors are of another space than the basis.
+    """
+    table, basis = (inputs.sets[name] for name in asset.inputs)
+    commit = table.commit
+    made_by = fingerprint(stage=commit.stage, version=commit.stage_version, parameters=commit.parameters)
+    if commit.total_samples and basis.commit.parameters["embedder"] != made_by:
+        raise ConfigurationError(
+            f"{commit.name} was made by another embedder than {basis.commit.name}: materialize {asset.inputs[0]} first"
+        )
+    inputs_of = {name: inputs.sets[name] for name in asset.inputs}
+    shards = [TableToMap(table.pinned_here(), basis.pinned_here())] if commit.total_samples else []
+    return Cut(lambda: shards, inputs_of, order=commit.order)

@@ -1,0 +1,69 @@
+"""Planning: what an asset's partition is to be, given what it is made of. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from shardmill.dataset import Dataset
+from shardmill.devices import fitting_devices
+from shardmill.errors import ConfigurationError
+from shardmill.graph.asset import Asset, Cut, Inputs
+from shardmill.graph.build import Graph, build_graph
+from shardmill.graph.lazy_shard_set import LazyShardSet
+from shardmill.shards.commit import read_commit
+from shardmill.shards.reader import ShardSet
+from shardmill.stages.stage import Stage
+
+
+class Planner:
+    """Plans the assets of a dataset. Every stage is resolved once, when it is first needed: keep one for a run."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        """Raises ConfigurationError if the dataset file declares no graph."""
+        self.dataset = dataset
+        self._stages: dict[str, Stage[Any]] = {}
+        self._graph: Graph = build_graph(dataset.spec)
+
+    @property
+    def graph(self) -> Graph:
+        """The assets of the dataset."""
+        return self._graph
+
+    def stage(self, asset: Asset) -> Stage[Any]:
+        """The stage of an asset, resolved. Raises ConfigurationError for what cannot work."""
+        if asset.name not in self._stages:
+            self._stages[asset.name] = asset.stage.resolve(self.dataset.storage)
+        return self._stages[asset.name]
+
+    def forget(self) -> None:
+        """Resolve stages anew: something that they were resolved to has changed."""
+        self._stages.clear()
+
+    def check(self, partition: str | None = None) -> None:
+        """Raises ConfigurationError for what cannot work, before anything is done: operations, weights, devices."""
+        for asset in self._graph:
+            stage = self.stage(asset)
+            if partition is not None and (gpus := stage.resources.gpus) is not None:
+                fitting_devices(gpus, self.dataset.name(asset.name, partition))
+
+    def cut(self, asset: Asset, inputs: Inputs) -> Cut:
+        """How the inputs are cut. Raises ConfigurationError for inputs that do not fit together."""
+        return asset.cut(asset, self.stage(asset), inputs)
+
+    def plan(
+        self,
+        asset: Asset,
+        partition: str,
+        sets: Mapping[str, ShardSet],
+        planned: Mapping[str, LazyShardSet] | None = None,
+    ) -> LazyShardSet:
+        """What a partition of an asset should be, of these sets of its inputs, some of which may only be `planned`."""
+        missing = [name for name in asset.inputs if name not in sets]
+        if missing:
+            raise ConfigurationError(f"{asset.name} of {partition} is made of {missing[0]}: materialize that first")
+        # What the world outside holds is looked at after the commit is read: another run may commit meanwhile.
+        layout = self.dataset.layout(asset.name, asset.place(partition))
+        base = None if asset.inputs else read_commit(self.dataset.storage, layout)
+        cut = self.cut(asset, Inputs(self.dataset, partition, sets, planned or {}))
+        return LazyShardSet(self.stage(asset), cut.shards(), cut.parameters, cut.order, cut.upstream, base)

@@ -1,0 +1,77 @@
+"""Running: a partition is brought up to date, asset by asset, without Dagster."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping
+
+from shardmill.dataset import Dataset
+from shardmill.engines import Engine, LocalEngine
+from shardmill.errors import ConflictError
+from shardmill.graph.asset import Asset
+from shardmill.graph.lazy_shard_set import LazyShardSet
+from shardmill.graph.planner import Planner
+from shardmill.progress import ProgressSink, silent
+from shardmill.shards.reader import ShardSet
+
+_TRIES = 5
+"""Plans of one asset, where other runs commit something else meanwhile."""
+_LONGEST_WAIT_SECONDS = 1.0
+
+
+def run(
+    dataset: Dataset | Planner, partition: str, engine: Engine | None = None, progress: ProgressSink = silent
+) -> Iterator[tuple[str, ShardSet]]:
+    """Bring a partition up to date: yields each asset's name and what is committed of it now, in the graph's order.
+
+    For several partitions give a `Planner` and an engine that is open (`with LocalEngine() as engine:`): weights,
+    processes and models then last from one to the next. Mistakes in the dataset file show before anything is done.
+    """
+    planner = dataset if isinstance(dataset, Planner) else Planner(dataset)
+    planner.dataset.check(partition)
+    planner.check(partition)
+    with LocalEngine() if engine is None else engine as opened:
+        sets: dict[str, ShardSet] = {}
+        for asset in planner.graph:
+            sets[asset.name] = make(planner, asset, partition, sets, opened, progress)
+            yield asset.name, sets[asset.name]
+
+
+def make(
+    planner: Planner,
+    asset: Asset,
+    partition: str,
+    sets: Mapping[str, ShardSet],
+    engine: Engine,
+    progress: ProgressSink = silent,
+) -> ShardSet:
+    """Plan and write an asset's partition, again where another run was first with something else.
+
+    Raises:
+        ConflictError: Others are first time and again.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            return write(planner.dataset, asset, partition, planner.plan(asset, partition, sets), engine, progress)
+        except ConflictError:
+            if not left:
+                raise
+            time.sleep(random.uniform(0, _LONGEST_WAIT_SECONDS))
+            planner.forget()
+            sets = {name: shards.newest() for name, shards in sets.items()}
+    raise AssertionError
+
+
+def write(
+    dataset: Dataset,
+    asset: Asset,
+    partition: str,
+    lazy: LazyShardSet,
+    engine: Engine,
+    progress: ProgressSink = silent,
+) -> ShardSet:
+    """Make and commit an asset's partition. See `LazyShardSet.write`."""
+    place, spec = asset.place(partition), dataset.spec
+    folder, name = dataset.folder(asset.name, place), dataset.name(asset.name, place)
+    return lazy.write(dataset.storage, folder, name, engine, spec.max_reject_ratio, progress, spec.keep_superseded)

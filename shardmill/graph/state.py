@@ -1,0 +1,240 @@
+"""The state of partitions: what stands, what a run would make, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from shardmill.dataset import Dataset
+from shardmill.graph.asset import Asset, Cut, Inputs
+from shardmill.graph.lazy_shard_set import LazyShardSet
+from shardmill.graph.planner import Planner
+from shardmill.shards.commit import Commit, ShardEntry
+from shardmill.shards.layout import data_name, index_name
+from shardmill.shards.reader import ShardSet
+from shardmill.stages.stage import InputShard, Stage
+
+State = Literal["missing", "stale", "up to date"]
+_SHOWN = 60
+"""Characters of a value that a reason quotes."""
+
+
+@dataclass(frozen=True)
+class AssetState:
+    """Where an asset's partition stands, and what a run would do about it."""
+
+    asset: str
+    partition: str
+    state: State
+    why: tuple[str, ...] = ()
+    """Why it is not up to date, a phrase each."""
+    commit: Commit | None = None
+    """What stands."""
+    shards: int = 0
+    """That there will be."""
+    to_make: int = 0
+    """Of them those that are not there."""
+    samples: int = 0
+    """That go into these, at most: what an asset before rejects does not arrive."""
+    bytes: int = 0
+    """That are read for them."""
+    seconds: float | None = None
+    """That they take, one shard after the other, at the rate of the last time; None where there was none."""
+
+
+def states(dataset: Dataset | Planner, partition: str) -> Iterator[AssetState]:
+    """The state of each asset of a partition against the source as it is now, in the graph's order.
+
+    Lists the source, makes nothing. What is made of something that is to be made itself is foreseen: a shard that
+    changes gives one that changes, and one that was lost comes out as it was.
+    """
+    planner = dataset if isinstance(dataset, Planner) else Planner(dataset)
+    sets: dict[str, ShardSet] = {}
+    planned: dict[str, LazyShardSet] = {}
+    for asset in planner.graph:
+        place = asset.place(partition)
+        present = planner.dataset.stored(asset.name, place)
+        lazy = planner.plan(asset, partition, sets, planned)
+        standing = lazy.standing(
+            planner.dataset.storage, planner.dataset.folder(asset.name, place), present.commit if present else None
+        )
+        state = _state(planner, asset, place, present, lazy, standing)
+        if present is not None and state.state == "up to date":
+            sets[asset.name] = present
+        else:
+            sets[asset.name] = _foreseen(planner.dataset, asset, place, present, lazy, standing)
+            planned[asset.name] = lazy
+        yield state
+
+
+def is_stale(dataset: Dataset | Planner, partition: str) -> bool:
+    """Whether an asset of a partition is not there, or was made of another state of its inputs or by other rules."""
+    return next(why_stale(dataset, partition), None) is not None
+
+
+def why_stale(dataset: Dataset | Planner, partition: str) -> Iterator[tuple[str, str]]:
+    """(asset, reason) for each that is not up to date, as far as what is committed tells.
+
+    Reads a small file an asset, and asks for one shard of each, since a folder may have been removed. Neither lists the
+    source nor looks whether every shard stands, as `states` does.
+    """
+    planner = dataset if isinstance(dataset, Planner) else Planner(dataset)
+    sets: dict[str, ShardSet] = {}
+    stale: set[str] = set()
+    for asset in planner.graph:
+        present = planner.dataset.stored(asset.name, asset.place(partition))
+        before = [name for name in asset.inputs if name in stale]
+        if present is None:
+            reasons = ["nothing is committed"]
+        elif any(present.storage.stat(uri) is None for uri in present.urls[:1]):
+            reasons = ["its files are gone"]
+        elif before:
+            reasons = [f"{name} is not up to date" for name in before]
+        else:
+            stage = planner.stage(asset)
+            cut = planner.cut(asset, Inputs(planner.dataset, partition, sets))
+            reasons = [*_differences(stage, cut.parameters, _digests(cut), present.commit), *_passing(present.commit)]
+        if present is not None:
+            sets[asset.name] = present
+        if reasons:
+            stale.add(asset.name)
+        yield from ((asset.name, reason) for reason in reasons)
+
+
+def _state(
+    planner: Planner,
+    asset: Asset,
+    place: str,
+    present: ShardSet | None,
+    lazy: LazyShardSet,
+    standing: Mapping[str, ShardEntry],
+) -> AssetState:
+    todo = [shard for shard, digest in _shards(lazy) if digest not in standing]
+    samples = sum(shard.samples for shard in todo)
+    commit = present.commit if present else None
+    if commit is None:
+        state, why = "missing", ["nothing is committed"]
+    else:
+        digests = {name: shards.commit.digest for name, shards in lazy.upstream.items()}
+        why = [*_differences(lazy.stage, lazy.cut, digests, commit), *_moved(lazy, commit, standing), *_passing(commit)]
+        state = "stale" if why else "up to date"
+    rate = _seconds_a_sample(planner.dataset, asset, commit) if todo else None
+    return AssetState(
+        asset=asset.name,
+        partition=place,
+        state=state,  # type: ignore[arg-type]
+        why=tuple(why),
+        commit=commit,
+        shards=len(lazy.inputs),
+        to_make=len(todo),
+        samples=samples,
+        bytes=sum(shard.size for shard in todo),
+        seconds=None if rate is None else rate * samples,
+    )
+
+
+def _differences(
+    stage: Stage[Any], cut: Mapping[str, Any], made_of: Mapping[str, str], commit: Commit
+) -> Iterator[str]:
+    """In what a commit was made otherwise than it would be now."""
+    if commit.stage != stage.name:
+        yield f"it was made by {commit.stage}, and is made by {stage.name} now"
+    elif commit.stage_version != stage.version:
+        yield f"{stage.name} is at version {stage.version}, and it was made by version {commit.stage_version}"
+    yield from _changes(commit.parameters, stage.parameters())
+    yield from _changes(commit.cut, cut)
+    for name, digest in made_of.items():
+        if commit.made_of.get(name) != digest:
+            yield f"{name} has changed"
+
+
+def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    plain = json.loads(json.dumps(dict(now)))
+    for name in dict.fromkeys((*then, *plain)):
+        if then.get(name) != plain.get(name):
+            yield f"{name} was {_quoted(then.get(name))}, and is {_quoted(plain.get(name))}"
+
+
+def _quoted(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def _moved(lazy: LazyShardSet, commit: Commit, standing: Mapping[str, ShardEntry]) -> Iterator[str]:
+    """Shards that are new, not needed any more, or gone."""
+    named, wanted = {entry.fingerprint for entry in commit.shards}, set(lazy.fingerprints)
+    figures = {
+        "new or changed": len(wanted - named),
+        "superseded": len(named - wanted),
+        "lost": len((wanted & named) - standing.keys()),
+    }
+    for what, count in figures.items():
+        if count:
+            yield f"{count} {'shard is' if count == 1 else 'shards are'} {what}"
+
+
+def _passing(commit: Commit) -> Iterator[str]:
+    if commit.may_pass:
+        yield f"{commit.may_pass} rejects are tried again"
+
+
+def _digests(cut: Cut) -> dict[str, str]:
+    return {name: shards.commit.digest for name, shards in cut.upstream.items()}
+
+
+def _seconds_a_sample(dataset: Dataset, asset: Asset, commit: Commit | None) -> float | None:
+    """Of the partition's last commit; where there is none, of another partition's."""
+    if commit is None:
+        found = (dataset.stored(asset.name, name) for name in dataset.commits(asset.name) if dataset.may_have(name))
+        commit = next((shards.commit for shards in found if shards is not None), None)
+    if commit is None or not commit.total_samples_in:
+        return None
+    return sum(entry.seconds for entry in commit.shards) / commit.total_samples_in
+
+
+def _shards(lazy: LazyShardSet) -> Iterator[tuple[InputShard, str]]:
+    return zip(lazy.inputs, lazy.fingerprints, strict=True)
+
+
+def _foreseen(
+    dataset: Dataset,
+    asset: Asset,
+    place: str,
+    present: ShardSet | None,
+    lazy: LazyShardSet,
+    standing: Mapping[str, ShardEntry],
+) -> ShardSet:
+    """The set as it will be, but for the digests of what is not made yet: those are like no others."""
+    layout = dataset.layout(asset.name, place)
+    lost = {entry.fingerprint: entry for entry in present.commit.shards} if present else {}
+
+    def entry(shard: InputShard, digest: str) -> ShardEntry:
+        known = standing.get(digest) or lost.get(digest)
+        if known is not None:
+            return known
+        url = layout.url(data_name(shard.id, digest, "", asset.format)) if shard.samples else None
+        return ShardEntry(
+            url=url,
+            nsamples=shard.samples,
+            rows=shard.samples,
+            filesize=shard.size,
+            id=shard.id,
+            start=shard.start,
+            fingerprint=digest,
+            sha256=f"of {digest}",
+            index=index_name(shard.id, digest),
+            index_bytes=0,
+            index_sha256=f"of {digest}",
+            samples_in=shard.samples,
+            kept=shard.samples,
+            filtered=0,
+            rejects={},
+            may_pass=0,
+            bytes_in=shard.size,
+            seconds=0.0,
+        )
+
+    commit = lazy.commit_of(dataset.name(asset.name, place), [entry(*shard) for shard in _shards(lazy)])
+    return ShardSet(dataset.storage, layout, commit)

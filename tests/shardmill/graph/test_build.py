@@ -1,0 +1,157 @@
+"""From a dataset file to its graph: what is made of what, and what cannot be."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardmill import graph
+from shardmill.dataset import DatasetSpec
+from shardmill.engines import LocalEngine
+from shardmill.errors import ConfigurationError
+from shardmill.graph import build_graph
+
+CROPS = {"operations": [{"operation": "CenterCrop", "arguments": {"size": 48}}], "masks": ["mask.png"]}
+VIEWS = {"operations": [{"operation": "RandomHorizontalFlip"}]}
+
+
+def spec(**fields: Any) -> DatasetSpec:
+    declared = {"name": "d", "root": "/root", "source": {"uri": "/raw"}, "partitions": ["p"], **fields}
+    return DatasetSpec.model_validate(declared)
+
+
+def edges(**fields: Any) -> dict[str, tuple[str, ...]]:
+    return {asset.name: asset.inputs for asset in build_graph(spec(**fields))}
+
+
+def test_a_dataset_that_declares_nothing_ends_at_its_shards() -> None:
+    assert edges() == {"raw_images": (), "webdataset_shards": ("raw_images",)}
+
+
+def test_without_an_embedder_there_is_no_table() -> None:
+    assert list(edges(transform=CROPS)) == ["raw_images", "webdataset_shards", "transformed_shards"]
+
+
+def test_without_a_transform_the_packed_shards_are_embedded() -> None:
+    assert edges(embedder={}) == {
+        "raw_images": (),
+        "webdataset_shards": ("raw_images",),
+        "embeddings": ("webdataset_shards",),
+        "embedding_basis": ("embeddings",),
+        "embedding_map": ("embeddings", "embedding_basis"),
+    }
+
+
+def test_two_transforms_and_two_embedders() -> None:
+    found = edges(
+        transforms={"crops": CROPS, "views": {**VIEWS, "of": "transformed_shards_crops"}},
+        embedders={
+            "lite0": {"of": "transformed_shards_views"},
+            "half": {"of": "webdataset_shards", "dtype": "float16"},
+        },
+    )
+    assert list(found)[:4] == [
+        "raw_images",
+        "webdataset_shards",
+        "transformed_shards_crops",
+        "transformed_shards_views",
+    ]
+    assert found["transformed_shards_views"] == ("transformed_shards_crops",)
+    assert found["embeddings_lite0"] == ("transformed_shards_views",)
+    assert found["embeddings_half"] == ("webdataset_shards",)
+    assert found["embedding_map_half"] == ("embeddings_half", "embedding_basis_half")
+
+
+def test_an_embedder_knows_the_masks_of_the_shards_that_it_is_of() -> None:
+    transforms = {"crops": CROPS, "views": {**VIEWS, "of": "transformed_shards_crops"}, "plain": VIEWS}
+    embedders = {
+        "crops": {"of": "transformed_shards_crops"},
+        "views": {"of": "transformed_shards_views"},
+        "plain": {"of": "transformed_shards_plain"},
+    }
+    built = build_graph(spec(transforms=transforms, embedders=embedders))
+    masks = {name: built[f"embeddings_{name}"].stage.masks for name in embedders}
+    assert masks == {"crops": ("mask.png",), "views": ("mask.png",), "plain": ()}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"transform": {**CROPS, "of": "nowhere"}}, "transformed_shards is to be made `of` nowhere, which is no asset"),
+        ({"embedder": {"of": "raw_images"}}, "of` raw_images, which is a table; webdataset_shards hold"),
+        ({"transforms": {"a": CROPS, "b": VIEWS}, "embedder": {}}, "say in each embedder's `of` which it embeds, "),
+        (
+            {
+                "transforms": {
+                    "a": {**CROPS, "of": "transformed_shards_b"},
+                    "b": {**VIEWS, "of": "transformed_shards_a"},
+                }
+            },
+            "made of each other: transformed_shards_",
+        ),
+        ({"stages": {"raw_images": {"stage": "shardmill.stages.pack:PackStage"}}}, "two assets called raw_images"),
+        ({"stages": {"own": {"stage": "nowhere.to:Find"}}}, "d: stages.own: cannot import nowhere.to:Find"),
+        ({"stages": {"own": {"stage": "pathlib:Path"}}}, "pathlib:Path is no subclass of shardmill.stages.Stage"),
+        (
+            {"stages": {"own": {"stage": "shardmill.stages.pack:PackStage", "arguments": {"speed": 3}}}},
+            "does not take these arguments: .*speed",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_in_plain_words(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        build_graph(spec(**fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"transform": CROPS, "transforms": {"a": CROPS}}, "give either `transform`, or several by name"),
+        ({"embedder": {}, "embedders": {"a": {}}}, "give either `embedder`, or several by name"),
+        ({"embedders": {"a-b": {}}}, "should match pattern"),
+        ({"gpu": True}, "there is no embedder"),
+    ],
+)
+def test_what_a_file_cannot_say(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spec(**fields)
+
+
+def test_a_second_embedder_leaves_every_file_of_the_first_untouched(
+    tmp_path: Path, images: Any, make_dataset: Any, snapshot: Callable[..., Any]
+) -> None:
+    images(tmp_path / "raw", 8)
+    embedders = {"lite0": {"of": "webdataset_shards"}}
+    first = make_dataset(tmp_path / "raw", tmp_path / "root", embedder=None, embedders=embedders)
+    list(graph.run(first, "p", LocalEngine(1)))
+    before = snapshot(tmp_path / "root")
+    embedders["half"] = {"of": "transformed_shards", "dtype": "float16"}
+    second = make_dataset(tmp_path / "raw", tmp_path / "root", embedder=None, embedders=embedders)
+    made = {asset: shards.made for asset, shards in graph.run(second, "p", LocalEngine(1))}
+    after = snapshot(tmp_path / "root")
+    assert {name: after[name] for name in before} == before
+    assert {asset for asset, count in made.items() if count} == {
+        "embeddings_half",
+        "embedding_basis_half",
+        "embedding_map_half",
+    }
+
+
+def test_an_embedder_that_comes_later_packs_no_shard_anew_that_has_an_image_of_every_sample(
+    tmp_path: Path, images: Any, make_dataset: Any
+) -> None:
+    """Samples without one are rejected from then on: their shards are made again, and no others."""
+    images(tmp_path / "raw", 30)
+    (tmp_path / "raw/readme.txt").write_text("no image")
+    fields = {"transform": None, "max_reject_ratio": 0.1}
+    plain = make_dataset(tmp_path / "raw", tmp_path / "root", embedder=None, **fields)
+    made = dict(graph.run(plain, "p", LocalEngine(1)))
+    assert made["webdataset_shards"].commit.total_samples == 31
+    embedded = make_dataset(tmp_path / "raw", tmp_path / "root", **fields)
+    [state] = [state for state in graph.states(embedded, "p") if state.asset == "webdataset_shards"]
+    assert state.why == ("images was false, and is true", "1 shard is new or changed", "1 shard is superseded")
+    made = dict(graph.run(embedded, "p", LocalEngine(1)))
+    assert made["webdataset_shards"].made == 1
+    assert made["webdataset_shards"].commit.rejects_by_reason == {"no image": 1}
+    assert made["embeddings"].commit.total_samples == 30
