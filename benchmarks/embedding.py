@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shardmill.embedders.protocol import load_embedder
+from shardmill.embedders.registry import load_embedder
 from shardmill.embedders.runtimes import Runtime, available_runtimes, build_runtime
 from shardmill.embedders.runtimes.images import usable_cores
 from shardmill.embedders.spec import EmbedderSpec

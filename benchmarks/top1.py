@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shardmill.embedders.protocol import Embedder, load_embedder
+from shardmill.embedders.protocol import Embedder
+from shardmill.embedders.registry import load_embedder
 from shardmill.embedders.runtimes import available_runtimes, build_runtime
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.images.decode import decode_image

@@ -11,7 +11,7 @@ from typing import Literal
 from shardmill.dataset import ASSETS, AssetName, Dataset, DatasetSpec
 from shardmill.devices import GPUSpec, fitting_devices
 from shardmill.embedders import choose_runtime
-from shardmill.embedders.protocol import weights_identity
+from shardmill.embedders.registry import weights_identity
 from shardmill.errors import ConfigurationError, ConflictError
 from shardmill.partitions import BatchPartitions, NothingThereError, TimePartitioning, TimePartitions
 from shardmill.progress import ProgressSink, silent

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from shardmill.devices import GPUField
-from shardmill.embedders.protocol import EMBEDDERS, unknown_model
+from shardmill.embedders.registry import EMBEDDERS
 from shardmill.embedders.spec import EmbedderSpec
+from shardmill.embedders.unknown import unknown_model
 from shardmill.errors import ConfigurationError
 from shardmill.images import MAX_PIXELS
 from shardmill.partitions import (

@@ -16,8 +16,8 @@ from urllib.parse import quote
 from shardmill.errors import AccessDeniedError, ConfigurationError, StorageError
 from shardmill.storage.credentials import ANONYMOUS, GCSCredentials, reveal
 from shardmill.storage.object_store import ObjectStore
+from shardmill.storage.objects import ObjectInfo
 from shardmill.storage.retries import Forbidden, NoSuchBucket, Request, Unauthenticated, carry_out
-from shardmill.storage.storage import ObjectInfo
 
 _PAGE = 1000
 _GOOGLE = "https://storage.googleapis.com"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shardmill.errors import AccessDeniedError, ChangedError, ConfigurationError, ConflictError, StorageError
-from shardmill.storage.storage import ObjectInfo
+from shardmill.storage.objects import ObjectInfo
 
 SCRATCH = ".shardmill-scratch"
 LOCK = ".shardmill-lock"

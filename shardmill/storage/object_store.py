@@ -26,6 +26,7 @@ from shardmill.errors import (
 from shardmill.storage.block_reader import BLOCK_BYTES, BlockReader
 from shardmill.storage.credentials import Credentials
 from shardmill.storage.object_names import PROBE, is_odd, is_probe, split_plain, split_uri
+from shardmill.storage.objects import ObjectInfo
 from shardmill.storage.retries import (
     FIRST_WAIT_SECONDS,
     LONGEST_WAIT_SECONDS,
@@ -34,7 +35,6 @@ from shardmill.storage.retries import (
     is_past_the_end,
     is_refusal,
 )
-from shardmill.storage.storage import ObjectInfo
 
 _log = logging.getLogger(__name__)
 

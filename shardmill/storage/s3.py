@@ -15,8 +15,8 @@ from shardmill.errors import AccessDeniedError, ConfigurationError
 from shardmill.storage.credentials import ANONYMOUS, GCSCredentials, S3Credentials, reveal
 from shardmill.storage.object_names import is_odd
 from shardmill.storage.object_store import ObjectStore
+from shardmill.storage.objects import ObjectInfo
 from shardmill.storage.retries import UNAUTHENTICATED, Forbidden, NoSuchBucket, Request, Unauthenticated, carry_out
-from shardmill.storage.storage import ObjectInfo
 
 _PAGE = 1000
 """Names a request: S3 gives no more."""

@@ -1,59 +1,17 @@
-"""`Storage` sends each URI to the store that its scheme names."""
+"""`Storage`: the verbs over URIs, each sent to the store that its URI leads to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
-from shardmill.errors import ConfigurationError
-from shardmill.storage.credentials import Credentials, GCSCredentials, S3Credentials
-
-
-@dataclass(frozen=True)
-class ObjectInfo:
-    """One stored object, as a listing gives it."""
-
-    uri: str
-    size: int
-    """Bytes."""
-    version: str
-    """Changes whenever the object's bytes are replaced: a generation, an ETag, or for a local file mtime and size."""
-    modified: float
-    """Seconds since the epoch."""
-
-
-class Store(Protocol):
-    """What a kind of store implements; the guarantees are those of `Storage`."""
-
-    @property
-    def excludes(self) -> bool:
-        """Whether `exclusive` keeps others out."""
-
-    def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]: ...  # noqa: D102
-    def stat(self, uri: str) -> ObjectInfo | None: ...  # noqa: D102
-    def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]: ...  # noqa: D102
-    def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]: ...  # noqa: D102
-    def read_range(self, uri: str, offset: int, length: int) -> bytes: ...  # noqa: D102
-    def publish(self, file: Path, uri: str) -> None: ...  # noqa: D102
-    def replace(self, uri: str, data: bytes, expected: str | None) -> str: ...  # noqa: D102
-    def copy(self, source: str, target: str) -> None: ...  # noqa: D102
-    def move(self, source: str, target: str) -> None: ...  # noqa: D102
-    def delete(self, uri: str) -> None: ...  # noqa: D102
-    def check_writable(self, folder: str) -> None: ...  # noqa: D102
-    def check_movable(self, source: str, target: str) -> None: ...  # noqa: D102
-    def honours_preconditions(self, folder: str) -> bool: ...  # noqa: D102
-    def scratch(self, folder: str) -> AbstractContextManager[Path]: ...  # noqa: D102
-    def sweep(self, folder: str) -> None: ...  # noqa: D102
-    def exclusive(self, folder: str) -> AbstractContextManager[None]: ...  # noqa: D102
-    def filesystem(self) -> Any: ...  # noqa: D102
-
-    @property
-    def identity(self) -> str:
-        """Who we are to the store; never a secret."""
+from shardmill.storage.credentials import Credentials
+from shardmill.storage.objects import ObjectInfo
+from shardmill.storage.store import Store
+from shardmill.storage.stores import store_of
 
 
 @dataclass(frozen=True)
@@ -69,14 +27,7 @@ class Storage:
 
     def store(self, uri: str) -> Store:
         """The store that a URI leads to, with the credentials for it."""
-        scheme = uri.partition("://")[0]
-        if scheme == "file":
-            return _local_store()
-        if scheme not in _DEFAULTS:
-            known = ", ".join(f"{name}://" for name in ("file", *_DEFAULTS))
-            raise ConfigurationError(f"{uri} is on no store that is supported: {known}")
-        matching = [item for item in self.credentials if item.matches(uri)]
-        return _object_store(max(matching, key=lambda item: len(item.prefix), default=_DEFAULTS[scheme]))
+        return store_of(uri, self.credentials)
 
     def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]:
         """Every object below `folder`, in no promised order; nothing if it does not exist.
@@ -166,34 +117,3 @@ class Storage:
     def filesystem(self, uri: str) -> Any:
         """The fsspec file system for a URI, with its credentials: for pandas, pyarrow, and code of one's own."""
         return self.store(uri).filesystem()
-
-
-_DEFAULTS: dict[str, Credentials] = {"gs": GCSCredentials(), "s3": S3Credentials()}
-
-
-@lru_cache(maxsize=1)
-def _local_store() -> Store:
-    from shardmill.storage.local import LocalStore
-
-    return LocalStore()
-
-
-@lru_cache(maxsize=64)
-def _object_store(credentials: Credentials) -> Store:
-    """One a process for each credentials, so that connections and tokens are shared."""
-    try:
-        if isinstance(credentials, S3Credentials):
-            from shardmill.storage.s3 import S3Store
-
-            return S3Store(credentials)
-        assert isinstance(credentials, GCSCredentials)
-        if credentials.hmac_secret:
-            from shardmill.storage.s3 import through_s3_api
-
-            return through_s3_api(credentials)
-        from shardmill.storage.gcs import GCSStore
-
-        return GCSStore(credentials)
-    except ImportError as error:
-        extra = credentials.prefix.partition("://")[0].replace("gs", "gcs")
-        raise ConfigurationError(f"{error.name} is not installed: pip install 'shardmill[{extra}]'") from error
