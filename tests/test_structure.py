@@ -1,4 +1,4 @@
-"""How modules hang together."""
+"""How modules hang together, and how long they are."""
 
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -9,6 +9,9 @@ import pytest
 from shardmill.embedders.registry import EMBEDDERS, load_embedder
 
 PACKAGES = ("shardmill", "resources", "assets", "orchestration")
+REPOSITORY = Path(__file__).parents[1]
+MOST_LINES = 400
+"""A longer module holds two ideas."""
 
 
 def imports(*packages: str) -> grimp.ImportGraph:
@@ -43,3 +46,9 @@ def test_circles_of_all_kinds_are_seen(tmp_path: Path, monkeypatch: pytest.Monke
         (tmp_path / "knot" / f"{name}.py").write_text(f"from typing import TYPE_CHECKING\n{text}\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert set(circle(imports("knot"))) == {"knot.a", "knot.b", "knot.c"}
+
+
+def test_no_module_is_so_long_that_it_holds_two_ideas():
+    modules = [file for package in PACKAGES for file in (REPOSITORY / package).rglob("*.py")]
+    lines = {str(file.relative_to(REPOSITORY)): len(file.read_text().splitlines()) for file in modules}
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}

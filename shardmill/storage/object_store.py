@@ -6,87 +6,40 @@ import contextlib
 import io
 import logging
 import tempfile
-import threading
 import uuid
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
-from shardmill.errors import (
-    AccessDeniedError,
-    ChangedError,
-    ConflictError,
-    ShardmillError,
-    StorageError,
-)
+from shardmill.errors import AccessDeniedError, ChangedError, ConflictError, ShardmillError, StorageError
 from shardmill.storage.block_reader import BLOCK_BYTES, BlockReader
+from shardmill.storage.connection import Connection
 from shardmill.storage.credentials import Credentials
 from shardmill.storage.object_names import PROBE, is_odd, is_probe, split_plain, split_uri
 from shardmill.storage.objects import ObjectInfo
-from shardmill.storage.retries import (
-    FIRST_WAIT_SECONDS,
-    LONGEST_WAIT_SECONDS,
-    Request,
-    carry_out,
-    is_past_the_end,
-    is_refusal,
-)
+from shardmill.storage.retries import is_past_the_end, is_refusal
 
 _log = logging.getLogger(__name__)
 
 UPLOAD_PART_BYTES = 8 << 20
 _PARTS_IN_FLIGHT = 4
-_PART_RETRIES = 20
 _BUFFER_BYTES = 1 << 20
 
-T = TypeVar("T")
 
+class ObjectStore(Connection):
+    """A `Store` over buckets; one a process for each set of credentials."""
 
-class ObjectStore(ABC):
-    """A `Store` over buckets. Thread-safe; one a process for each set of credentials, never used across a fork."""
-
-    permissions: ClassVar[Mapping[str, str]]
-    """What each verb needs, in the store's own words."""
     excludes = False
 
     def __init__(self, credentials: Credentials, scheme: str) -> None:
-        self.credentials = credentials
+        super().__init__(credentials)
         self._scheme = scheme
-        self._clients: dict[tuple[str, bool], Any] = {}
-        self._lock = threading.Lock()
-        self._generation = 0
         self._warned: set[str] = set()
 
     # What a kind of store adds.
-
-    @property
-    @abstractmethod
-    def identity(self) -> str:
-        """Who we are to the store, for errors; never a secret."""
-
-    @abstractmethod
-    def connect(self, bucket: str, options: dict[str, Any]) -> Any:
-        """A new obstore client, with `options` for it."""
-
-    @abstractmethod
-    def authenticate(self) -> None:
-        """Have credentials that last for the next request.
-
-        What is wrong with them shows here, in our own words, and not inside obstore, which asks for them later. Raises
-        ConfigurationError, AccessDeniedError, and ConnectionError where another try may help.
-        """
-
-    @abstractmethod
-    def forget(self) -> None:
-        """Forget the credentials that were found: the store refuses them."""
-
-    @abstractmethod
-    def are_short_lived(self) -> bool:
-        """Whether the credentials in use expire by themselves."""
 
     @abstractmethod
     def version_of(self, meta: Any) -> str:
@@ -268,7 +221,7 @@ class ObjectStore(ABC):
                 bucket,
             )
 
-    def check_movable(self, source: str, target: str) -> None:  # noqa: B027
+    def check_movable(self, source: str, target: str) -> None:
         """See `Storage.check_movable`. What may be written may be copied."""
 
     def honours_preconditions(self, folder: str) -> bool:
@@ -297,53 +250,14 @@ class ObjectStore(ABC):
         """See `Storage.scratch`. A directory for temporary files; what a killed process left there is the system's."""
         return _temporary_directory()
 
-    def sweep(self, folder: str) -> None:  # noqa: B027
+    def sweep(self, folder: str) -> None:
         """See `Storage.sweep`. Scratch space is the system's, which cleans it."""
 
     def exclusive(self, folder: str) -> AbstractContextManager[None]:  # noqa: ARG002
         """See `Storage.exclusive`. An object store has no locks: nobody is kept out."""
         return contextlib.nullcontext()
 
-    def generation(self) -> int:
-        """How often the credentials have been replaced."""
-        return self._generation
-
-    def renew(self, refused: int) -> None:
-        """Begin anew with credentials and clients, unless another thread has done so since `refused` were in use."""
-        with self._lock:
-            if self._generation == refused:
-                self.forget()
-                self._clients.clear()
-                self._generation += 1
-
     # How.
-
-    def _client(self, bucket: str, retries_parts: bool = False) -> Any:
-        self.authenticate()
-        with self._lock:
-            key = bucket, retries_parts
-            if key not in self._clients:
-                self._clients[key] = self.connect(bucket, self._options(retries_parts))
-            return self._clients[key]
-
-    def _options(self, retries_parts: bool) -> dict[str, Any]:
-        """Of an obstore client. It tries nothing again itself, so that we know what was tried, but parts of uploads."""
-        given = self.credentials
-        client_options = {
-            "timeout": timedelta(seconds=given.request_seconds),
-            "connect_timeout": timedelta(seconds=min(10.0, given.request_seconds)),
-            "allow_http": (given.service_url or "").startswith("http://"),
-        }
-        retry_config = {
-            "max_retries": _PART_RETRIES if retries_parts else 0,
-            "retry_timeout": timedelta(seconds=given.deadline_seconds / 2),
-            "backoff": {
-                "init_backoff": timedelta(seconds=FIRST_WAIT_SECONDS),
-                "max_backoff": timedelta(seconds=LONGEST_WAIT_SECONDS),
-                "base": 2,
-            },
-        }
-        return {"client_options": client_options, "retry_config": retry_config}
 
     def _head(self, uri: str) -> Any:
         import obstore
@@ -385,11 +299,6 @@ class ObjectStore(ABC):
 
     def _uri(self, bucket: str, name: str) -> str:
         return f"{self._scheme}://{bucket}/{name}"
-
-    def _carry_out(self, doing: str, uri: str, call: Callable[[], T], deadline_seconds: float | None = None) -> T:
-        seconds = self.credentials.deadline_seconds if deadline_seconds is None else deadline_seconds
-        request = Request(doing, uri, lambda: self.identity, self.permissions[doing], seconds)
-        return carry_out(request, call, self)
 
 
 class _Large(ShardmillError):
