@@ -15,8 +15,6 @@ from shardmill.partitions.spec import BatchPartitions, PartitionsSpec, PrefixPar
 from shardmill.storage import Storage, absolute_uri, relative_to
 
 PLACEHOLDER = "{partition}"
-_LAST = "\U0010ffff"
-"""Comes after nearly every name: also where a server lists folder by folder, and what is in `a` before `a-b`."""
 _DIGITS = {"Y": "[0-9]{4}", "m": "[0-9]{2}", "d": "[0-9]{2}", "H": "[0-9]{2}"}
 _NEEDED = {"hour": "YmdH", "day": "Ymd", "month": "Ym"}
 
@@ -116,28 +114,28 @@ class PrefixPartitioning(Partitioning):
         raise NothingThereError(f"there is no folder for the partition {key!r} below {self.base}")
 
     def keys(self, storage: Storage) -> list[str]:
-        """See `Partitioning`. One listing request a partition."""
+        """See `Partitioning`. At most one listing request a partition."""
         return sorted(encode_segment(name) for name in self._names(storage))
 
     def _located(self, name: str) -> str:
         return self._template.replace(PLACEHOLDER, name)
 
     def _names(self, storage: Storage, beginning: str = "") -> Iterator[str]:
-        """Names in the placeholder's place, from the first with this beginning; what lies below each is leapt over."""
-        position, last = f"{self._template.partition(PLACEHOLDER)[0]}{beginning}", None
-        while True:
-            for info in storage.list(self.base, position):
-                found = self._pattern.match(relative_to(self.base, info.uri))
-                if found:
-                    name = found["partition"]
-                    if name != last:
-                        yield name
-                    # An object whose name comes after `_LAST` is not leapt over.
-                    position = info.uri if name == last else f"{self._located(name)}/{_LAST}"
-                    last = name
-                    break
-            else:
-                return
+        """Names in the placeholder's place, from the first with this beginning."""
+        start = f"{self._template.partition(PLACEHOLDER)[0]}{beginning}"
+        for info in storage.list(self.base, start, first_of=self._folder_of):
+            name = self._name_of(info.uri)
+            if name is not None:
+                yield name
+
+    def _folder_of(self, uri: str) -> str | None:
+        name = self._name_of(uri)
+        return None if name is None else self._located(name)
+
+    def _name_of(self, uri: str) -> str | None:
+        """What stands in the placeholder's place in an object's URI; None if the object is in no partition."""
+        found = self._pattern.match(relative_to(self.base, uri))
+        return found["partition"] if found else None
 
 
 class TimePartitioning(Partitioning):

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shardmill.errors import AccessDeniedError, ChangedError, ConfigurationError, ConflictError, StorageError
-from shardmill.storage.objects import ObjectInfo
+from shardmill.storage.objects import FolderOf, ObjectInfo
+from shardmill.storage.uris import join_uri
 
 SCRATCH = ".shardmill-scratch"
 LOCK = ".shardmill-lock"
@@ -25,13 +26,13 @@ class LocalStore:
     excludes = True
     identity = "the user of this process"
 
-    def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]:
+    def list(self, folder: str, after: str | None = None, first_of: FolderOf | None = None) -> Iterator[ObjectInfo]:
         """See `Storage.list`. In the order of the names' bytes; our scratch directories and locks are left out.
 
         Symbolic links are followed. A link that leads nowhere is listed, so that it is missed when it is read and not
         lost silently. Raises StorageError for links that lead round in a circle.
         """
-        return _list(str(_path(folder)), os.fsencode(after or ""))
+        return _Listing(os.fsencode(after or ""), first_of).below(str(_path(folder)))
 
     def stat(self, uri: str) -> ObjectInfo | None:
         """See `Storage.stat`. Only a regular file is an object."""
@@ -202,38 +203,55 @@ def _info(uri: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(uri, status.st_size, version, status.st_mtime_ns / 1e9)
 
 
-def _list(directory: str, after: bytes) -> Iterator[ObjectInfo]:
+class _Listing:
+    """One walk over a tree, which reads no directory twice."""
+
+    def __init__(self, after: bytes, first_of: FolderOf | None) -> None:
+        self._after, self._first_of = after, first_of
+        self._done: str | None = None
+        """The folder whose first object has been given, with its slash."""
+
+    def below(self, directory: str) -> Iterator[ObjectInfo]:
+        for name in _names(directory):
+            uri = f"file://{directory.removesuffix('/')}/{name}"
+            if self._done and uri.startswith(self._done):
+                return
+            place = os.fsencode(uri)
+            if name.endswith("/"):
+                if place > self._after or self._after.startswith(place):
+                    yield from self.below(str(_path(uri[:-1])))
+            elif place > self._after:
+                status = _status(uri)
+                if status is not None and not _is_special(status.st_mode):
+                    yield _info(uri, status)
+                    folder = self._first_of(uri) if self._first_of else None
+                    self._done = folder and join_uri(folder, "")
+
+
+def _names(directory: str) -> list[str]:
+    """What is in a directory, in the order of the bytes; names of directories end with a slash.
+
+    So a directory sorts as its contents do: `a-b` and `a.c` come before what is in `a`, `a0` after it.
+    """
     try:
         with os.scandir(directory) as entries:
-            # A directory sorts as its contents do: `a-b` and `a.c` come before what is in `a`, `a0` after it.
-            names = sorted(
-                (f"{e.name}/" if e.is_dir() else e.name for e in entries if e.name not in (SCRATCH, LOCK)),
-                key=os.fsencode,
-            )
+            names = [f"{e.name}/" if e.is_dir() else e.name for e in entries if e.name not in (SCRATCH, LOCK)]
     except FileNotFoundError:
-        return
+        return []
     except OSError as error:
         raise StorageError(f"cannot list file://{directory}: {error.strerror}") from error
-    for name in names:
-        path = f"{directory.removesuffix('/')}/{name}"
-        place = os.fsencode(f"file://{path}")
-        if name.endswith("/"):
-            if place > after or after.startswith(place):
-                yield from _list(path[:-1], after)
-        elif place > after:
-            status = _status(path)
-            if status is not None and not _is_special(status.st_mode):
-                yield _info(f"file://{path}", status)
+    return sorted(names, key=os.fsencode)
 
 
-def _status(path: str) -> os.stat_result | None:
+def _status(uri: str) -> os.stat_result | None:
     """What stands there; None if it went between the listing and the look: it was never there for us."""
+    path = _path(uri)
     try:
-        return Path(path).stat()
+        return path.stat()
     except FileNotFoundError:
-        return Path(path).lstat() if Path(path).is_symlink() else None
+        return path.lstat() if path.is_symlink() else None
     except OSError as error:
-        raise StorageError(f"cannot look at file://{path}: {error.strerror}") from error
+        raise StorageError(f"cannot look at {uri}: {error.strerror}") from error
 
 
 def _is_special(mode: int) -> bool:

@@ -19,14 +19,17 @@ from shardmill.storage.block_reader import BLOCK_BYTES, BlockReader
 from shardmill.storage.connection import Connection
 from shardmill.storage.credentials import Credentials
 from shardmill.storage.object_names import PROBE, is_odd, is_probe, split_plain, split_uri
-from shardmill.storage.objects import ObjectInfo
+from shardmill.storage.objects import FolderOf, ObjectInfo
 from shardmill.storage.retries import is_past_the_end, is_refusal
+from shardmill.storage.uris import join_uri
 
 _log = logging.getLogger(__name__)
 
 UPLOAD_PART_BYTES = 8 << 20
 _PARTS_IN_FLIGHT = 4
 _BUFFER_BYTES = 1 << 20
+_LAST = "\U0010ffff"
+"""Comes after nearly every name: also where a server lists folder by folder, and what is in `a` before `a-b`."""
 
 
 class ObjectStore(Connection):
@@ -63,19 +66,28 @@ class ObjectStore(Connection):
 
     # The verbs.
 
-    def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]:
+    def list(self, folder: str, after: str | None = None, first_of: FolderOf | None = None) -> Iterator[ObjectInfo]:
         """See `Storage.list`. In the order of the names; a listing that breaks off goes on where it was."""
         bucket, name = split_uri(folder)
         prefix = f"{name}/" if name else ""
         last = split_uri(after)[1] if after else ""
+        seen, done = after, None  # the object with which the page before ended; the folder whose first was given
         ended = False
         while not ended:
             infos, ended = self._carry_out("list", folder, partial(self.page, bucket, prefix, last))
-            yield from (info for info in infos if not is_probe(info.uri))
+            for info in infos:
+                if is_probe(info.uri) or (done and info.uri.startswith(done)):
+                    continue
+                yield info
+                known = first_of(info.uri) if first_of else None
+                done = known and join_uri(known, "")
             if infos:
-                before, last = last, split_uri(infos[-1].uri)[1]
-                if last == before:
+                before, seen = seen, infos[-1].uri
+                if seen == before:
                     raise StorageError(f"cannot list {folder}: the server begins anew wherever it is told to go on")
+                last = split_uri(seen)[1]
+                if done and seen.startswith(done):
+                    last = max(last, f"{split_uri(done)[1]}{_LAST}")
 
     def stat(self, uri: str) -> ObjectInfo | None:
         """See `Storage.stat`."""

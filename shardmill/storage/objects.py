@@ -1,6 +1,10 @@
-"""What a listing says of an object."""
+"""What a listing says of an object, and which objects it may leave out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+FolderOf = Callable[[str], str | None]
+"""From an object's URI to a folder that it is in, however deep; None: it counts for itself."""
 
 
 @dataclass(frozen=True)

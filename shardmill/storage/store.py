@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from shardmill.storage.objects import ObjectInfo
+from shardmill.storage.objects import FolderOf, ObjectInfo
 
 
 class Store(Protocol):
@@ -17,7 +17,9 @@ class Store(Protocol):
     def excludes(self) -> bool:
         """Whether `exclusive` keeps others out."""
 
-    def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]: ...  # noqa: D102
+    def list(  # noqa: D102
+        self, folder: str, after: str | None = None, first_of: FolderOf | None = None
+    ) -> Iterator[ObjectInfo]: ...
     def stat(self, uri: str) -> ObjectInfo | None: ...  # noqa: D102
     def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]: ...  # noqa: D102
     def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]: ...  # noqa: D102
