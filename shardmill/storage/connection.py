@@ -41,8 +41,12 @@ class Connection(ABC):
     def authenticate(self) -> None:
         """Have credentials that last for the next request.
 
-        What is wrong with them shows here, in our own words, and not inside obstore, which asks for them later. Raises
-        ConfigurationError, AccessDeniedError, and ConnectionError where another try may help.
+        What is wrong with them shows here, in our own words, and not inside obstore, which asks for them later.
+
+        Raises:
+            ConfigurationError: There are none, or they do not work.
+            AccessDeniedError: They are refused.
+            ConnectionError: Another try may help.
         """
 
     @abstractmethod

@@ -9,6 +9,8 @@ from functools import cached_property
 from typing import Any, ClassVar
 from urllib.parse import quote
 
+from typing_extensions import override
+
 from shardmill.errors import StorageError
 from shardmill.storage.credentials import GCSCredentials
 from shardmill.storage.gcs_credentials import CloudSession, Tokens, for_google, no_token
@@ -38,13 +40,13 @@ class GCSStore(ObjectStore):
         self._tokens = Tokens(credentials)
         self._cloud = CloudSession(credentials)
 
+    @override
     @property
     def identity(self) -> str:
-        """See `ObjectStore`."""
         return self._tokens.identity
 
+    @override
     def connect(self, bucket: str, options: dict[str, Any]) -> Any:
-        """See `ObjectStore`."""
         from obstore.store import GCSStore as Client
 
         given = self._given
@@ -59,13 +61,13 @@ class GCSStore(ObjectStore):
         provider = no_token if given.anonymous else self._tokens
         return Client(bucket, config=config, credential_provider=provider, **options)
 
+    @override
     def authenticate(self) -> None:
-        """See `ObjectStore`."""
         if not self._given.anonymous:
             self._tokens()
 
+    @override
     def forget(self) -> None:
-        """See `ObjectStore`."""
         self._tokens.forget()
 
     def are_short_lived(self) -> bool:
@@ -76,8 +78,9 @@ class GCSStore(ObjectStore):
         """The generation."""
         return str(meta["version"])
 
+    @override
     def update_mode(self, version: str) -> Any:
-        """See `ObjectStore`: x-goog-if-generation-match."""
+        """By `x-goog-if-generation-match`."""
         return {"version": version}
 
     def page(self, bucket: str, prefix: str, after: str) -> tuple[list[ObjectInfo], bool]:

@@ -60,7 +60,13 @@ class Tokens:
         self._lock = threading.Lock()
 
     def __call__(self) -> Any:
-        """An obstore `GCSCredential`. Raises ConfigurationError, AccessDeniedError, ConnectionError."""
+        """An obstore `GCSCredential`.
+
+        Raises:
+            ConfigurationError: There are no credentials, or they do not work.
+            AccessDeniedError: They are refused.
+            ConnectionError: Another try may help.
+        """
         from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
         from google.auth.transport.requests import Request
 

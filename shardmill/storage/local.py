@@ -12,30 +12,38 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from typing_extensions import override
+
 from shardmill.errors import AccessDeniedError, ChangedError, ConfigurationError, ConflictError, StorageError
 from shardmill.storage.objects import FolderOf, ObjectInfo
+from shardmill.storage.store import Store
 from shardmill.storage.uris import join_uri
 
 SCRATCH = ".shardmill-scratch"
 LOCK = ".shardmill-lock"
 
 
-class LocalStore:
+class LocalStore(Store):
     """A `Store` over `file://` URIs on a POSIX file system."""
 
     excludes = True
     identity = "the user of this process"
 
+    @override
     def list(self, folder: str, after: str | None = None, first_of: FolderOf | None = None) -> Iterator[ObjectInfo]:
-        """See `Storage.list`. In the order of the names' bytes; our scratch directories and locks are left out.
+        """In the order of the names' bytes; our scratch directories and locks are left out.
 
         Symbolic links are followed. A link that leads nowhere is listed, so that it is missed when it is read and not
-        lost silently. Raises StorageError for links that lead round in a circle.
+        lost silently.
+
+        Raises:
+            StorageError: A folder cannot be read, or links lead round in a circle.
         """
         return _Listing(os.fsencode(after or ""), first_of).below(str(_path(folder)))
 
+    @override
     def stat(self, uri: str) -> ObjectInfo | None:
-        """See `Storage.stat`. Only a regular file is an object."""
+        """Only a regular file is an object."""
         try:
             status = _path(uri).stat()
         except OSError as error:
@@ -44,8 +52,8 @@ class LocalStore:
             raise StorageError(f"cannot look at {uri}: {error.strerror}") from error
         return _info(uri, status) if stat.S_ISREG(status.st_mode) else None
 
+    @override
     def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]:
-        """See `Storage.open`."""
         try:
             stream = _path(uri).open("rb")
         except OSError as error:
@@ -54,8 +62,8 @@ class LocalStore:
             raise StorageError(f"cannot read {uri}: {error.strerror}") from error
         return stream, _info(uri, os.fstat(stream.fileno()))
 
+    @override
     def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]:
-        """See `Storage.read_version`."""
         stream, info = self.open(uri)
         try:
             with stream:
@@ -67,15 +75,16 @@ class LocalStore:
             raise ChangedError(f"{uri} was written to while it was read: {info.size} bytes were {len(data)} at the end")
         return data, info
 
+    @override
     def read_range(self, uri: str, offset: int, length: int) -> bytes:
-        """See `Storage.read_range`."""
         stream, _ = self.open(uri)
         with stream:
             stream.seek(offset)
             return stream.read(length)
 
+    @override
     def publish(self, file: Path, uri: str) -> None:
-        """See `Storage.publish`. The bytes are on the disk before the name is."""
+        """The bytes are on the disk before the name is."""
         target = _path(uri)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,8 +94,9 @@ class LocalStore:
         except OSError as error:
             raise StorageError(f"cannot write {uri}: {error.strerror}") from error
 
+    @override
     def replace(self, uri: str, data: bytes, expected: str | None) -> str:
-        """See `Storage.replace`. A new version is greater than all before it."""
+        """A new version is greater than all before it."""
         target = _path(uri)
         with _named(f"cannot write {uri}"):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -101,8 +111,8 @@ class LocalStore:
                 self.publish(file, uri)
                 return _info(uri, target.stat()).version
 
+    @override
     def copy(self, source: str, target: str) -> None:
-        """See `Storage.copy`."""
         with self.scratch(source.rpartition("/")[0]) as scratch:
             try:
                 shutil.copyfile(_path(source), scratch / "copy")
@@ -112,8 +122,9 @@ class LocalStore:
                 raise StorageError(f"cannot copy {source} to {target}: {error.strerror}") from error
             self.publish(scratch / "copy", target)
 
+    @override
     def move(self, source: str, target: str) -> None:
-        """See `Storage.move`. A rename: both have to be on one file system."""
+        """A rename: both have to be on one file system."""
         file, place = _path(source), _path(target)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -124,18 +135,19 @@ class LocalStore:
         except OSError as error:
             raise StorageError(f"cannot move {source} to {target}: {error.strerror}") from error
 
+    @override
     def delete(self, uri: str) -> None:
-        """See `Storage.delete`."""
         with _named(f"cannot delete {uri}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             _path(uri).unlink()
 
+    @override
     def check_writable(self, folder: str) -> None:
-        """See `Storage.check_writable`."""
         with self.scratch(folder):
             pass
 
+    @override
     def check_movable(self, source: str, target: str) -> None:
-        """See `Storage.check_movable`. Makes both folders; a rename stays within one file system."""
+        """Makes both folders; a rename stays within one file system."""
         devices = []
         for folder in (_path(source), _path(target)):
             with _named(f"cannot make file://{folder}"):
@@ -153,15 +165,16 @@ class LocalStore:
         """Yes: a lock decides."""
         return True
 
+    @override
     def filesystem(self) -> Any:
-        """See `Storage.filesystem`."""
         import fsspec
 
         return fsspec.filesystem("file")
 
+    @override
     @contextmanager
     def scratch(self, folder: str) -> Iterator[Path]:
-        """See `Storage.scratch`. It lies on the same file system, so that publishing is a rename."""
+        """It lies on the same file system, so that publishing is a rename."""
         with _named(f"cannot write below {folder}"):
             directory, lock = _held_directory(_path(folder) / SCRATCH)
         try:
@@ -170,8 +183,8 @@ class LocalStore:
             shutil.rmtree(directory, ignore_errors=True)
             os.close(lock)
 
+    @override
     def sweep(self, folder: str) -> None:
-        """See `Storage.sweep`."""
         with _named(f"cannot sweep {folder}"):
             for directory, names, _ in os.walk(_path(folder)):
                 if SCRATCH in names:
@@ -180,9 +193,9 @@ class LocalStore:
                     with _locked(parent):
                         _sweep(parent)
 
+    @override
     @contextmanager
     def exclusive(self, folder: str) -> Iterator[None]:
-        """See `Storage.exclusive`."""
         path = _path(folder)
         with contextlib.ExitStack() as held:
             with _named(f"cannot lock {folder}"):

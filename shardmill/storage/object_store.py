@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from typing_extensions import override
+
 from shardmill.errors import AccessDeniedError, ChangedError, ConflictError, ShardmillError, StorageError
 from shardmill.storage.block_reader import BLOCK_BYTES, BlockReader
 from shardmill.storage.connection import Connection
@@ -21,6 +23,7 @@ from shardmill.storage.credentials import Credentials
 from shardmill.storage.object_names import PROBE, is_odd, is_probe, split_plain, split_uri
 from shardmill.storage.objects import FolderOf, ObjectInfo
 from shardmill.storage.retries import is_past_the_end, is_refusal
+from shardmill.storage.store import Store
 from shardmill.storage.uris import join_uri
 
 _log = logging.getLogger(__name__)
@@ -32,7 +35,7 @@ _LAST = "\U0010ffff"
 """Comes after nearly every name: also where a server lists folder by folder, and what is in `a` before `a-b`."""
 
 
-class ObjectStore(Connection):
+class ObjectStore(Connection, Store):
     """A `Store` over buckets; one a process for each set of credentials."""
 
     excludes = False
@@ -58,7 +61,11 @@ class ObjectStore(Connection):
 
     @abstractmethod
     def read_odd(self, bucket: str, name: str) -> tuple[bytes, ObjectInfo]:
-        """An object whose name obstore cannot express. Raises FileNotFoundError."""
+        """An object whose name obstore cannot express.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
 
     @abstractmethod
     def filesystem(self) -> Any:
@@ -66,8 +73,9 @@ class ObjectStore(Connection):
 
     # The verbs.
 
+    @override
     def list(self, folder: str, after: str | None = None, first_of: FolderOf | None = None) -> Iterator[ObjectInfo]:
-        """See `Storage.list`. In the order of the names; a listing that breaks off goes on where it was."""
+        """In the order of the names; a listing that breaks off goes on where it was."""
         bucket, name = split_uri(folder)
         prefix = f"{name}/" if name else ""
         last = split_uri(after)[1] if after else ""
@@ -89,8 +97,8 @@ class ObjectStore(Connection):
                 if done and seen.startswith(done):
                     last = max(last, f"{split_uri(done)[1]}{_LAST}")
 
+    @override
     def stat(self, uri: str) -> ObjectInfo | None:
-        """See `Storage.stat`."""
         bucket, name = split_uri(uri)
         try:
             if is_odd(name):
@@ -99,8 +107,9 @@ class ObjectStore(Connection):
         except FileNotFoundError:
             return None
 
+    @override
     def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]:
-        """See `Storage.open`. Reads ahead in parallel, and only the version that stood at the beginning."""
+        """Reads ahead in parallel, and only the version that stood at the beginning."""
         bucket, name = split_uri(uri)
         if is_odd(name):
             data, info = self.read_version(uri)
@@ -113,8 +122,9 @@ class ObjectStore(Connection):
 
         return cast(BinaryIO, io.BufferedReader(BlockReader(fetch, info.size), _BUFFER_BYTES)), info
 
+    @override
     def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]:
-        """See `Storage.read_version`. One request, but for large objects: those are read as by `open`."""
+        """One request, but for large objects: those are read as by `open`."""
         return self._read_version(uri)
 
     def _read_version(self, uri: str, deadline_seconds: float | None = None) -> tuple[bytes, ObjectInfo]:
@@ -139,15 +149,16 @@ class ObjectStore(Connection):
             with stream:
                 return stream.read(), info
 
+    @override
     def read_range(self, uri: str, offset: int, length: int) -> bytes:
-        """See `Storage.read_range`."""
         bucket, name = split_uri(uri)
         if is_odd(name):
             return self.read_version(uri)[0][offset : offset + length]
         return bytes(self._carry_out("read", uri, lambda: self._range(bucket, name, offset, offset + length, None)))
 
+    @override
     def publish(self, file: Path, uri: str) -> None:
-        """See `Storage.publish`. One put, or a multipart upload that is completed at the end."""
+        """One put, or a multipart upload that is completed at the end."""
         import obstore
 
         bucket, name = split_plain(uri)
@@ -161,8 +172,9 @@ class ObjectStore(Connection):
         self._carry_out("write", uri, put, self.credentials.deadline_seconds / (2 if large else 1))
         file.unlink()
 
+    @override
     def replace(self, uri: str, data: bytes, expected: str | None) -> str:
-        """See `Storage.replace`. The store's own precondition decides between writers."""
+        """The store's own precondition decides between writers."""
         import obstore
         import obstore.exceptions as failures
 
@@ -199,8 +211,9 @@ class ObjectStore(Connection):
             return None
         return info.version if present == data else None
 
+    @override
     def copy(self, source: str, target: str) -> None:
-        """See `Storage.copy`. The bytes do not pass through here."""
+        """The bytes do not pass through here."""
         import obstore
 
         (bucket, name), (other, place) = split_plain(source), split_plain(target)
@@ -208,21 +221,22 @@ class ObjectStore(Connection):
             raise StorageError(f"cannot copy {source} to {target}: they are in different buckets")
         self._carry_out("copy", source, lambda: obstore.copy(self._client(bucket), name, place))
 
+    @override
     def move(self, source: str, target: str) -> None:
-        """See `Storage.move`. A copy and a removal."""
+        """A copy and a removal."""
         self.copy(source, target)
         self.delete(source)
 
+    @override
     def delete(self, uri: str) -> None:
-        """See `Storage.delete`."""
         import obstore
 
         bucket, name = split_plain(uri)
         with contextlib.suppress(FileNotFoundError):
             self._carry_out("delete", uri, lambda: obstore.delete(self._client(bucket), name))
 
+    @override
     def check_writable(self, folder: str) -> None:
-        """See `Storage.check_writable`."""
         bucket = split_uri(folder)[0]
         if not self.honours_preconditions(folder) and bucket not in self._warned:
             self._warned.add(bucket)
@@ -233,8 +247,9 @@ class ObjectStore(Connection):
                 bucket,
             )
 
+    @override
     def check_movable(self, source: str, target: str) -> None:
-        """See `Storage.check_movable`. What may be written may be copied."""
+        """What may be written may be copied."""
 
     def honours_preconditions(self, folder: str) -> bool:
         """Whether of two writers that create one object the second is refused."""
@@ -258,15 +273,18 @@ class ObjectStore(Connection):
             self.delete(uri)
         return False
 
-    def scratch(self, folder: str) -> AbstractContextManager[Path]:  # noqa: ARG002
-        """See `Storage.scratch`. A directory for temporary files; what a killed process left there is the system's."""
+    @override
+    def scratch(self, folder: str) -> AbstractContextManager[Path]:
+        """A directory for temporary files; what a killed process left there is the system's."""
         return _temporary_directory()
 
+    @override
     def sweep(self, folder: str) -> None:
-        """See `Storage.sweep`. Scratch space is the system's, which cleans it."""
+        """Scratch space is the system's, which cleans it."""
 
-    def exclusive(self, folder: str) -> AbstractContextManager[None]:  # noqa: ARG002
-        """See `Storage.exclusive`. An object store has no locks: nobody is kept out."""
+    @override
+    def exclusive(self, folder: str) -> AbstractContextManager[None]:
+        """An object store has no locks: nobody is kept out."""
         return contextlib.nullcontext()
 
     # How.

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
+from typing_extensions import override
+
 from shardmill.errors import ConfigurationError
 from shardmill.storage.credentials import GCSCredentials, S3Credentials
 from shardmill.storage.object_names import is_odd
@@ -38,13 +40,13 @@ class S3Store(ObjectStore):
         self._provider = S3Provider(credentials)
         self._boto3_client: tuple[Any, Any] | None = None
 
+    @override
     @property
     def identity(self) -> str:
-        """See `ObjectStore`."""
         return self._provider.identity
 
+    @override
     def connect(self, bucket: str, options: dict[str, Any]) -> Any:
-        """See `ObjectStore`."""
         from obstore.store import S3Store as Client
 
         given = self._given
@@ -65,13 +67,13 @@ class S3Store(ObjectStore):
             return Client(bucket, config=config, **options)
         return Client(bucket, config=config, credential_provider=self._provider, **options)
 
+    @override
     def authenticate(self) -> None:
-        """See `ObjectStore`."""
         if not self._given.anonymous:
             self._provider()
 
+    @override
     def forget(self) -> None:
-        """See `ObjectStore`."""
         self._provider.forget()
 
     def are_short_lived(self) -> bool:
@@ -82,8 +84,9 @@ class S3Store(ObjectStore):
         """The ETag, without the quotes that some answers lack."""
         return str(meta["e_tag"]).strip('"')
 
+    @override
     def update_mode(self, version: str) -> Any:
-        """See `ObjectStore`: If-Match."""
+        """By `If-Match`."""
         return {"e_tag": f'"{version}"'}
 
     def page(self, bucket: str, prefix: str, after: str) -> tuple[list[ObjectInfo], bool]:

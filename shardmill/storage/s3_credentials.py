@@ -36,7 +36,13 @@ class S3Provider:
         self._lock = threading.RLock()
 
     def __call__(self) -> Any:
-        """An obstore `S3Credential`. Raises ConfigurationError, AccessDeniedError, ConnectionError."""
+        """An obstore `S3Credential`.
+
+        Raises:
+            ConfigurationError: There are no credentials, or they do not work.
+            AccessDeniedError: They are refused.
+            ConnectionError: Another try may help.
+        """
         with self._lock:
             if not self._given.role_arn:
                 return self._own()

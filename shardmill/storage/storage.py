@@ -18,8 +18,12 @@ from shardmill.storage.stores import store_of
 class Storage:
     """The verbs over URIs. Picklable; opens nothing until it is used, in the process that uses it.
 
-    Raises, in every verb, StorageError for what a store cannot do, AccessDeniedError for what it refuses, and
-    ConfigurationError for credentials that are none. What can be tried again has been, up to a deadline.
+    What can be tried again has been, up to a deadline, before a verb raises.
+
+    Raises:
+        StorageError: In every verb: a store cannot do it.
+        AccessDeniedError: In every verb: a store refuses.
+        ConfigurationError: In every verb: the credentials are none.
     """
 
     credentials: tuple[Credentials, ...] = ()
@@ -44,19 +48,35 @@ class Storage:
         return self.store(uri).stat(uri)
 
     def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]:
-        """A seekable stream over the object, and the version that it reads. Raises FileNotFoundError."""
+        """A seekable stream over the object, and the version that it reads.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         return self.store(uri).open(uri)
 
     def read(self, uri: str) -> bytes:
-        """The object's bytes. Raises FileNotFoundError."""
+        """The object's bytes.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         return self.read_version(uri)[0]
 
     def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]:
-        """The object's bytes and the version that they are. Raises FileNotFoundError."""
+        """The object's bytes and the version that they are.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         return self.store(uri).read_version(uri)
 
     def read_range(self, uri: str, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`, fewer only where the object ends. Raises FileNotFoundError."""
+        """`length` bytes from `offset`, fewer only where the object ends.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         return self.store(uri).read_range(uri, offset, length)
 
     def publish(self, file: Path, uri: str) -> None:
@@ -66,22 +86,30 @@ class Storage:
     def replace(self, uri: str, data: bytes, expected: str | None) -> str:
         """Replace a small object whole, if its version is still `expected` (None: it does not exist yet).
 
-        Returns the new version. Raises ConflictError if another writer was first; nothing is changed then.
+        Returns the new version.
+
+        Raises:
+            ConflictError: Another writer was first; nothing is changed.
         """
         return self.store(uri).replace(uri, data, expected)
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object within its store, whole or not at all, over whatever stood at `target`.
 
-        The server of an object store copies. Raises FileNotFoundError if there is no such object.
+        The server of an object store copies.
+
+        Raises:
+            FileNotFoundError: There is no such object.
         """
         self.store(source).copy(source, target)
 
     def move(self, source: str, target: str) -> None:
         """Move an object within its store, whole or not at all, over whatever stood at `target`.
 
-        Its time is then that of the move. A move that breaks off may leave the object in both places. Raises
-        FileNotFoundError if it is not there.
+        Its time is then that of the move. A move that breaks off may leave the object in both places.
+
+        Raises:
+            FileNotFoundError: It is not there.
         """
         self.store(source).move(source, target)
 
@@ -90,11 +118,11 @@ class Storage:
         self.store(uri).delete(uri)
 
     def check_writable(self, folder: str) -> None:
-        """Raises, before any work is done for nothing, what writing and deleting below `folder` would raise."""
+        """Raise, before any work is done for nothing, what writing and deleting below `folder` would raise."""
         self.store(folder).check_writable(folder)
 
     def check_movable(self, source: str, target: str) -> None:
-        """Raises, before any work is done for nothing, what moving from one folder to the other would raise."""
+        """Raise, before any work is done for nothing, what moving from one folder to the other would raise."""
         self.store(target).check_movable(source, target)
 
     def scratch(self, folder: str) -> AbstractContextManager[Path]:
@@ -110,7 +138,7 @@ class Storage:
         self.store(folder).sweep(folder)
 
     def exclusive(self, folder: str) -> AbstractContextManager[None]:
-        """Keeps other writers' exclusive sections over the same folder out, where the store can do that."""
+        """Keep other writers' exclusive sections over the same folder out, where the store can do that."""
         return self.store(folder).exclusive(folder)
 
     def excludes(self, folder: str) -> bool:

@@ -20,7 +20,11 @@ def available_runtimes() -> list[str]:
 
 
 def choose_runtime(spec: EmbedderSpec) -> str:
-    """The name of the runtime that `spec` gets here. Raises ConfigurationError if what it asks for is not to be had."""
+    """The name of the runtime that `spec` gets here.
+
+    Raises:
+        ConfigurationError: What it asks for is not to be had.
+    """
     available = available_runtimes()
     name = available[0] if spec.runtime == "auto" else spec.runtime
     if name not in available:
