@@ -1,6 +1,6 @@
 """Images a second of each step towards a vector, and of all steps overlapped.
 
-    python benchmarks/embedding.py FOLDER [--rounds 5] [--threads 2]
+    python -m benchmarks.embedding FOLDER [--rounds 5] [--threads 2]
 
 Steps take turns within a round, so that a noisy neighbour disturbs all alike; medians over the rounds.
 """
@@ -9,7 +9,7 @@ import argparse
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -17,17 +17,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shardmill.embedders.protocol import load_embedder
-from shardmill.embedders.runtimes import Runtime, available_runtimes, build_runtime
-from shardmill.embedders.runtimes.images import usable_cores
-from shardmill.embedders.spec import EmbedderSpec
+from shardmill.concurrency import usable_cores
+from shardmill.embedders import EmbedderSpec, Runtime, available_runtimes, build_runtime, load_embedder
 from shardmill.images.decode import decode_image
 from shardmill.samples import image_format
 
 Image = NDArray[np.uint8]
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Print medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -35,7 +33,9 @@ def main() -> None:
     parser.add_argument("--weights")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=usable_cores())
-    arguments = parser.parse_args()
+    parser.add_argument("--runtimes", nargs="+", default=available_runtimes())
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    arguments = parser.parse_args(given)
 
     import torch
 
@@ -64,8 +64,8 @@ def main() -> None:
         "preprocess": lambda: list(pool.map(embedder.preprocess, decoded)),
     }
     runtimes: list[Runtime] = []
-    for name in available_runtimes():
-        for precision in ("float32", "bfloat16"):
+    for name in arguments.runtimes:
+        for precision in arguments.precisions:
             chosen = EmbedderSpec.model_validate({"runtime": name, "precision": precision})
             started = time.perf_counter()
             runtime = build_runtime(embedder, chosen, arguments.threads)

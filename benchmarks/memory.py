@@ -1,6 +1,6 @@
 """Peak memory of packing, transforming and embedding partitions of different sizes, each in a process of its own.
 
-    python benchmarks/memory.py [--sizes 500 5000] [--max-samples 1000] [--workers 2] [--folder /tmp]
+    python -m benchmarks.memory [--sizes 500 5000] [--max-samples 1000] [--workers 2] [--folder /tmp]
 
 The images are the demo's photographs, about 100 KB each, under many names (hard links). The last column compares with
 the smallest partition: it should stay near 1, whatever the size.
@@ -12,30 +12,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
-from shardmill import chain, graph
-from shardmill.dataset import Dataset, DatasetSpec
+from benchmarks.library import STAGES, declared, made_before, make
 from shardmill.demo import make_demo_dataset
-from shardmill.engines import LocalEngine
-
-STAGES: dict[str, str] = {
-    "pack": "webdataset_shards",
-    "transform": "transformed_shards",
-    "embed": "embeddings",
-}
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Print a line a stage and size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[500, 5000])
     parser.add_argument("--max-samples", type=int, default=1000, help="of a shard")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where to work; needs 250 KB an image")
-    parser.add_argument("--stage", choices=["list", *STAGES], help=argparse.SUPPRESS)  # what a child process runs
-    arguments = parser.parse_args()
+    parser.add_argument("--stage", choices=list(STAGES), help=argparse.SUPPRESS)  # what a child process runs
+    arguments = parser.parse_args(given)
     if arguments.stage is not None:
         measure(arguments.folder, arguments.stage, arguments.max_samples, arguments.workers)
         return
@@ -47,9 +40,9 @@ def main() -> None:
         for size in sorted(arguments.sizes):
             folder = base / str(size)
             link_photographs(base / "demo", folder / "raw", size)
-            for stage in ("list", *STAGES):
+            for stage in STAGES:
                 options = ["--stage", stage, "--folder", str(folder), "--max-samples", str(arguments.max_samples)]
-                command = [sys.executable, __file__, *options, "--workers", str(arguments.workers)]
+                command = [sys.executable, "-m", "benchmarks.memory", *options, "--workers", str(arguments.workers)]
                 output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                 if stage == "list":
                     continue
@@ -73,30 +66,25 @@ def link_photographs(demo: Path, folder: Path, count: int) -> None:
 
 def measure(folder: Path, stage: str, max_samples: int, workers: int) -> None:
     """Run one stage here, and print: samples, shards, seconds, peak resident memory in MiB."""
-    dataset = Dataset(
-        DatasetSpec.model_validate(
-            {
-                "name": "memory",
-                "root": str(folder),
-                "source": {"uri": str(folder / "raw")},
-                "partitions": ["p"],
-                "shards": {"max_samples": max_samples},
-                "transform": {
-                    "masks": ["mask.png"],
-                    "operations": [
-                        {"operation": "RandomResizedCrop", "arguments": {"size": 224}},
-                        {"operation": "RandomHorizontalFlip"},
-                    ],
-                },
-            }
-        )
+    dataset = declared(
+        {
+            "name": "memory",
+            "root": str(folder),
+            "source": {"uri": str(folder / "raw")},
+            "partitions": ["p"],
+            "shards": {"max_samples": max_samples},
+            "transform": {
+                "masks": ["mask.png"],
+                "operations": [
+                    {"operation": "RandomResizedCrop", "arguments": {"size": 224}},
+                    {"operation": "RandomHorizontalFlip"},
+                ],
+            },
+        }
     )
-    asset: str = STAGES.get(stage, "raw_images")
-    assets = list(STAGES.values())
-    before: str = "raw_images" if asset not in assets[1:] else assets[assets.index(asset) - 1]
-    upstream = None if asset == "raw_images" else dataset.stored(before, "p")
+    upstream = made_before(dataset, stage, "p")
     started = time.perf_counter()
-    made = graph.write(dataset, asset, "p", chain.plan(dataset, asset, "p", upstream), LocalEngine(workers))
+    made = make(dataset, stage, "p", upstream, workers)
     seconds = time.perf_counter() - started
     # Not `getrusage`: its maximum is that of the process that started this one, if that was larger.
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]

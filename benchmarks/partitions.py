@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,12 @@ telemetry: {enabled: false}
 """
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--partitions", type=int, nargs="+", default=[2_500, 10_000])
     parser.add_argument("--backfill", type=int, default=1_000)
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     with PostgresServer() as postgres:
         for count in options.partitions:
             with tempfile.TemporaryDirectory() as folder, Deployment(Path(folder), postgres, count) as deployment:

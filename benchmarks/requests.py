@@ -1,6 +1,6 @@
 """Requests and bytes that the format costs: a first run, a run with nothing to do, an update, on each kind of store.
 
-    python -m benchmarks.requests [--samples 256] [--max-samples 16]
+    python -m benchmarks.requests [--stores local gcs s3] [--samples 256] [--max-samples 16]
 
 The source is local, so that only what is stored is counted: on buckets by a proxy in front of the server, on a local
 disk as calls of the storage's verbs. Figures are for list, pack, transform and embed together.
@@ -11,7 +11,7 @@ import io
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shardmill import graph
-from shardmill.dataset import Dataset, DatasetSpec
-from shardmill.engines import LocalEngine
+from benchmarks.library import declared, make_all
 from shardmill.storage import GCSCredentials, S3Credentials, Storage
 from tests.servers import GCSServer, S3Server
 from tests.servers.faults import FaultProxy
@@ -30,14 +28,16 @@ VERBS = ("list", "stat", "open", "read_version", "read_range", "publish", "repla
 Count = Callable[[], Counter[str]]
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    stores = {"local": local, "gcs": gcs, "s3": s3}
+    parser.add_argument("--stores", nargs="+", choices=list(stores), default=list(stores))
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--max-samples", type=int, default=16)
-    arguments = parser.parse_args()
-    for name, store in (("local", local), ("GCS", gcs), ("S3", s3)):
-        with tempfile.TemporaryDirectory() as folder, store(Path(folder)) as (root, storage, count):
+    arguments = parser.parse_args(given)
+    for name in arguments.stores:
+        with tempfile.TemporaryDirectory() as folder, stores[name](Path(folder)) as (root, storage, count):
             measure(name, Path(folder) / "raw", root, storage, count, arguments.samples, arguments.max_samples)
 
 
@@ -54,16 +54,14 @@ def measure(name: str, raw: Path, root: str, storage: Storage, count: Count, sam
         "shards": {"max_samples": max_samples},
         "transform": {"operations": [{"operation": "CenterCrop", "arguments": {"size": 128}}]},
     }
-    dataset = Dataset(DatasetSpec.model_validate(spec), storage)
+    dataset = declared(spec, storage)
     for run in ("first run", "nothing to do", "one image added"):
         if run == "one image added":
             write_photograph(raw / "one.jpg", 10**6)
         before = count()
         made = total = 0
-        for asset, shards in graph.run(dataset, "p", LocalEngine(1)):
+        for shards in make_all(dataset, "p", workers=1):
             made, total = made + shards.made, total + len(shards.commit.shards)
-            if asset == "embeddings":
-                break
         used = count() - before
         up, down = (used.pop(f"bytes {way}", 0) for way in ("up", "down"))
         each = sum(used.values()) / max(made, 1)
@@ -91,15 +89,14 @@ def local(folder: Path) -> Iterator[tuple[str, Storage, Count]]:
         pass
 
     def counted(verb: str) -> Any:
-        def call(self: Storage, uri: str, *arguments: Any) -> Any:
+        def call(self: Storage, uri: str, *arguments: Any, **options: Any) -> Any:
             counts[verb] += "/root/" in f"{uri} {arguments}"
-            return getattr(Storage, verb)(self, uri, *arguments)
+            return getattr(Storage, verb)(self, uri, *arguments, **options)
 
         return call
 
     for verb in VERBS:
-        if hasattr(Storage, verb):
-            setattr(Counting, verb, counted(verb))
+        setattr(Counting, verb, counted(verb))
     yield str(folder / "root"), Counting(), lambda: Counter(counts)
 
 

@@ -1,6 +1,6 @@
 """Images a second of each stage over a folder of samples, beside what people write by hand.
 
-    python benchmarks/stages.py FOLDER [--rounds 5] [--workers 2]
+    python -m benchmarks.stages FOLDER [--rounds 5] [--workers 2]
 
 FOLDER is searched deep; samples need a `jpg`, and what else they have is packed too. Stages and their peers take turns
 within a round, so that a noisy neighbour disturbs all alike; medians over the rounds. The first round, in which models
@@ -14,33 +14,26 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from shardmill import chain, graph
-from shardmill.dataset import Dataset, DatasetSpec
-from shardmill.engines import LocalEngine
+from benchmarks.library import STAGES, Dataset, declared, make
 from shardmill.shards.reader import ShardSet
 from shardmill.torchvision_compat import import_torchvision
 
 SIZE = 224
-STAGES: dict[str, str] = {
-    "list": "raw_images",
-    "pack": "webdataset_shards",
-    "transform": "transformed_shards",
-    "embed": "embeddings",
-}
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, help="threads in all; default: one a core")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
 
     import torch
 
@@ -85,19 +78,19 @@ def a_round(source: Path, names: list[Path], base: Path, workers: int | None) ->
         count = work()
         taken.append((name, count, time.perf_counter() - started))
 
-    for engine, suffix in ((LocalEngine(workers), ""), (LocalEngine(1), ", one thread")):
-        dataset = declared(source, base / f"root{suffix}")
+    for threads, suffix in ((workers, ""), (1, ", one thread")):
+        dataset = declared(spec_of(source, base / f"root{suffix}"))
         upstream: ShardSet | None = None
-        for stage, asset in STAGES.items():
+        for stage in STAGES:
             if suffix and stage == "embed":
                 break
 
-            def make(asset: str = asset, dataset: Dataset = dataset, engine: LocalEngine = engine) -> int:
+            def run(stage: str = stage, dataset: Dataset = dataset, threads: int | None = threads) -> int:
                 nonlocal upstream
-                upstream = graph.write(dataset, asset, "p", chain.plan(dataset, asset, "p", upstream), engine)
+                upstream = make(dataset, stage, "p", upstream, threads)
                 return upstream.commit.total_samples_in
 
-            timed(stage + suffix, make)
+            timed(stage + suffix, run)
             if stage == "pack":
                 assert upstream is not None
                 shards = upstream.urls
@@ -107,24 +100,17 @@ def a_round(source: Path, names: list[Path], base: Path, workers: int | None) ->
     return taken
 
 
-def declared(source: Path, root: Path) -> Dataset:
+def spec_of(source: Path, root: Path) -> dict[str, Any]:
     """The dataset that is measured: packed, centre-cropped with its masks, embedded by the default model."""
     masks = sorted({file.name.partition(".")[2] for file in source.rglob("*.mask.png")})
-    return Dataset(
-        DatasetSpec.model_validate(
-            {
-                "name": "stages",
-                "root": str(root),
-                "source": {"uri": str(source)},
-                "partitions": ["p"],
-                "transform": {
-                    "masks": masks,
-                    "operations": [{"operation": "CenterCrop", "arguments": {"size": SIZE}}],
-                },
-                "max_reject_ratio": 0.1,
-            }
-        )
-    )
+    return {
+        "name": "stages",
+        "root": str(root),
+        "source": {"uri": str(source)},
+        "partitions": ["p"],
+        "transform": {"masks": masks, "operations": [{"operation": "CenterCrop", "arguments": {"size": SIZE}}]},
+        "max_reject_ratio": 0.1,
+    }
 
 
 def pack_peer(names: list[Path], target: Path, *, decode: bool) -> int:

@@ -1,6 +1,6 @@
 """Reading from and writing to GCS and S3 on loopback: ours beside what people use, in turns within a round.
 
-    python benchmarks/storage.py [--stores gcs s3] [--objects 2000] [--large 10] [--rounds 3]
+    python -m benchmarks.storage [--stores gcs s3] [--objects 2000] [--large 10] [--rounds 3]
 
 Small objects are 110 kB, large ones 100 MB. Wall time, and CPU time of the client's process alone. The servers are
 those of the tests; GCS is read without the gate that checks tokens (it is Python, and would be what is measured) and
@@ -15,10 +15,11 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -71,30 +72,30 @@ class Bench:
 
         return sum(bounded_map(put, names, REQUESTS_AT_ONCE))
 
-    def add_fsspec(self, label: str, filesystem: object, writing: object) -> None:
+    def add_fsspec(self, label: str, filesystem: Any, writing: Any) -> None:
         """The loops that people write over a file system, and its bulk call."""
         fs, up = filesystem, writing
 
         def loop(names: list[str]) -> int:
             total = 0
             for name in names:
-                with fs.open(f"{BUCKET}/{name}", "rb") as file:  # type: ignore[attr-defined]
+                with fs.open(f"{BUCKET}/{name}", "rb") as file:
                     total += len(file.read())
             return total
 
         def stream(names: list[str]) -> int:
             total = 0
             for name in names:
-                with fs.open(f"{BUCKET}/{name}", "rb") as file:  # type: ignore[attr-defined]
+                with fs.open(f"{BUCKET}/{name}", "rb") as file:
                     while chunk := file.read(1 << 20):
                         total += len(chunk)
             return total
 
         def cat(names: list[str]) -> int:
-            return sum(map(len, fs.cat([f"{BUCKET}/{name}" for name in names]).values()))  # type: ignore[attr-defined]
+            return sum(map(len, fs.cat([f"{BUCKET}/{name}" for name in names]).values()))
 
         def pipe(names: list[str]) -> int:
-            up.pipe({f"{BUCKET}/{name}": DATA for name in names})  # type: ignore[attr-defined]
+            up.pipe({f"{BUCKET}/{name}": DATA for name in names})
             return len(DATA) * len(names)
 
         self.down |= {f"{label} open and read": loop, f"{label} cat": cat}
@@ -225,14 +226,14 @@ def measure(title: str, contenders: dict[str, Contender], names: list[str], size
     Console(width=110).print(table)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stores", nargs="+", choices=["gcs", "s3"], default=["gcs", "s3"])
     parser.add_argument("--objects", type=int, default=2000)
     parser.add_argument("--large", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     os.environ.update(CLIENT_ENVIRONMENT)
     for store in given.stores:
         with {"gcs": gcs, "s3": s3}[store]() as bench:

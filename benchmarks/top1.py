@@ -1,30 +1,31 @@
 """Top-1 accuracy of the whole path: decode, preprocess, runtime, the model's own classifier.
 
-    python benchmarks/top1.py FOLDER [--model torchvision/resnet50]
+    python -m benchmarks.top1 FOLDER [--model torchvision/resnet50]
 
 FOLDER holds images and `labels.csv` with the columns `file` and `imagenet_class` (0 to 999).
 """
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardmill.embedders.protocol import Embedder, load_embedder
-from shardmill.embedders.runtimes import available_runtimes, build_runtime
-from shardmill.embedders.spec import EmbedderSpec
+from shardmill.embedders import Embedder, EmbedderSpec, available_runtimes, build_runtime, load_embedder
 from shardmill.images.decode import decode_image
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Print one line a runtime and precision."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="efficientnet-lite0")
     parser.add_argument("--weights")
-    arguments = parser.parse_args()
+    parser.add_argument("--runtimes", nargs="+", default=available_runtimes())
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    arguments = parser.parse_args(given)
 
     with (arguments.folder / "labels.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -34,8 +35,8 @@ def main() -> None:
         [embedder.preprocess(decode_image((arguments.folder / row["file"]).read_bytes(), row["file"])) for row in rows]
     )
     print(f"{'runtime':10} {'precision':10} {'stored as':10} top-1 of {len(rows)}")
-    for runtime in available_runtimes():
-        for precision in ("float32", "bfloat16"):
+    for runtime in arguments.runtimes:
+        for precision in arguments.precisions:
             spec = EmbedderSpec.model_validate({"runtime": runtime, "precision": precision})
             with build_runtime(embedder, spec) as running:
                 (vectors,) = running.embed([images])

@@ -1,15 +1,15 @@
 """Transforms of JPEGs, images per CPU second on one core: Shardmill beside torchvision on Pillow images.
 
-    python benchmarks/transforms.py FOLDER [ROUNDS]
+    python -m benchmarks.transforms FOLDER [--rounds 5]
 
 The variants take turns, round by round, so that a noisy machine is noisy to all; the median round counts.
 """
 
+import argparse
 import io
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from torchvision.transforms import v2  # noqa: E402
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def shardmill(*operations: dict[str, object]) -> Callable[[bytes], object]:
+def shardmill(*operations: Mapping[str, object]) -> Callable[[bytes], object]:
     """JPEG bytes to JPEG bytes through a spec of these operations."""
     transform = build_transform(TransformSpec.model_validate({"operations": operations}))
     return lambda data: transform(EncodedSample("key", {"jpg": data}))
@@ -44,10 +44,14 @@ def pillow(*operations: Callable[..., object]) -> Callable[[bytes], object]:
     return run
 
 
-def main(folder: Path, rounds: int) -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Measure all variants and print a line each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args(given)
     torch.set_num_threads(1)
-    images = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
+    images = [path.read_bytes() for path in sorted(arguments.folder.glob("*.jpg"))]
     to_float = {"operation": "ToDtype", "arguments": {"dtype": "float32", "scale": True}}
     variants: dict[str, Callable[[bytes], object]] = {
         "centre crop, Shardmill": shardmill({"operation": "CenterCrop", "arguments": {"size": 224}}),
@@ -73,7 +77,7 @@ def main(folder: Path, rounds: int) -> None:
         "verify, Pillow": lambda data: Image.open(io.BytesIO(data)).load(),
     }
     rates: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds + 1):  # the first warms up
+    for _ in range(arguments.rounds + 1):  # the first warms up
         for name, run in variants.items():
             start = time.process_time()
             for data in images:
@@ -84,4 +88,4 @@ def main(folder: Path, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 5)
+    main()

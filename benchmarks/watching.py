@@ -10,11 +10,12 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from shardmill.dataset import Dataset, DatasetSpec
+from benchmarks.library import Dataset, declared, moved
 from shardmill.storage import GCSCredentials, Storage
 from shardmill.watch import Look, look
 from tests.servers.listing import BUCKET, FIRST_DAY, ListingServer
@@ -23,12 +24,12 @@ MOST = 20
 """Partitions that one look may find due."""
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--objects", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     days = (datetime.now(UTC).date() - date.fromisoformat(FIRST_DAY)).days + 1  # the last is today
     with ListingServer(options.objects, days) as server, tempfile.TemporaryDirectory() as folder:
         for by, template in (("time", "%Y-%m-%d"), ("prefix", "{partition}")):
@@ -48,7 +49,7 @@ def watched(server: ListingServer, root: Path, partitions: dict[str, Any], templ
         "sensor": {"quiet_seconds": 0},
     }
     storage = Storage((GCSCredentials(endpoint=server.url, anonymous=True),))
-    return Dataset(DatasetSpec.model_validate(spec), storage)
+    return declared(spec, storage)
 
 
 def first_and_steady(by: str, dataset: Dataset, server: ListingServer) -> None:
@@ -91,7 +92,7 @@ def beside_get_gcs_keys(server: ListingServer, dataset: Dataset, rounds: int) ->
     for number in range(rounds):
         started = time.perf_counter()
         cursor, scanned = None, 0
-        fresh = Dataset(dataset.spec.model_copy(update={"root": f"{dataset.spec.root}-{number}"}), dataset.storage)
+        fresh = moved(dataset, f"{dataset.spec.root}-{number}")
         while True:
             found = look(fresh, cursor, most=MOST)
             cursor, scanned = found.cursor, scanned + found.scanned

@@ -62,8 +62,11 @@ def _hand_over(devices: tuple[str, ...], handed: Sequence[Any]) -> Lease:
 def lease(devices: Sequence[Device], count: int, task: str, say: Callable[[str], None]) -> Iterator[Lease]:
     """Hold `count` of these devices for `task`; wait until it is one's turn.
 
-    While it waits, `say` is told at once and then every minute who holds the devices. First come, first served.
-    Raises ConfigurationError if the folder of the locks cannot be used, and what `say` raises.
+    While it waits, `say` is told at once and then every minute who holds the devices. First come, first served. What
+    `say` raises ends the wait.
+
+    Raises:
+        ConfigurationError: The folder of the locks cannot be used.
     """
     assert 1 <= count <= len(devices)  # else it would wait for ever
     with ExitStack() as held:
@@ -100,7 +103,11 @@ def _wait(
 
 @contextmanager
 def _folder_is_usable() -> Iterator[None]:
-    """Raises ConfigurationError for an OSError of the block."""
+    """Explain an OSError of the block.
+
+    Raises:
+        ConfigurationError: The folder of the locks cannot be used.
+    """
     try:
         yield
     except OSError as error:

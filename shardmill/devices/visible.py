@@ -39,8 +39,10 @@ def visible_devices(tries: int = _TRIES) -> list[Device]:
     """The devices that an inherited CUDA_VISIBLE_DEVICES names, in its order, else all that `nvidia-smi` lists.
 
     Indices are those of `nvidia-smi`. As in CUDA, the list ends at the first entry that names no device. Only where
-    there is no `nvidia-smi`, the entries are taken as they are; raises DeviceError where it fails so many times. It is
-    not asked where the variable names no device.
+    there is no `nvidia-smi`, the entries are taken as they are. It is not asked where the variable names no device.
+
+    Raises:
+        DeviceError: `nvidia-smi` failed so many times.
     """
     inherited = os.environ.get(VISIBLE)
     if inherited is None:
@@ -59,7 +61,9 @@ def visible_devices(tries: int = _TRIES) -> list[Device]:
 def fitting_devices(gpu: GPUSpec, task: str) -> list[Device]:
     """The visible devices that will do.
 
-    Raises ConfigurationError if they are fewer than asked for, and DeviceError as `visible_devices` does.
+    Raises:
+        ConfigurationError: They are fewer than asked for.
+        DeviceError: `nvidia-smi` fails.
     """
     visible = visible_devices()
     fitting = [
@@ -104,7 +108,11 @@ def _listed(tries: int) -> dict[str, Device] | None:
 
 
 def _asked(program: str, tries: int) -> str:
-    """What the program prints. Raises DeviceError with what it said at last."""
+    """What the program prints.
+
+    Raises:
+        DeviceError: It fails every time; with what it said at last.
+    """
     why = ""
     for attempt in range(tries):
         if attempt:

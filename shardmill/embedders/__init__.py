@@ -1,8 +1,10 @@
 """Embedders: a model with its own preprocessing, and the runtimes that compute it. Importing this imports no torch."""
 
-from shardmill.embedders.protocol import EMBEDDERS, Embedder, load_embedder, unknown_model
+from shardmill.embedders.protocol import Embedder
+from shardmill.embedders.registry import EMBEDDERS, load_embedder, weights_identity
 from shardmill.embedders.runtimes import Runtime, available_runtimes, build_runtime, choose_runtime
 from shardmill.embedders.spec import EmbedderSpec
+from shardmill.embedders.unknown import unknown_model
 
 __all__ = [
     "EMBEDDERS",
@@ -14,4 +16,5 @@ __all__ = [
     "choose_runtime",
     "load_embedder",
     "unknown_model",
+    "weights_identity",
 ]

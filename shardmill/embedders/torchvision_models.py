@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardmill.embedders.modules import Interpolation, on_pixels, resize, split_classifier
-from shardmill.embedders.protocol import Embedder, unknown_model
+from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.spec import EmbedderSpec
+from shardmill.embedders.unknown import unknown_model
 from shardmill.embedders.weights import digest_state_dict, file_identity, fit_state_dict, read_state_dict
 from shardmill.errors import ConfigurationError, ConflictError
 from shardmill.storage import Storage

@@ -36,7 +36,11 @@ class Batch:
 
 
 def seal_batch(storage: Storage, home: str, number: int, objects: Sequence[ObjectInfo]) -> Batch:
-    """Record batch `number`, whole or not at all. Raises ConflictError if there is one with this number already."""
+    """Record batch `number`, whole or not at all.
+
+    Raises:
+        ConflictError: There is one with this number already.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -62,7 +66,11 @@ def sealed_batches(storage: Storage, home: str) -> list[str]:
 
 
 def read_batch(storage: Storage, home: str, key: str) -> Batch:
-    """A sealed batch. Raises ConfigurationError if there is none with this key."""
+    """A sealed batch.
+
+    Raises:
+        ConfigurationError: There is none with this key.
+    """
     try:
         data = storage.read(_uri(home, key))
     except FileNotFoundError:

@@ -9,14 +9,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from typing_extensions import override
+
 from shardmill.errors import ConfigurationError
 from shardmill.partitions.keys import decode_segment, encode_segment, is_key, is_shortened
 from shardmill.partitions.spec import BatchPartitions, PartitionsSpec, PrefixPartitions, TimePartitions
 from shardmill.storage import Storage, absolute_uri, relative_to
 
 PLACEHOLDER = "{partition}"
-_LAST = "\U0010ffff"
-"""Comes after nearly every name: also where a server lists folder by folder, and what is in `a` before `a-b`."""
 _DIGITS = {"Y": "[0-9]{4}", "m": "[0-9]{2}", "d": "[0-9]{2}", "H": "[0-9]{2}"}
 _NEEDED = {"hour": "YmdH", "day": "Ymd", "month": "Ym"}
 
@@ -46,11 +46,19 @@ class Partitioning(ABC):
 
     @abstractmethod
     def check(self, key: str) -> None:
-        """Raises ConfigurationError for a key that no partition can have."""
+        """Refuse a key that no partition can have.
+
+        Raises:
+            ConfigurationError: No partition can have this key.
+        """
 
     @abstractmethod
     def folder(self, key: str, storage: Storage) -> str:
-        """URI of the folder of a partition's objects, or of its table. Raises ConfigurationError as `check` does."""
+        """URI of the folder of a partition's objects, or of its table.
+
+        Raises:
+            ConfigurationError: No partition can have this key.
+        """
 
     @abstractmethod
     def keys(self, storage: Storage) -> list[str]:
@@ -66,25 +74,25 @@ class StaticPartitioning(Partitioning):
         self._template = absolute_uri(template)
         self.base, self._pattern = _compiled(template)
 
+    @override
     def match(self, name: str) -> tuple[str, int] | None:
-        """See `Partitioning`."""
         if PLACEHOLDER not in self._template:
             return self._keys[0], 0
         found = self._pattern.match(name)
         return (found["partition"], found.end()) if found and found["partition"] in self._known else None
 
+    @override
     def check(self, key: str) -> None:
-        """See `Partitioning`."""
         if key not in self._known:
             raise ConfigurationError(f"there is no partition {key!r}; there are {', '.join(self._keys)}")
 
-    def folder(self, key: str, storage: Storage) -> str:  # noqa: ARG002
-        """See `Partitioning`."""
+    @override
+    def folder(self, key: str, storage: Storage) -> str:
         self.check(key)
         return self._template.replace(PLACEHOLDER, key)
 
-    def keys(self, storage: Storage) -> list[str]:  # noqa: ARG002
-        """See `Partitioning`."""
+    @override
+    def keys(self, storage: Storage) -> list[str]:
         return self._keys
 
 
@@ -95,18 +103,24 @@ class PrefixPartitioning(Partitioning):
         self._template = absolute_uri(template)
         self.base, self._pattern = _compiled(template)
 
+    @override
     def match(self, name: str) -> tuple[str, int] | None:
-        """See `Partitioning`."""
         found = self._pattern.match(name)
         return (encode_segment(found["partition"]), found.end()) if found else None
 
+    @override
     def check(self, key: str) -> None:
-        """See `Partitioning`."""
         if not is_key(key) or (key == encode_segment("") and _is_whole_name(self._template)):
             raise ConfigurationError(f"there is no partition {key!r}: no name below {self.base} has this key")
 
+    @override
     def folder(self, key: str, storage: Storage) -> str:
-        """See `Partitioning`. Looks a shortened key up in the source; raises NothingThereError if it finds none."""
+        """Looks a shortened key up in the source.
+
+        Raises:
+            ConfigurationError: No partition can have this key.
+            NothingThereError: The key is a shortened one, and the source holds no object of the partition.
+        """
         self.check(key)
         if not is_shortened(key):
             return self._located(decode_segment(key))
@@ -115,29 +129,30 @@ class PrefixPartitioning(Partitioning):
                 return self._located(name)
         raise NothingThereError(f"there is no folder for the partition {key!r} below {self.base}")
 
+    @override
     def keys(self, storage: Storage) -> list[str]:
-        """See `Partitioning`. One listing request a partition."""
+        """At most one listing request a partition."""
         return sorted(encode_segment(name) for name in self._names(storage))
 
     def _located(self, name: str) -> str:
         return self._template.replace(PLACEHOLDER, name)
 
     def _names(self, storage: Storage, beginning: str = "") -> Iterator[str]:
-        """Names in the placeholder's place, from the first with this beginning; what lies below each is leapt over."""
-        position, last = f"{self._template.partition(PLACEHOLDER)[0]}{beginning}", None
-        while True:
-            for info in storage.list(self.base, position):
-                found = self._pattern.match(relative_to(self.base, info.uri))
-                if found:
-                    name = found["partition"]
-                    if name != last:
-                        yield name
-                    # An object whose name comes after `_LAST` is not leapt over.
-                    position = info.uri if name == last else f"{self._located(name)}/{_LAST}"
-                    last = name
-                    break
-            else:
-                return
+        """Names in the placeholder's place, from the first with this beginning."""
+        start = f"{self._template.partition(PLACEHOLDER)[0]}{beginning}"
+        for info in storage.list(self.base, start, first_of=self._folder_of):
+            name = self._name_of(info.uri)
+            if name is not None:
+                yield name
+
+    def _folder_of(self, uri: str) -> str | None:
+        name = self._name_of(uri)
+        return None if name is None else self._located(name)
+
+    def _name_of(self, uri: str) -> str | None:
+        """What stands in the placeholder's place in an object's URI; None if the object is in no partition."""
+        found = self._pattern.match(relative_to(self.base, uri))
+        return found["partition"] if found else None
 
 
 class TimePartitioning(Partitioning):
@@ -149,8 +164,9 @@ class TimePartitioning(Partitioning):
         self._template = template
         self.base, self._pattern = _compiled(template, _DIRECTIVE)
 
+    @override
     def match(self, name: str) -> tuple[str, int] | None:
-        """See `Partitioning`. None for what is before the start or in the future."""
+        """None for what is before the start or in the future."""
         found = self._pattern.match(name)
         if not found:
             return None
@@ -162,12 +178,12 @@ class TimePartitioning(Partitioning):
             return None
         return (window.strftime(self._spec.key_format), found.end()) if self._exists(window) else None
 
+    @override
     def check(self, key: str) -> None:
-        """See `Partitioning`."""
         self._parsed(key)
 
-    def folder(self, key: str, storage: Storage) -> str:  # noqa: ARG002
-        """See `Partitioning`."""
+    @override
+    def folder(self, key: str, storage: Storage) -> str:
         return absolute_uri(self._parsed(key).strftime(self._template))
 
     def _parsed(self, key: str) -> datetime:
@@ -183,8 +199,9 @@ class TimePartitioning(Partitioning):
             )
         return window
 
+    @override
     def keys(self, storage: Storage) -> list[str]:
-        """See `Partitioning`. One listing request a window."""
+        """One listing request a window."""
         return [key for key in self.between(self._start, datetime.now(UTC)) if self._holds(key, storage)]
 
     def recent(self, hours: float) -> list[str]:
@@ -226,7 +243,11 @@ class TimePartitioning(Partitioning):
 
 
 def partitioning_of(spec: PartitionsSpec, template: str) -> Partitioning:
-    """How a source is partitioned whose uri is `template`. Raises ValueError for a template that does not fit."""
+    """How a source is partitioned whose uri is `template`.
+
+    Raises:
+        ValueError: The template does not fit.
+    """
     if isinstance(spec, TimePartitions):
         found = re.findall(r"%(.)", template.replace("%%", ""))
         needed = _NEEDED[spec.every]

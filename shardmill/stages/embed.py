@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from typing_extensions import override
 
 from shardmill.devices import GPUSpec
-from shardmill.embedders import Embedder, EmbedderSpec, Runtime, build_runtime, choose_runtime, load_embedder
-from shardmill.embedders.protocol import weights_identity
+from shardmill.embedders import (
+    Embedder,
+    EmbedderSpec,
+    Runtime,
+    build_runtime,
+    choose_runtime,
+    load_embedder,
+    weights_identity,
+)
 from shardmill.errors import Rejected
 from shardmill.images import MAX_PIXELS, decode_image
 from shardmill.samples import EncodedSample, image_format

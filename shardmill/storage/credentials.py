@@ -28,7 +28,11 @@ ANONYMOUS = "an anonymous caller"
 
 
 def _checked_endpoint(url: str) -> str:
-    """The URL as it is. Raises ValueError if it is none: on such the clients of the stores fail without a word why."""
+    """The URL as it is.
+
+    Raises:
+        ValueError: It is none: on such the clients of the stores fail without a word why.
+    """
     try:
         parts = TypeAdapter(HttpUrl).validate_python(url)
     except ValidationError:
@@ -62,7 +66,11 @@ Secret = Annotated[FromEnvironment | SecretStr, BeforeValidator(_named_if_possib
 
 
 def reveal(secret: FromEnvironment | SecretStr) -> str:
-    """The secret itself. Raises ConfigurationError if its environment variable is not set."""
+    """The secret itself.
+
+    Raises:
+        ConfigurationError: Its environment variable is not set.
+    """
     if isinstance(secret, SecretStr):
         return secret.get_secret_value()
     value = os.environ.get(secret.env)
@@ -111,7 +119,11 @@ class Credentials(BaseModel):
 
     @property
     def service_url(self) -> str | None:
-        """The endpoint as this process sees it; None: the cloud itself. Raises ConfigurationError."""
+        """The endpoint as this process sees it; None: the cloud itself.
+
+        Raises:
+            ConfigurationError: The environment variable that counts holds no URL.
+        """
         if self.endpoint:
             return self.endpoint
         name = next((name for name in self._endpoint_variables if os.environ.get(name)), None)
@@ -202,7 +214,11 @@ class S3Credentials(Credentials):
 
 
 def load_credentials(file: Path) -> tuple[Credentials, ...]:
-    """The credentials that a YAML file lists under `gcs` and `s3`. Raises ConfigurationError, which shows no values."""
+    """The credentials that a YAML file lists under `gcs` and `s3`.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or is none of credentials. It shows no values.
+    """
     import yaml
 
     try:

@@ -12,29 +12,38 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from typing_extensions import override
+
 from shardmill.errors import AccessDeniedError, ChangedError, ConfigurationError, ConflictError, StorageError
-from shardmill.storage.storage import ObjectInfo
+from shardmill.storage.objects import FolderOf, ObjectInfo
+from shardmill.storage.store import Store
+from shardmill.storage.uris import join_uri
 
 SCRATCH = ".shardmill-scratch"
 LOCK = ".shardmill-lock"
 
 
-class LocalStore:
+class LocalStore(Store):
     """A `Store` over `file://` URIs on a POSIX file system."""
 
     excludes = True
     identity = "the user of this process"
 
-    def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]:
-        """See `Storage.list`. In the order of the names' bytes; our scratch directories and locks are left out.
+    @override
+    def list(self, folder: str, after: str | None = None, first_of: FolderOf | None = None) -> Iterator[ObjectInfo]:
+        """In the order of the names' bytes; our scratch directories and locks are left out.
 
         Symbolic links are followed. A link that leads nowhere is listed, so that it is missed when it is read and not
-        lost silently. Raises StorageError for links that lead round in a circle.
-        """
-        return _list(str(_path(folder)), os.fsencode(after or ""))
+        lost silently.
 
+        Raises:
+            StorageError: A folder cannot be read, or links lead round in a circle.
+        """
+        return _Listing(os.fsencode(after or ""), first_of).below(str(_path(folder)))
+
+    @override
     def stat(self, uri: str) -> ObjectInfo | None:
-        """See `Storage.stat`. Only a regular file is an object."""
+        """Only a regular file is an object."""
         try:
             status = _path(uri).stat()
         except OSError as error:
@@ -43,8 +52,8 @@ class LocalStore:
             raise StorageError(f"cannot look at {uri}: {error.strerror}") from error
         return _info(uri, status) if stat.S_ISREG(status.st_mode) else None
 
+    @override
     def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]:
-        """See `Storage.open`."""
         try:
             stream = _path(uri).open("rb")
         except OSError as error:
@@ -53,8 +62,8 @@ class LocalStore:
             raise StorageError(f"cannot read {uri}: {error.strerror}") from error
         return stream, _info(uri, os.fstat(stream.fileno()))
 
+    @override
     def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]:
-        """See `Storage.read_version`."""
         stream, info = self.open(uri)
         try:
             with stream:
@@ -66,15 +75,16 @@ class LocalStore:
             raise ChangedError(f"{uri} was written to while it was read: {info.size} bytes were {len(data)} at the end")
         return data, info
 
+    @override
     def read_range(self, uri: str, offset: int, length: int) -> bytes:
-        """See `Storage.read_range`."""
         stream, _ = self.open(uri)
         with stream:
             stream.seek(offset)
             return stream.read(length)
 
+    @override
     def publish(self, file: Path, uri: str) -> None:
-        """See `Storage.publish`. The bytes are on the disk before the name is."""
+        """The bytes are on the disk before the name is."""
         target = _path(uri)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,8 +94,9 @@ class LocalStore:
         except OSError as error:
             raise StorageError(f"cannot write {uri}: {error.strerror}") from error
 
+    @override
     def replace(self, uri: str, data: bytes, expected: str | None) -> str:
-        """See `Storage.replace`. A new version is greater than all before it."""
+        """A new version is greater than all before it."""
         target = _path(uri)
         with _named(f"cannot write {uri}"):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,8 +111,8 @@ class LocalStore:
                 self.publish(file, uri)
                 return _info(uri, target.stat()).version
 
+    @override
     def copy(self, source: str, target: str) -> None:
-        """See `Storage.copy`."""
         with self.scratch(source.rpartition("/")[0]) as scratch:
             try:
                 shutil.copyfile(_path(source), scratch / "copy")
@@ -111,8 +122,9 @@ class LocalStore:
                 raise StorageError(f"cannot copy {source} to {target}: {error.strerror}") from error
             self.publish(scratch / "copy", target)
 
+    @override
     def move(self, source: str, target: str) -> None:
-        """See `Storage.move`. A rename: both have to be on one file system."""
+        """A rename: both have to be on one file system."""
         file, place = _path(source), _path(target)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -123,18 +135,19 @@ class LocalStore:
         except OSError as error:
             raise StorageError(f"cannot move {source} to {target}: {error.strerror}") from error
 
+    @override
     def delete(self, uri: str) -> None:
-        """See `Storage.delete`."""
         with _named(f"cannot delete {uri}"), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             _path(uri).unlink()
 
+    @override
     def check_writable(self, folder: str) -> None:
-        """See `Storage.check_writable`."""
         with self.scratch(folder):
             pass
 
+    @override
     def check_movable(self, source: str, target: str) -> None:
-        """See `Storage.check_movable`. Makes both folders; a rename stays within one file system."""
+        """Makes both folders; a rename stays within one file system."""
         devices = []
         for folder in (_path(source), _path(target)):
             with _named(f"cannot make file://{folder}"):
@@ -152,15 +165,16 @@ class LocalStore:
         """Yes: a lock decides."""
         return True
 
+    @override
     def filesystem(self) -> Any:
-        """See `Storage.filesystem`."""
         import fsspec
 
         return fsspec.filesystem("file")
 
+    @override
     @contextmanager
     def scratch(self, folder: str) -> Iterator[Path]:
-        """See `Storage.scratch`. It lies on the same file system, so that publishing is a rename."""
+        """It lies on the same file system, so that publishing is a rename."""
         with _named(f"cannot write below {folder}"):
             directory, lock = _held_directory(_path(folder) / SCRATCH)
         try:
@@ -169,8 +183,8 @@ class LocalStore:
             shutil.rmtree(directory, ignore_errors=True)
             os.close(lock)
 
+    @override
     def sweep(self, folder: str) -> None:
-        """See `Storage.sweep`."""
         with _named(f"cannot sweep {folder}"):
             for directory, names, _ in os.walk(_path(folder)):
                 if SCRATCH in names:
@@ -179,9 +193,9 @@ class LocalStore:
                     with _locked(parent):
                         _sweep(parent)
 
+    @override
     @contextmanager
     def exclusive(self, folder: str) -> Iterator[None]:
-        """See `Storage.exclusive`."""
         path = _path(folder)
         with contextlib.ExitStack() as held:
             with _named(f"cannot lock {folder}"):
@@ -202,38 +216,55 @@ def _info(uri: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(uri, status.st_size, version, status.st_mtime_ns / 1e9)
 
 
-def _list(directory: str, after: bytes) -> Iterator[ObjectInfo]:
+class _Listing:
+    """One walk over a tree, which reads no directory twice."""
+
+    def __init__(self, after: bytes, first_of: FolderOf | None) -> None:
+        self._after, self._first_of = after, first_of
+        self._done: str | None = None
+        """The folder whose first object has been given, with its slash."""
+
+    def below(self, directory: str) -> Iterator[ObjectInfo]:
+        for name in _names(directory):
+            uri = f"file://{directory.removesuffix('/')}/{name}"
+            if self._done and uri.startswith(self._done):
+                return
+            place = os.fsencode(uri)
+            if name.endswith("/"):
+                if place > self._after or self._after.startswith(place):
+                    yield from self.below(str(_path(uri[:-1])))
+            elif place > self._after:
+                status = _status(uri)
+                if status is not None and not _is_special(status.st_mode):
+                    yield _info(uri, status)
+                    folder = self._first_of(uri) if self._first_of else None
+                    self._done = folder and join_uri(folder, "")
+
+
+def _names(directory: str) -> list[str]:
+    """What is in a directory, in the order of the bytes; names of directories end with a slash.
+
+    So a directory sorts as its contents do: `a-b` and `a.c` come before what is in `a`, `a0` after it.
+    """
     try:
         with os.scandir(directory) as entries:
-            # A directory sorts as its contents do: `a-b` and `a.c` come before what is in `a`, `a0` after it.
-            names = sorted(
-                (f"{e.name}/" if e.is_dir() else e.name for e in entries if e.name not in (SCRATCH, LOCK)),
-                key=os.fsencode,
-            )
+            names = [f"{e.name}/" if e.is_dir() else e.name for e in entries if e.name not in (SCRATCH, LOCK)]
     except FileNotFoundError:
-        return
+        return []
     except OSError as error:
         raise StorageError(f"cannot list file://{directory}: {error.strerror}") from error
-    for name in names:
-        path = f"{directory.removesuffix('/')}/{name}"
-        place = os.fsencode(f"file://{path}")
-        if name.endswith("/"):
-            if place > after or after.startswith(place):
-                yield from _list(path[:-1], after)
-        elif place > after:
-            status = _status(path)
-            if status is not None and not _is_special(status.st_mode):
-                yield _info(f"file://{path}", status)
+    return sorted(names, key=os.fsencode)
 
 
-def _status(path: str) -> os.stat_result | None:
+def _status(uri: str) -> os.stat_result | None:
     """What stands there; None if it went between the listing and the look: it was never there for us."""
+    path = _path(uri)
     try:
-        return Path(path).stat()
+        return path.stat()
     except FileNotFoundError:
-        return Path(path).lstat() if Path(path).is_symlink() else None
+        return path.lstat() if path.is_symlink() else None
     except OSError as error:
-        raise StorageError(f"cannot look at file://{path}: {error.strerror}") from error
+        raise StorageError(f"cannot look at {uri}: {error.strerror}") from error
 
 
 def _is_special(mode: int) -> bool:

@@ -8,7 +8,11 @@ PROBE = ".shardmill-probe"
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Bucket and name of `scheme://bucket/name`. Raises ConfigurationError if there is no bucket."""
+    """Bucket and name of `scheme://bucket/name`.
+
+    Raises:
+        ConfigurationError: There is no bucket.
+    """
     bucket, _, name = uri.partition("://")[2].partition("/")
     if not bucket:
         raise ConfigurationError(f"{uri!r} names no bucket")
@@ -24,7 +28,11 @@ def is_odd(name: str) -> bool:
 
 
 def split_plain(uri: str) -> tuple[str, str]:
-    """As `split_uri`, for a name that is written. Raises StorageError for one that obstore would change."""
+    """As `split_uri`, for a name that is written.
+
+    Raises:
+        StorageError: obstore would change the name.
+    """
     bucket, name = split_uri(uri)
     if is_odd(name):
         raise StorageError(

@@ -6,87 +6,46 @@ import contextlib
 import io
 import logging
 import tempfile
-import threading
 import uuid
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
-from shardmill.errors import (
-    AccessDeniedError,
-    ChangedError,
-    ConflictError,
-    ShardmillError,
-    StorageError,
-)
+from typing_extensions import override
+
+from shardmill.errors import AccessDeniedError, ChangedError, ConflictError, ShardmillError, StorageError
 from shardmill.storage.block_reader import BLOCK_BYTES, BlockReader
+from shardmill.storage.connection import Connection
 from shardmill.storage.credentials import Credentials
 from shardmill.storage.object_names import PROBE, is_odd, is_probe, split_plain, split_uri
-from shardmill.storage.retries import (
-    FIRST_WAIT_SECONDS,
-    LONGEST_WAIT_SECONDS,
-    Request,
-    carry_out,
-    is_past_the_end,
-    is_refusal,
-)
-from shardmill.storage.storage import ObjectInfo
+from shardmill.storage.objects import FolderOf, ObjectInfo
+from shardmill.storage.retries import is_past_the_end, is_refusal
+from shardmill.storage.store import Store
+from shardmill.storage.uris import join_uri
 
 _log = logging.getLogger(__name__)
 
 UPLOAD_PART_BYTES = 8 << 20
 _PARTS_IN_FLIGHT = 4
-_PART_RETRIES = 20
 _BUFFER_BYTES = 1 << 20
+_LAST = "\U0010ffff"
+"""Comes after nearly every name: also where a server lists folder by folder, and what is in `a` before `a-b`."""
 
-T = TypeVar("T")
 
+class ObjectStore(Connection, Store):
+    """A `Store` over buckets; one a process for each set of credentials."""
 
-class ObjectStore(ABC):
-    """A `Store` over buckets. Thread-safe; one a process for each set of credentials, never used across a fork."""
-
-    permissions: ClassVar[Mapping[str, str]]
-    """What each verb needs, in the store's own words."""
     excludes = False
 
     def __init__(self, credentials: Credentials, scheme: str) -> None:
-        self.credentials = credentials
+        super().__init__(credentials)
         self._scheme = scheme
-        self._clients: dict[tuple[str, bool], Any] = {}
-        self._lock = threading.Lock()
-        self._generation = 0
         self._warned: set[str] = set()
 
     # What a kind of store adds.
-
-    @property
-    @abstractmethod
-    def identity(self) -> str:
-        """Who we are to the store, for errors; never a secret."""
-
-    @abstractmethod
-    def connect(self, bucket: str, options: dict[str, Any]) -> Any:
-        """A new obstore client, with `options` for it."""
-
-    @abstractmethod
-    def authenticate(self) -> None:
-        """Have credentials that last for the next request.
-
-        What is wrong with them shows here, in our own words, and not inside obstore, which asks for them later. Raises
-        ConfigurationError, AccessDeniedError, and ConnectionError where another try may help.
-        """
-
-    @abstractmethod
-    def forget(self) -> None:
-        """Forget the credentials that were found: the store refuses them."""
-
-    @abstractmethod
-    def are_short_lived(self) -> bool:
-        """Whether the credentials in use expire by themselves."""
 
     @abstractmethod
     def version_of(self, meta: Any) -> str:
@@ -102,7 +61,11 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def read_odd(self, bucket: str, name: str) -> tuple[bytes, ObjectInfo]:
-        """An object whose name obstore cannot express. Raises FileNotFoundError."""
+        """An object whose name obstore cannot express.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
 
     @abstractmethod
     def filesystem(self) -> Any:
@@ -110,22 +73,32 @@ class ObjectStore(ABC):
 
     # The verbs.
 
-    def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]:
-        """See `Storage.list`. In the order of the names; a listing that breaks off goes on where it was."""
+    @override
+    def list(self, folder: str, after: str | None = None, first_of: FolderOf | None = None) -> Iterator[ObjectInfo]:
+        """In the order of the names; a listing that breaks off goes on where it was."""
         bucket, name = split_uri(folder)
         prefix = f"{name}/" if name else ""
         last = split_uri(after)[1] if after else ""
+        seen, done = after, None  # the object with which the page before ended; the folder whose first was given
         ended = False
         while not ended:
             infos, ended = self._carry_out("list", folder, partial(self.page, bucket, prefix, last))
-            yield from (info for info in infos if not is_probe(info.uri))
+            for info in infos:
+                if is_probe(info.uri) or (done and info.uri.startswith(done)):
+                    continue
+                yield info
+                known = first_of(info.uri) if first_of else None
+                done = known and join_uri(known, "")
             if infos:
-                before, last = last, split_uri(infos[-1].uri)[1]
-                if last == before:
+                before, seen = seen, infos[-1].uri
+                if seen == before:
                     raise StorageError(f"cannot list {folder}: the server begins anew wherever it is told to go on")
+                last = split_uri(seen)[1]
+                if done and seen.startswith(done):
+                    last = max(last, f"{split_uri(done)[1]}{_LAST}")
 
+    @override
     def stat(self, uri: str) -> ObjectInfo | None:
-        """See `Storage.stat`."""
         bucket, name = split_uri(uri)
         try:
             if is_odd(name):
@@ -134,8 +107,9 @@ class ObjectStore(ABC):
         except FileNotFoundError:
             return None
 
+    @override
     def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]:
-        """See `Storage.open`. Reads ahead in parallel, and only the version that stood at the beginning."""
+        """Reads ahead in parallel, and only the version that stood at the beginning."""
         bucket, name = split_uri(uri)
         if is_odd(name):
             data, info = self.read_version(uri)
@@ -148,8 +122,9 @@ class ObjectStore(ABC):
 
         return cast(BinaryIO, io.BufferedReader(BlockReader(fetch, info.size), _BUFFER_BYTES)), info
 
+    @override
     def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]:
-        """See `Storage.read_version`. One request, but for large objects: those are read as by `open`."""
+        """One request, but for large objects: those are read as by `open`."""
         return self._read_version(uri)
 
     def _read_version(self, uri: str, deadline_seconds: float | None = None) -> tuple[bytes, ObjectInfo]:
@@ -174,15 +149,16 @@ class ObjectStore(ABC):
             with stream:
                 return stream.read(), info
 
+    @override
     def read_range(self, uri: str, offset: int, length: int) -> bytes:
-        """See `Storage.read_range`."""
         bucket, name = split_uri(uri)
         if is_odd(name):
             return self.read_version(uri)[0][offset : offset + length]
         return bytes(self._carry_out("read", uri, lambda: self._range(bucket, name, offset, offset + length, None)))
 
+    @override
     def publish(self, file: Path, uri: str) -> None:
-        """See `Storage.publish`. One put, or a multipart upload that is completed at the end."""
+        """One put, or a multipart upload that is completed at the end."""
         import obstore
 
         bucket, name = split_plain(uri)
@@ -196,8 +172,9 @@ class ObjectStore(ABC):
         self._carry_out("write", uri, put, self.credentials.deadline_seconds / (2 if large else 1))
         file.unlink()
 
+    @override
     def replace(self, uri: str, data: bytes, expected: str | None) -> str:
-        """See `Storage.replace`. The store's own precondition decides between writers."""
+        """The store's own precondition decides between writers."""
         import obstore
         import obstore.exceptions as failures
 
@@ -234,8 +211,9 @@ class ObjectStore(ABC):
             return None
         return info.version if present == data else None
 
+    @override
     def copy(self, source: str, target: str) -> None:
-        """See `Storage.copy`. The bytes do not pass through here."""
+        """The bytes do not pass through here."""
         import obstore
 
         (bucket, name), (other, place) = split_plain(source), split_plain(target)
@@ -243,21 +221,22 @@ class ObjectStore(ABC):
             raise StorageError(f"cannot copy {source} to {target}: they are in different buckets")
         self._carry_out("copy", source, lambda: obstore.copy(self._client(bucket), name, place))
 
+    @override
     def move(self, source: str, target: str) -> None:
-        """See `Storage.move`. A copy and a removal."""
+        """A copy and a removal."""
         self.copy(source, target)
         self.delete(source)
 
+    @override
     def delete(self, uri: str) -> None:
-        """See `Storage.delete`."""
         import obstore
 
         bucket, name = split_plain(uri)
         with contextlib.suppress(FileNotFoundError):
             self._carry_out("delete", uri, lambda: obstore.delete(self._client(bucket), name))
 
+    @override
     def check_writable(self, folder: str) -> None:
-        """See `Storage.check_writable`."""
         bucket = split_uri(folder)[0]
         if not self.honours_preconditions(folder) and bucket not in self._warned:
             self._warned.add(bucket)
@@ -268,8 +247,9 @@ class ObjectStore(ABC):
                 bucket,
             )
 
-    def check_movable(self, source: str, target: str) -> None:  # noqa: B027
-        """See `Storage.check_movable`. What may be written may be copied."""
+    @override
+    def check_movable(self, source: str, target: str) -> None:
+        """What may be written may be copied."""
 
     def honours_preconditions(self, folder: str) -> bool:
         """Whether of two writers that create one object the second is refused."""
@@ -293,57 +273,21 @@ class ObjectStore(ABC):
             self.delete(uri)
         return False
 
-    def scratch(self, folder: str) -> AbstractContextManager[Path]:  # noqa: ARG002
-        """See `Storage.scratch`. A directory for temporary files; what a killed process left there is the system's."""
+    @override
+    def scratch(self, folder: str) -> AbstractContextManager[Path]:
+        """A directory for temporary files; what a killed process left there is the system's."""
         return _temporary_directory()
 
-    def sweep(self, folder: str) -> None:  # noqa: B027
-        """See `Storage.sweep`. Scratch space is the system's, which cleans it."""
+    @override
+    def sweep(self, folder: str) -> None:
+        """Scratch space is the system's, which cleans it."""
 
-    def exclusive(self, folder: str) -> AbstractContextManager[None]:  # noqa: ARG002
-        """See `Storage.exclusive`. An object store has no locks: nobody is kept out."""
+    @override
+    def exclusive(self, folder: str) -> AbstractContextManager[None]:
+        """An object store has no locks: nobody is kept out."""
         return contextlib.nullcontext()
 
-    def generation(self) -> int:
-        """How often the credentials have been replaced."""
-        return self._generation
-
-    def renew(self, refused: int) -> None:
-        """Begin anew with credentials and clients, unless another thread has done so since `refused` were in use."""
-        with self._lock:
-            if self._generation == refused:
-                self.forget()
-                self._clients.clear()
-                self._generation += 1
-
     # How.
-
-    def _client(self, bucket: str, retries_parts: bool = False) -> Any:
-        self.authenticate()
-        with self._lock:
-            key = bucket, retries_parts
-            if key not in self._clients:
-                self._clients[key] = self.connect(bucket, self._options(retries_parts))
-            return self._clients[key]
-
-    def _options(self, retries_parts: bool) -> dict[str, Any]:
-        """Of an obstore client. It tries nothing again itself, so that we know what was tried, but parts of uploads."""
-        given = self.credentials
-        client_options = {
-            "timeout": timedelta(seconds=given.request_seconds),
-            "connect_timeout": timedelta(seconds=min(10.0, given.request_seconds)),
-            "allow_http": (given.service_url or "").startswith("http://"),
-        }
-        retry_config = {
-            "max_retries": _PART_RETRIES if retries_parts else 0,
-            "retry_timeout": timedelta(seconds=given.deadline_seconds / 2),
-            "backoff": {
-                "init_backoff": timedelta(seconds=FIRST_WAIT_SECONDS),
-                "max_backoff": timedelta(seconds=LONGEST_WAIT_SECONDS),
-                "base": 2,
-            },
-        }
-        return {"client_options": client_options, "retry_config": retry_config}
 
     def _head(self, uri: str) -> Any:
         import obstore
@@ -385,11 +329,6 @@ class ObjectStore(ABC):
 
     def _uri(self, bucket: str, name: str) -> str:
         return f"{self._scheme}://{bucket}/{name}"
-
-    def _carry_out(self, doing: str, uri: str, call: Callable[[], T], deadline_seconds: float | None = None) -> T:
-        seconds = self.credentials.deadline_seconds if deadline_seconds is None else deadline_seconds
-        request = Request(doing, uri, lambda: self.identity, self.permissions[doing], seconds)
-        return carry_out(request, call, self)
 
 
 class _Large(ShardmillError):

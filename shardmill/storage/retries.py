@@ -68,8 +68,14 @@ def carry_out(request: Request, call: Callable[[], T], credentials: Credentialed
     """What `call` returns, tried again with backoff and jitter; no try begins after the request's deadline.
 
     Where the store does not accept the credentials they are renewed, once, or `RENEWALS` times if they expire: a busy
-    machine may be so slow that a token expires on its way, again and again. Raises FileNotFoundError,
-    AccessDeniedError, ConfigurationError, StorageError, and what obstore raises where a precondition does not hold.
+    machine may be so slow that a token expires on its way, again and again. What obstore raises where a precondition
+    does not hold is passed on.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+        AccessDeniedError: The store refuses.
+        ConfigurationError: The credentials are none.
+        StorageError: Anything else, or there was no answer until the deadline.
     """
     renewals = 0
 

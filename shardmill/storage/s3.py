@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
-from shardmill.errors import AccessDeniedError, ConfigurationError
-from shardmill.storage.credentials import ANONYMOUS, GCSCredentials, S3Credentials, reveal
+from typing_extensions import override
+
+from shardmill.errors import ConfigurationError
+from shardmill.storage.credentials import GCSCredentials, S3Credentials
 from shardmill.storage.object_names import is_odd
 from shardmill.storage.object_store import ObjectStore
-from shardmill.storage.retries import UNAUTHENTICATED, Forbidden, NoSuchBucket, Request, Unauthenticated, carry_out
-from shardmill.storage.storage import ObjectInfo
+from shardmill.storage.objects import ObjectInfo
+from shardmill.storage.retries import Request, carry_out
+from shardmill.storage.s3_credentials import ONCE, S3Provider
+from shardmill.storage.s3_errors import as_of_obstore
 
 _PAGE = 1000
 """Names a request: S3 gives no more."""
-_ASK_AGAIN = timedelta(minutes=10)
-"""How long obstore may go on with credentials of botocore's, which do not say when they end."""
-RENEW_BEFORE = timedelta(minutes=10)
-"""How long before the end of a role's session the next begins. Earlier than obstore asks, which is at five minutes."""
-_ONCE = {"mode": "standard", "max_attempts": 1}
 
 T = TypeVar("T")
 
@@ -43,16 +37,16 @@ class S3Store(ObjectStore):
     def __init__(self, credentials: S3Credentials, scheme: str = "s3") -> None:
         super().__init__(credentials, scheme)
         self._given = credentials
-        self._provider = _S3Provider(credentials)
+        self._provider = S3Provider(credentials)
         self._boto3_client: tuple[Any, Any] | None = None
 
+    @override
     @property
     def identity(self) -> str:
-        """See `ObjectStore`."""
         return self._provider.identity
 
+    @override
     def connect(self, bucket: str, options: dict[str, Any]) -> Any:
-        """See `ObjectStore`."""
         from obstore.store import S3Store as Client
 
         given = self._given
@@ -73,13 +67,13 @@ class S3Store(ObjectStore):
             return Client(bucket, config=config, **options)
         return Client(bucket, config=config, credential_provider=self._provider, **options)
 
+    @override
     def authenticate(self) -> None:
-        """See `ObjectStore`."""
         if not self._given.anonymous:
             self._provider()
 
+    @override
     def forget(self) -> None:
-        """See `ObjectStore`."""
         self._provider.forget()
 
     def are_short_lived(self) -> bool:
@@ -90,8 +84,9 @@ class S3Store(ObjectStore):
         """The ETag, without the quotes that some answers lack."""
         return str(meta["e_tag"]).strip('"')
 
+    @override
     def update_mode(self, version: str) -> Any:
-        """See `ObjectStore`: If-Match."""
+        """By `If-Match`."""
         return {"e_tag": f'"{version}"'}
 
     def page(self, bucket: str, prefix: str, after: str) -> tuple[list[ObjectInfo], bool]:
@@ -113,7 +108,7 @@ class S3Store(ObjectStore):
         return self._page_by_boto3(bucket, prefix, after)
 
     def _page_by_boto3(self, bucket: str, prefix: str, after: str) -> tuple[list[ObjectInfo], bool]:
-        with _as_of_obstore():
+        with as_of_obstore():
             answer = self._boto3().list_objects_v2(Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=_PAGE)
         infos = [
             ObjectInfo(
@@ -125,7 +120,7 @@ class S3Store(ObjectStore):
 
     def read_odd(self, bucket: str, name: str) -> tuple[bytes, ObjectInfo]:
         """By boto3."""
-        with _as_of_obstore():
+        with as_of_obstore():
             answer = self._boto3().get_object(Bucket=bucket, Key=name)
             data = answer["Body"].read()
         version, modified = answer["ETag"].strip('"'), answer["LastModified"].timestamp()
@@ -159,8 +154,8 @@ class S3Store(ObjectStore):
         from botocore.config import Config
 
         def attempt() -> T:
-            config = Config(read_timeout=self._given.request_seconds, retries=_ONCE)
-            with _as_of_obstore():
+            config = Config(read_timeout=self._given.request_seconds, retries=ONCE)
+            with as_of_obstore():
                 return call(self._provider.client(service, self._provider(), endpoint_url=endpoint, config=config))
 
         return carry_out(request, attempt, self)
@@ -180,202 +175,11 @@ class S3Store(ObjectStore):
                     signature_version=UNSIGNED if given.anonymous else None,
                     connect_timeout=min(10.0, given.request_seconds),
                     read_timeout=given.request_seconds,
-                    retries=_ONCE,
+                    retries=ONCE,
                 )
                 client = self._provider.client("s3", keys, endpoint_url=given.service_url, config=config)
                 self._boto3_client = token, client
             return self._boto3_client[1]
-
-
-class _S3Provider:
-    """Credentials for every client of a store. They ask again before the credentials end."""
-
-    def __init__(self, credentials: S3Credentials) -> None:
-        self._given = credentials
-        self._session: Any = None
-        self._found: Any = None
-        self._assumed: Any = None
-        self._key_id = ""
-        self.is_a_session = bool(credentials.role_arn)
-        """Whether the credentials that were found last expire."""
-        self._lock = threading.RLock()
-
-    def __call__(self) -> Any:
-        """An obstore `S3Credential`. Raises ConfigurationError, AccessDeniedError, ConnectionError."""
-        with self._lock:
-            if not self._given.role_arn:
-                return self._own()
-            if self._assumed is None or self._assumed["expires_at"] < datetime.now(UTC) + RENEW_BEFORE:
-                self._assumed = self._assume(self._given.role_arn)
-            return self._assumed
-
-    @property
-    def identity(self) -> str:
-        """The role, the key or the profile."""
-        given = self._given
-        if given.anonymous:
-            return ANONYMOUS
-        if given.role_arn:
-            return given.role_arn
-        if given.access_key_id:
-            return f"access key {given.access_key_id}"
-        key = f", access key {self._key_id}" if self._key_id else ""
-        return f"profile {given.profile}{key}" if given.profile else f"the default AWS credentials{key}"
-
-    @property
-    def region(self) -> str:
-        """What is given, or the environment's, or the profile's."""
-        found = self._given.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if not found and not self._given.anonymous:
-            with self._lock:
-                found = self._boto3_session().region_name
-        return found or "us-east-1"
-
-    def forget(self) -> None:
-        """Begin anew: files and variables may say something else by now."""
-        with self._lock:
-            self._session = self._found = self._assumed = None
-
-    def client(self, service: str, keys: Any, **options: Any) -> Any:
-        """A boto3 client with these credentials."""
-        import boto3
-
-        with self._lock:
-            session = boto3.Session() if keys is None else self._boto3_session()
-            signing = keys and {
-                "aws_access_key_id": keys["access_key_id"],
-                "aws_secret_access_key": keys["secret_access_key"],
-                "aws_session_token": keys["token"],
-            }
-            return session.client(service, region_name=self.region, **(signing or {}), **options)
-
-    def _boto3_session(self) -> Any:
-        import boto3
-
-        given = self._given
-        if self._session is None:
-            with self._explained():
-                self._session = boto3.Session(
-                    profile_name=given.profile,
-                    region_name=given.region,
-                    aws_access_key_id=given.access_key_id,
-                    aws_secret_access_key=reveal(given.secret_access_key) if given.secret_access_key else None,
-                    aws_session_token=reveal(given.session_token) if given.session_token else None,
-                )
-        return self._session
-
-    def _own(self) -> dict[str, Any]:
-        """The keys that are given, or that botocore finds. It renews them itself, long before they end."""
-        given = self._given
-        with self._explained():
-            self._found = self._found or self._boto3_session().get_credentials()
-            if self._found is None:
-                raise ConfigurationError(
-                    f"no AWS credentials for {given.prefix}: give keys, a profile or a role, or `anonymous: true`"
-                )
-            frozen = self._found.get_frozen_credentials()
-        kinds = {"access key ID": frozen.access_key, "secret access key": frozen.secret_key, "token": frozen.token}
-        for kind, value in kinds.items():
-            if value and re.search(r"[^!-~]", value):  # no header may hold it; obstore would panic
-                raise ConfigurationError(
-                    f"the AWS {kind} for {given.prefix} holds a space, a line break or another character that none "
-                    "has: was it copied whole, and nothing else?"
-                )
-        self._key_id, self.is_a_session = frozen.access_key, bool(frozen.token) or bool(given.role_arn)
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": None if given.access_key_id else datetime.now(UTC) + _ASK_AGAIN,
-        }
-
-    def _assume(self, role_arn: str) -> dict[str, Any]:
-        from botocore.config import Config
-
-        given = self._given
-        external = {"ExternalId": reveal(given.external_id)} if given.external_id else {}
-        config = Config(
-            connect_timeout=min(10.0, given.request_seconds), read_timeout=given.request_seconds, retries=_ONCE
-        )
-        own = self._own()
-        with self._explained():
-            sts = self.client("sts", own, endpoint_url=given.sts_endpoint, config=config)
-            answer = sts.assume_role(RoleArn=role_arn, RoleSessionName=given.role_session_name, **external)
-        keys = answer["Credentials"]
-        return {
-            "access_key_id": keys["AccessKeyId"],
-            "secret_access_key": keys["SecretAccessKey"],
-            "token": keys["SessionToken"],
-            "expires_at": keys["Expiration"].astimezone(UTC),  # obstore takes no other kind of zone
-        }
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Errors of botocore, while it gets credentials, as ours."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            yield
-        except Exception as error:
-            if _is_temporary(error):
-                raise _interrupted(error) from None
-            if isinstance(error, BotoCoreError):
-                raise ConfigurationError(f"no AWS credentials for {self._given.prefix}: {error}") from None
-            if not isinstance(error, ClientError):
-                raise
-            given = self._given
-            role = given.role_arn or "the role of the profile"
-            who = given.access_key_id or given.profile or "the default AWS credentials"
-            raise AccessDeniedError(
-                f"cannot assume {role} as {who} ({_code(error)}): the permission sts:AssumeRole is missing, or the "
-                "role does not trust this identity"
-            ) from None
-
-
-@contextmanager
-def _as_of_obstore() -> Iterator[None]:
-    """boto3's errors as those that obstore would raise, as far as it matters."""
-    from botocore.exceptions import ClientError
-
-    try:
-        yield
-    except Exception as error:
-        if _is_temporary(error):
-            raise _interrupted(error) from None
-        if not isinstance(error, ClientError):
-            raise
-        status, code = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode"), _code(error)
-        if code == "NoSuchBucket":
-            raise NoSuchBucket from None
-        if status == 404:
-            raise FileNotFoundError from None
-        if status == 401 or code in UNAUTHENTICATED:
-            raise Unauthenticated(code) from error
-        if status == 403:
-            raise Forbidden(code) from error
-        raise
-
-
-def _is_temporary(error: Exception) -> bool:
-    """Whether the same request may succeed later."""
-    from botocore import exceptions as failures
-    from botocore.parsers import ResponseParserError
-    from urllib3.exceptions import HTTPError
-
-    if isinstance(error, failures.ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status in (408, 429) or _code(error) in ("RequestTimeout", "Throttling", "SlowDown")
-    lost = failures.HTTPClientError | failures.ConnectionError | failures.IncompleteReadError | HTTPError
-    return isinstance(error, lost | ResponseParserError)
-
-
-def _interrupted(error: Exception) -> ConnectionError:
-    """Without the answer that botocore could not read: it may hold a session's keys."""
-    return ConnectionError(str(error).splitlines()[0])
-
-
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def through_s3_api(credentials: GCSCredentials) -> S3Store:

@@ -1,67 +1,29 @@
-"""`Storage` sends each URI to the store that its scheme names."""
+"""`Storage`: the verbs over URIs, each sent to the store that its URI leads to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
-from shardmill.errors import ConfigurationError
-from shardmill.storage.credentials import Credentials, GCSCredentials, S3Credentials
-
-
-@dataclass(frozen=True)
-class ObjectInfo:
-    """One stored object, as a listing gives it."""
-
-    uri: str
-    size: int
-    """Bytes."""
-    version: str
-    """Changes whenever the object's bytes are replaced: a generation, an ETag, or for a local file mtime and size."""
-    modified: float
-    """Seconds since the epoch."""
-
-
-class Store(Protocol):
-    """What a kind of store implements; the guarantees are those of `Storage`."""
-
-    @property
-    def excludes(self) -> bool:
-        """Whether `exclusive` keeps others out."""
-
-    def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]: ...  # noqa: D102
-    def stat(self, uri: str) -> ObjectInfo | None: ...  # noqa: D102
-    def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]: ...  # noqa: D102
-    def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]: ...  # noqa: D102
-    def read_range(self, uri: str, offset: int, length: int) -> bytes: ...  # noqa: D102
-    def publish(self, file: Path, uri: str) -> None: ...  # noqa: D102
-    def replace(self, uri: str, data: bytes, expected: str | None) -> str: ...  # noqa: D102
-    def copy(self, source: str, target: str) -> None: ...  # noqa: D102
-    def move(self, source: str, target: str) -> None: ...  # noqa: D102
-    def delete(self, uri: str) -> None: ...  # noqa: D102
-    def check_writable(self, folder: str) -> None: ...  # noqa: D102
-    def check_movable(self, source: str, target: str) -> None: ...  # noqa: D102
-    def honours_preconditions(self, folder: str) -> bool: ...  # noqa: D102
-    def scratch(self, folder: str) -> AbstractContextManager[Path]: ...  # noqa: D102
-    def sweep(self, folder: str) -> None: ...  # noqa: D102
-    def exclusive(self, folder: str) -> AbstractContextManager[None]: ...  # noqa: D102
-    def filesystem(self) -> Any: ...  # noqa: D102
-
-    @property
-    def identity(self) -> str:
-        """Who we are to the store; never a secret."""
+from shardmill.storage.credentials import Credentials
+from shardmill.storage.objects import FolderOf, ObjectInfo
+from shardmill.storage.store import Store
+from shardmill.storage.stores import store_of
 
 
 @dataclass(frozen=True)
 class Storage:
     """The verbs over URIs. Picklable; opens nothing until it is used, in the process that uses it.
 
-    Raises, in every verb, StorageError for what a store cannot do, AccessDeniedError for what it refuses, and
-    ConfigurationError for credentials that are none. What can be tried again has been, up to a deadline.
+    What can be tried again has been, up to a deadline, before a verb raises.
+
+    Raises:
+        StorageError: In every verb: a store cannot do it.
+        AccessDeniedError: In every verb: a store refuses.
+        ConfigurationError: In every verb: the credentials are none.
     """
 
     credentials: tuple[Credentials, ...] = ()
@@ -69,40 +31,52 @@ class Storage:
 
     def store(self, uri: str) -> Store:
         """The store that a URI leads to, with the credentials for it."""
-        scheme = uri.partition("://")[0]
-        if scheme == "file":
-            return _local_store()
-        if scheme not in _DEFAULTS:
-            known = ", ".join(f"{name}://" for name in ("file", *_DEFAULTS))
-            raise ConfigurationError(f"{uri} is on no store that is supported: {known}")
-        matching = [item for item in self.credentials if item.matches(uri)]
-        return _object_store(max(matching, key=lambda item: len(item.prefix), default=_DEFAULTS[scheme]))
+        return store_of(uri, self.credentials)
 
-    def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]:
+    def list(self, folder: str, after: str | None = None, first_of: FolderOf | None = None) -> Iterator[ObjectInfo]:
         """Every object below `folder`, in no promised order; nothing if it does not exist.
 
-        With `after`, a URI, only those whose names come after it; an object store looks at no others.
+        Args:
+            folder: The URI of the folder.
+            after: A URI: only objects whose names come after it; an object store looks at no others.
+            first_of: Of each folder that it names, the first object alone; the listing leaps over the others.
         """
-        return self.store(folder).list(folder, after)
+        return self.store(folder).list(folder, after, first_of)
 
     def stat(self, uri: str) -> ObjectInfo | None:
         """The object's size and version, None if there is none."""
         return self.store(uri).stat(uri)
 
     def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]:
-        """A seekable stream over the object, and the version that it reads. Raises FileNotFoundError."""
+        """A seekable stream over the object, and the version that it reads.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         return self.store(uri).open(uri)
 
     def read(self, uri: str) -> bytes:
-        """The object's bytes. Raises FileNotFoundError."""
+        """The object's bytes.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         return self.read_version(uri)[0]
 
     def read_version(self, uri: str) -> tuple[bytes, ObjectInfo]:
-        """The object's bytes and the version that they are. Raises FileNotFoundError."""
+        """The object's bytes and the version that they are.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         return self.store(uri).read_version(uri)
 
     def read_range(self, uri: str, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`, fewer only where the object ends. Raises FileNotFoundError."""
+        """`length` bytes from `offset`, fewer only where the object ends.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
         return self.store(uri).read_range(uri, offset, length)
 
     def publish(self, file: Path, uri: str) -> None:
@@ -112,22 +86,30 @@ class Storage:
     def replace(self, uri: str, data: bytes, expected: str | None) -> str:
         """Replace a small object whole, if its version is still `expected` (None: it does not exist yet).
 
-        Returns the new version. Raises ConflictError if another writer was first; nothing is changed then.
+        Returns the new version.
+
+        Raises:
+            ConflictError: Another writer was first; nothing is changed.
         """
         return self.store(uri).replace(uri, data, expected)
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object within its store, whole or not at all, over whatever stood at `target`.
 
-        The server of an object store copies. Raises FileNotFoundError if there is no such object.
+        The server of an object store copies.
+
+        Raises:
+            FileNotFoundError: There is no such object.
         """
         self.store(source).copy(source, target)
 
     def move(self, source: str, target: str) -> None:
         """Move an object within its store, whole or not at all, over whatever stood at `target`.
 
-        Its time is then that of the move. A move that breaks off may leave the object in both places. Raises
-        FileNotFoundError if it is not there.
+        Its time is then that of the move. A move that breaks off may leave the object in both places.
+
+        Raises:
+            FileNotFoundError: It is not there.
         """
         self.store(source).move(source, target)
 
@@ -136,11 +118,11 @@ class Storage:
         self.store(uri).delete(uri)
 
     def check_writable(self, folder: str) -> None:
-        """Raises, before any work is done for nothing, what writing and deleting below `folder` would raise."""
+        """Raise, before any work is done for nothing, what writing and deleting below `folder` would raise."""
         self.store(folder).check_writable(folder)
 
     def check_movable(self, source: str, target: str) -> None:
-        """Raises, before any work is done for nothing, what moving from one folder to the other would raise."""
+        """Raise, before any work is done for nothing, what moving from one folder to the other would raise."""
         self.store(target).check_movable(source, target)
 
     def scratch(self, folder: str) -> AbstractContextManager[Path]:
@@ -156,7 +138,7 @@ class Storage:
         self.store(folder).sweep(folder)
 
     def exclusive(self, folder: str) -> AbstractContextManager[None]:
-        """Keeps other writers' exclusive sections over the same folder out, where the store can do that."""
+        """Keep other writers' exclusive sections over the same folder out, where the store can do that."""
         return self.store(folder).exclusive(folder)
 
     def excludes(self, folder: str) -> bool:
@@ -166,34 +148,3 @@ class Storage:
     def filesystem(self, uri: str) -> Any:
         """The fsspec file system for a URI, with its credentials: for pandas, pyarrow, and code of one's own."""
         return self.store(uri).filesystem()
-
-
-_DEFAULTS: dict[str, Credentials] = {"gs": GCSCredentials(), "s3": S3Credentials()}
-
-
-@lru_cache(maxsize=1)
-def _local_store() -> Store:
-    from shardmill.storage.local import LocalStore
-
-    return LocalStore()
-
-
-@lru_cache(maxsize=64)
-def _object_store(credentials: Credentials) -> Store:
-    """One a process for each credentials, so that connections and tokens are shared."""
-    try:
-        if isinstance(credentials, S3Credentials):
-            from shardmill.storage.s3 import S3Store
-
-            return S3Store(credentials)
-        assert isinstance(credentials, GCSCredentials)
-        if credentials.hmac_secret:
-            from shardmill.storage.s3 import through_s3_api
-
-            return through_s3_api(credentials)
-        from shardmill.storage.gcs import GCSStore
-
-        return GCSStore(credentials)
-    except ImportError as error:
-        extra = credentials.prefix.partition("://")[0].replace("gs", "gcs")
-        raise ConfigurationError(f"{error.name} is not installed: pip install 'shardmill[{extra}]'") from error

@@ -27,7 +27,11 @@ def join_uri(folder: str, name: str) -> str:
 
 
 def relative_to(folder: str, uri: str) -> str:
-    """The part of `uri` below `folder`. Raises ValueError if it is not below."""
+    """The part of `uri` below `folder`.
+
+    Raises:
+        ValueError: It is not below.
+    """
     prefix = join_uri(folder, "")
     if not uri.startswith(prefix):
         raise ValueError(f"{uri} is not below {folder}")

@@ -106,7 +106,11 @@ class _Looker:
         return found
 
     def _check_that_it_is_mounted(self) -> None:
-        """Raises StorageError if a local source is gone, or empty though objects of it are committed."""
+        """Refuse to take for deleted what is only not mounted.
+
+        Raises:
+            StorageError: A local source is gone, or empty though objects of it are committed.
+        """
         full = [key for key, seen in self._state.seen.items() if seen.objects]
         if not full or not self._dataset.partitioning.seems_unmounted:
             return

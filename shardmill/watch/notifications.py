@@ -10,6 +10,8 @@ from functools import partial
 from typing import Any, Protocol
 from urllib.parse import unquote_plus
 
+from typing_extensions import override
+
 from shardmill.concurrency import bounded_map
 from shardmill.dataset.upkeep import NotificationsSpec
 from shardmill.errors import ConfigurationError
@@ -51,14 +53,26 @@ class Notifications(Protocol):
     """A queue of announcements."""
 
     def receive(self) -> Announced:
-        """What was announced. It comes again later unless it is acknowledged. Raises StorageError."""
+        """What was announced. It comes again later unless it is acknowledged.
+
+        Raises:
+            StorageError: The queue cannot be read.
+        """
 
     def acknowledge(self, receipts: Sequence[str]) -> None:
-        """The announcements with these receipts need not come again. Raises StorageError."""
+        """The announcements with these receipts need not come again.
+
+        Raises:
+            StorageError: The queue cannot be told.
+        """
 
 
 def open_notifications(spec: NotificationsSpec, storage: Storage, source: str) -> Notifications:
-    """The queue, with the credentials that `storage` has for the URI `source`. Raises ConfigurationError."""
+    """The queue, with the credentials that `storage` has for the URI `source`.
+
+    Raises:
+        ConfigurationError: The queue is of another cloud than the source.
+    """
     if spec.sqs_queue:
         from shardmill.storage.s3 import S3Store
 
@@ -78,7 +92,7 @@ def open_notifications(spec: NotificationsSpec, storage: Storage, source: str) -
 
 
 @dataclass(frozen=True)
-class SQSQueue:
+class SQSQueue(Notifications):
     """S3 event notifications in an SQS queue, directly or through an SNS topic.
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
@@ -89,8 +103,8 @@ class SQSQueue:
     endpoint: str | None
     identity: Callable[[], str]
 
+    @override
     def receive(self) -> Announced:
-        """See `Notifications`."""
         announced, end = Announced(), time.monotonic() + _SECONDS
         requests = 1  # an empty queue is asked once
         while len(announced.receipts) < _MOST and time.monotonic() < end:
@@ -104,8 +118,8 @@ class SQSQueue:
             requests = _AT_ONCE
         return announced
 
+    @override
     def acknowledge(self, receipts: Sequence[str]) -> None:
-        """See `Notifications`."""
         calls = [partial(self._delete, receipts[start : start + 10]) for start in range(0, len(receipts), 10)]
         for _ in bounded_map(partial(self._call, "sqs:DeleteMessage"), calls, _AT_ONCE):
             pass
@@ -120,7 +134,7 @@ class SQSQueue:
 
 
 @dataclass(frozen=True)
-class PubSubSubscription:
+class PubSubSubscription(Notifications):
     """Notifications of a GCS bucket in a Pub/Sub subscription, by its REST API.
 
     https://cloud.google.com/storage/docs/pubsub-notifications
@@ -132,8 +146,8 @@ class PubSubSubscription:
     endpoint: str | None
     identity: Callable[[], str]
 
+    @override
     def receive(self) -> Announced:
-        """See `Notifications`."""
         announced, end = Announced(), time.monotonic() + _SECONDS
         while len(announced.receipts) < _MOST and time.monotonic() < end:
             # Without `returnImmediately` the answer waits for a message, and the look with it.
@@ -147,8 +161,8 @@ class PubSubSubscription:
                 announced.take(partial(_gcs_uris, message), message["ackId"])
         return announced
 
+    @override
     def acknowledge(self, receipts: Sequence[str]) -> None:
-        """See `Notifications`."""
         for start in range(0, len(receipts), _PULL):
             self._call("acknowledge", {"ackIds": list(receipts[start : start + _PULL])})
 

@@ -127,7 +127,11 @@ class State:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> State:
-        """The state again. Raises CorruptionError for anything else."""
+        """The state again.
+
+        Raises:
+            CorruptionError: The bytes are anything else.
+        """
         try:
             plain: dict[str, Any] = json.loads(gzip.decompress(data))
             if plain.pop("format") != _FORMAT:
@@ -167,7 +171,11 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """The cursor again. Raises CorruptionError for anything else."""
+        """The cursor again.
+
+        Raises:
+            CorruptionError: The text is anything else.
+        """
         try:
             plain = json.loads(text)
             if plain.pop("format") != _FORMAT:
@@ -181,7 +189,11 @@ class Cursor:
 
 
 def load_state(storage: Storage, home: str, cursor: Cursor) -> State:
-    """The state that the cursor points to. Raises CorruptionError if it is not there or not whole."""
+    """The state that the cursor points to.
+
+    Raises:
+        CorruptionError: It is not there or not whole.
+    """
     try:
         return State.from_bytes(storage.read(join_uri(_folder(home), cursor.state)))
     except FileNotFoundError:

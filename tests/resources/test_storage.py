@@ -138,7 +138,7 @@ def test_a_dagster_gcp_resource_is_accepted_with_the_environment_that_it_lives_o
     key.write_text(reveal(given.service_account_json))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
     monkeypatch.setenv(variable, gcs_server.url)
-    from shardmill.storage.storage import _object_store
+    from shardmill.storage.stores import _object_store
 
     _object_store.cache_clear()  # the clients of this process, which were made in another environment
     try:

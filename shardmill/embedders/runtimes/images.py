@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from shardmill.embedders.runtimes.base import IN_FLIGHT, Runtime
 
@@ -26,8 +27,8 @@ class ImageRuntime(Runtime):
     def infer(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 [1, h, w, 3] → float32 [1, d], on the calling thread, the GIL released."""
 
+    @override
     def embed(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """See `Runtime.embed`."""
         pending: deque[list[Future[NDArray[np.float32]]]] = deque()
         try:
             for batch in batches:
@@ -40,8 +41,8 @@ class ImageRuntime(Runtime):
             for future in (future for futures in pending for future in futures):
                 future.cancel()
 
+    @override
     def close(self) -> None:
-        """See `Runtime.close`."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _gather(self, futures: list[Future[NDArray[np.float32]]]) -> NDArray[np.float32]:

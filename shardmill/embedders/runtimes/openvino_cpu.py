@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from shardmill.concurrency import usable_cores
 from shardmill.embedders.protocol import Embedder
@@ -41,8 +42,8 @@ class OpenVinoRuntime(ImageRuntime):
         self._local = threading.local()
         super().__init__(embedder.dimension, threads)
 
+    @override
     def infer(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `ImageRuntime.infer`."""
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
@@ -50,8 +51,8 @@ class OpenVinoRuntime(ImageRuntime):
         vector: NDArray[np.float32] = request.get_output_tensor().data.copy()
         return vector
 
+    @override
     def close(self) -> None:
-        """See `Runtime.close`."""
         super().close()
         del self._compiled, self._local
 

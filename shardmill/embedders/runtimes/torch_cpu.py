@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from shardmill.concurrency import usable_cores
 from shardmill.embedders.protocol import Embedder
@@ -18,16 +19,16 @@ class TorchRuntime(ImageRuntime):
         self._module = trace(embedder, bfloat16)
         super().__init__(embedder.dimension, threads or usable_cores(), _one_core)
 
+    @override
     def infer(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `ImageRuntime.infer`."""
         import torch
 
         with torch.inference_mode():
             vector: NDArray[np.float32] = self._module(torch.from_numpy(np.array(image))).numpy()
         return vector
 
+    @override
     def close(self) -> None:
-        """See `Runtime.close`."""
         super().close()
         del self._module
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.runtimes.base import IN_FLIGHT, Runtime
@@ -42,8 +43,8 @@ class CudaRuntime(Runtime):
         if self._cuda:
             self._compile()
 
+    @override
     def embed(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """See `Runtime.embed`."""
         pending: deque[list[tuple[int, torch.Tensor, Any]]] = deque()
         size = self._shape[0]
         for batch in batches:
@@ -54,8 +55,8 @@ class CudaRuntime(Runtime):
         while pending:
             yield self._gather(pending.popleft())
 
+    @override
     def close(self) -> None:
-        """See `Runtime.close`."""
         import torch
 
         del self._module

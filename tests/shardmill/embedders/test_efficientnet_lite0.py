@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from shardmill.embedders.protocol import Embedder, load_embedder
+from shardmill.embedders.protocol import Embedder
+from shardmill.embedders.registry import load_embedder
 from shardmill.embedders.runtimes import available_runtimes, build_runtime
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shardmill.embedders import runtimes
 from shardmill.embedders.protocol import Embedder
-from shardmill.embedders.runtimes import available_runtimes, build_runtime
+from shardmill.embedders.runtimes import available_runtimes, build_runtime, choice
 from shardmill.embedders.runtimes.base import IN_FLIGHT, Runtime
 from shardmill.embedders.runtimes.torch_cuda import CudaRuntime
 from shardmill.embedders.spec import EmbedderSpec
@@ -100,7 +99,7 @@ def test_close_ends_the_threads(name, embedder, inputs):
 
 
 def test_a_missing_runtime_names_its_remedy(embedder, monkeypatch):
-    monkeypatch.setattr(runtimes, "find_spec", lambda _: None)
+    monkeypatch.setattr(choice, "find_spec", lambda _: None)
     with pytest.raises(ConfigurationError, match=r"shardmill\[openvino\]"):
         build_runtime(embedder, EmbedderSpec(runtime="openvino"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -125,7 +124,7 @@ def test_openvino_reports_nothing_over_the_network(tmp_path):
 import socket, numpy as np
 def refuse(*args, **kwargs): raise SystemExit("network used")
 socket.socket.connect = socket.getaddrinfo = refuse
-from shardmill.embedders.protocol import load_embedder
+from shardmill.embedders.registry import load_embedder
 from shardmill.embedders.runtimes import build_runtime
 from shardmill.embedders.spec import EmbedderSpec
 spec = EmbedderSpec(runtime="openvino")

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from shardmill.embedders.protocol import load_embedder, weights_identity
+from shardmill.embedders.registry import load_embedder, weights_identity
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
 from shardmill.storage import Storage
 
 
 def test_importing_the_spec_imports_no_torch():
-    code = "import sys, shardmill.embedders.spec, shardmill.embedders.protocol, shardmill.embedders.runtimes;"
+    code = "import sys, shardmill.embedders.spec, shardmill.embedders.registry, shardmill.embedders.runtimes;"
     code += "print({'torch', 'torchvision', 'openvino'} & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "set()"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from shardmill.embedders import torchvision_models
 from shardmill.embedders.modules import split_classifier
-from shardmill.embedders.protocol import load_embedder, weights_identity
+from shardmill.embedders.registry import load_embedder, weights_identity
 from shardmill.embedders.runtimes import available_runtimes, build_runtime
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError

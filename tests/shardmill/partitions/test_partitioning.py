@@ -285,6 +285,39 @@ def test_windows_are_those_that_the_source_holds_objects_of(place: NewPlace, kin
     assert made.keys(at.storage) == [str(start), str(start + timedelta(days=7))]
 
 
+@pytest.mark.parametrize("template", ["{partition}", "raw/v{partition}/images"])
+@pytest.mark.parametrize("count", [10, 40])
+def test_prefixes_on_a_local_disk_cost_one_look_at_each_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, count: int
+) -> None:
+    for number in range(count):
+        folder = tmp_path / template.replace("{partition}", str(number))
+        folder.mkdir(parents=True)
+        for each in range(5):
+            (folder / f"{each}.jpg").write_bytes(b"data")
+    read: list[str] = []
+    scandir, stat = os.scandir, Path.stat
+    looked_at: list[Path] = []
+
+    def counted_scandir(directory: str) -> Any:
+        read.append(directory)
+        return scandir(directory)
+
+    def counted_stat(path: Path, **options: Any) -> os.stat_result:
+        looked_at.append(path)
+        return stat(path, **options)
+
+    made = partitioning(PREFIX, f"{tmp_path}/{template}")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", counted_scandir)
+        patch.setattr(Path, "stat", counted_stat)
+        keys = made.keys(STORAGE)
+    assert keys == sorted(str(number) for number in range(count))
+    folders_of_a_partition = template[template.index("{") :].count("/") + 1
+    assert len(read) == len(set(read)) == 1 + count * folders_of_a_partition
+    assert len(looked_at) == count
+
+
 def test_names_that_are_no_utf8_are_partitions_too(tmp_path: Path) -> None:
     names = ["\udce9t\udce9", "\udcff" * 70, "b\udcff" * 20 + "\U0010ffff" * 20, "\U0010ffff", "a"]
     for name in names:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shardmill.storage import Credentials, GCSCredentials, S3Credentials, Storage, join_uri
-from shardmill.storage.storage import _object_store
+from shardmill.storage.stores import _object_store
 from tests.servers import GCSServer, S3Keys, S3Server
 
 SHORT: dict[str, Any] = {"request_seconds": 60.0, "deadline_seconds": 600.0}

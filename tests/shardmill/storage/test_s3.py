@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from shardmill.errors import AccessDeniedError, ConfigurationError, StorageError
-from shardmill.storage import ObjectInfo, S3Credentials, Storage, s3
+from shardmill.storage import ObjectInfo, S3Credentials, Storage, s3, s3_credentials
 from tests.servers import S3Keys, S3Server, STSServer
 from tests.servers.fixtures import StartProxy
 from tests.shardmill.storage.conftest import PROMPT, SHORT, assert_reads, of_keys, use
@@ -261,7 +261,7 @@ def test_a_session_of_a_role_is_used_until_shortly_before_its_end(
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(storage.stat, ["s3://role-only/a"] * 16))
     assert assumptions(proxy) == 1
-    monkeypatch.setattr(s3, "RENEW_BEFORE", timedelta(hours=2))
+    monkeypatch.setattr(s3_credentials, "RENEW_BEFORE", timedelta(hours=2))
     storage.stat("s3://role-only/a")
     assert assumptions(proxy) > 1
     monkeypatch.undo()

@@ -1,0 +1,56 @@
+"""Which embedders there are. Another one is a module like `efficientnet_lite0`, which imports nothing from here."""
+
+import importlib
+from typing import Protocol, cast
+
+from shardmill.embedders.protocol import Embedder
+from shardmill.embedders.spec import EmbedderSpec
+from shardmill.embedders.unknown import unknown_model
+from shardmill.storage import Storage
+
+EMBEDDERS = {
+    "efficientnet-lite0": "shardmill.embedders.efficientnet_lite0",
+    "torchvision": "shardmill.embedders.torchvision_models",
+}
+"""First part of a model's name → the module that provides it (see `EmbedderModule`)."""
+
+
+class EmbedderModule(Protocol):
+    """What a module named in `EMBEDDERS` provides."""
+
+    def load(self, spec: EmbedderSpec, weights: str | None, storage: Storage) -> Embedder:
+        """The embedder, its weights in memory; see `load_embedder`."""
+
+    def weights_identity(self, spec: EmbedderSpec, storage: Storage) -> str:
+        """Changes whenever the weights do; needs no model in memory."""
+
+
+def load_embedder(spec: EmbedderSpec, weights: str | None = None, storage: Storage | None = None) -> Embedder:
+    """The embedder that `spec` names, its weights in memory.
+
+    Args:
+        spec: Names the model and its weights.
+        weights: Their identity, as `weights_identity` gave it. None: whatever they are.
+        storage: Where they are, if the spec names a URI.
+
+    Raises:
+        ConfigurationError: The model is unknown, or its weights are missing or do not fit it.
+        ConflictError: The bytes that were read are not those of the identity.
+    """
+    return _module(spec.model).load(spec, weights, storage or Storage())
+
+
+def weights_identity(spec: EmbedderSpec, storage: Storage) -> str:
+    """A short string that changes whenever the weights that `spec` names do.
+
+    Raises:
+        ConfigurationError: The model is unknown, or its weights cannot be read.
+    """
+    return _module(spec.model).weights_identity(spec, storage)
+
+
+def _module(model: str) -> EmbedderModule:
+    family = model.partition("/")[0]
+    if family not in EMBEDDERS:
+        raise unknown_model(model, [name + "/<name>" * (name == "torchvision") for name in EMBEDDERS])
+    return cast(EmbedderModule, importlib.import_module(EMBEDDERS[family]))
