@@ -95,6 +95,17 @@ def test_an_image_is_written_in_its_own_format_and_quality() -> None:
     assert sizes[3] < sizes[1]
 
 
+def test_an_image_that_chance_left_alone_is_encoded_anew_as_the_others_are() -> None:
+    """Else the quality of an image would tell what was done to it."""
+    sample = EncodedSample("k", {"jpg": encode_image(PIXELS, "jpg", quality=40)})
+    Image.fromarray(PIXELS).save(at_75 := io.BytesIO(), "JPEG", quality=75)
+    tables = Image.open(at_75).quantization
+    for probability in (0.0, 1.0):
+        flip = {"operation": "RandomHorizontalFlip", "arguments": {"p": probability}}
+        data = only(transform(flip, jpeg_quality=75)(sample)).components["jpg"]
+        assert Image.open(io.BytesIO(data)).quantization == tables
+
+
 def test_an_image_and_its_mask_share_one_random_geometry() -> None:
     """The labels stand in the image as well, so that the two can be compared after any crop and flip."""
     wide = LABELS.astype(np.uint16) * 300
