@@ -103,10 +103,8 @@ def test_a_transparent_colour_or_palette_entry_is_white() -> None:
     palette.putpalette([1, 2, 3, 4, 5, 6])
     for options in ({"transparency": 0}, {"transparency": bytes([0, 255])}):
         assert decode_image(save(palette, "PNG", **options), "png")[0].tolist() == [[255] * 3, [4, 5, 6]]
-    wide = Image.fromarray(np.array([[300, 65535]], dtype=np.uint16))
-    data = save(wide, "PNG")
-    if "transparency" not in Image.open(io.BytesIO(data)).info:
-        assert decode_image(data, "png")[0].tolist() == [[1] * 3, [255] * 3]
+    wide = Image.fromarray(np.array([[300, 301, 30_000]], dtype=np.uint16))
+    assert decode_image(save(wide, "PNG", transparency=300), "png")[0].tolist() == [[255] * 3, [1] * 3, [117] * 3]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
