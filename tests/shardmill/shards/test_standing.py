@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from shardmill.shards.layout import picture_name
 from shardmill.shards.reader import ShardSet
-from shardmill.shards.standing import standing
+from shardmill.shards.standing import Listing, list_files, standing
 from shardmill.storage import Storage
-from tests.spelling import NAME, spell, write
+from tests.spelling import NAME, Hooked, spell, write
 
 
 @pytest.fixture
@@ -40,3 +41,27 @@ def test_a_shard_whose_index_has_another_size_does_not_stand(shards: ShardSet) -
     file = Path(shards.layout.beside(first.index).removeprefix("file://"))
     file.write_bytes(file.read_bytes() + b"\0")
     assert found(shards) == {second.fingerprint}
+
+
+@pytest.mark.parametrize("file", ["data", "index"])
+def test_what_another_run_may_be_removing_stands_only_where_a_lock_keeps_it_out(shards: ShardSet, file: str) -> None:
+    """The commit that stands has superseded both shards."""
+    first, second = shards.commit.shards
+    now = write(shards.storage, shards.folder, spell("xy"), keep_seconds=60).commit
+    for entry in (first, second):
+        shards.storage.move(shards.layout.superseded(str(entry.data)), shards.layout.data(str(entry.data)))
+    removing = now.model_copy(update={"superseded": [getattr(first, file)]})
+    planned = [(entry.id, entry.fingerprint) for entry in (first, second)]
+    assert len(standing(shards.storage, shards.layout, planned, removing)) == 2
+    assert set(standing(Hooked(), shards.layout, planned, removing)) == {second.fingerprint}
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_shard_without_its_picture_does_not_stand(shards: ShardSet, gone: bool) -> None:
+    """Whether that is gone, or may be going at this moment."""
+    listing = list_files(shards.storage, shards.layout)
+    name = picture_name("000000", "0" * 64, "0" * 64)
+    drawn = shards.commit.shards[0].model_copy(update={"picture": name})
+    whole = Listing(listing.data, {**listing.side, name: listing.side["index.json"]})
+    assert whole.has(drawn)
+    assert not (Listing(listing.data, listing.side).has(drawn) if gone else whole.has(drawn, frozenset([name])))
