@@ -19,7 +19,7 @@ from shardmill.dataset import load_dataset
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import decode_image, decode_mask, encode_image
 from shardmill.samples import EncodedSample
-from shardmill.transforms import DecodedSample, SampleTransform, TransformSpec, build_transform, reasons
+from shardmill.transforms import DecodedSample, Operation, SampleTransform, TransformSpec, build_transform, reasons
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 ROWS, COLUMNS = np.mgrid[0:60, 0:80]
@@ -74,6 +74,14 @@ def test_components_not_seen_pass_byte_for_byte() -> None:
         n: SAMPLE.components[n] for n in ("mask.png", "cls", "json")
     }
     assert result.key == SAMPLE.key
+
+
+def test_an_image_that_no_operation_sees_is_not_even_decoded() -> None:
+    sample = EncodedSample("k", {**SAMPLE.components, "other.png": SAMPLE.components["png"][:100]})
+    crop = {"operation": "CenterCrop", "arguments": {"size": 20}}
+    result = only(transform({**crop, "components": ["png"]})(sample))
+    assert result.components["other.png"] == sample.components["other.png"]
+    assert rejected(transform(crop), sample).reason == "truncated or corrupt image"
 
 
 def test_by_default_an_operation_sees_every_image() -> None:
@@ -211,6 +219,12 @@ def test_results_depend_on_no_thread_order_or_global_generator() -> None:
     assert len({only(each).components["png"] for each in alone}) > 20
     copy = pickle.loads(pickle.dumps(run))
     assert [copy(sample) for sample in samples] == alone
+
+
+def test_a_copy_in_a_worker_refuses_what_the_original_does() -> None:
+    small = build_transform(TransformSpec(operations=[Operation(operation="Grayscale")]), max_pixels=100)
+    for run in (small, pickle.loads(pickle.dumps(small))):
+        assert rejected(run).reason == "too many pixels"
 
 
 def test_seed_key_and_epoch_each_change_the_draw() -> None:
@@ -366,8 +380,20 @@ def test_component_names_are_checked_against_the_samples() -> None:
     spec = TransformSpec.model_validate({"operations": [{"operation": "Grayscale", "components": ["image.jpeg"]}]})
     with pytest.raises(ConfigurationError, match=r"did you mean 'image\.jpg'"):
         build_transform(spec, components=["image.jpg", "cls"])
-    with pytest.raises(ConfigurationError, match="png or tiff"):
-        transform(masks=["mask.jpg"])
+    for name in ("mask.jpg", "mask.webp", "mask.gif", "mask.bmp"):
+        with pytest.raises(ConfigurationError, match="png or tiff"):
+            transform(masks=[name])
+
+
+def test_components_after_a_callable_may_be_those_that_it_added(custom: Callable[..., dict[str, Any]]) -> None:
+    def edges(sample: DecodedSample) -> DecodedSample:
+        return sample.replace({**sample.components, "edges.png": sample.components["png"]})
+
+    grey = {"operation": "Grayscale", "components": ["edges.png"]}
+    spec = TransformSpec.model_validate({"operations": [custom(edges), grey]})
+    assert "edges.png" in only(build_transform(spec, components=SAMPLE.components)(SAMPLE)).components
+    with pytest.raises(ConfigurationError, match=r"no component 'edges\.png'"):
+        build_transform(TransformSpec.model_validate({"operations": [grey]}), components=SAMPLE.components)
 
 
 # The examples
