@@ -153,6 +153,18 @@ def test_labels_are_never_blended_nor_recoloured() -> None:
     assert set(np.unique(mask)) <= {0, 1, 200}  # 0 is the fill
 
 
+def test_labels_of_a_callable_s_own_making_are_a_mask(custom: Callable[..., dict[str, Any]]) -> None:
+    """A plain tensor of two dimensions can be nothing else, declared or not."""
+
+    def segment(sample: DecodedSample) -> DecodedSample:
+        return sample.replace({"segments.png": (sample.components["png"][0] > 100).to(torch.uint8) * 200})
+
+    resize = {"operation": "Resize", "arguments": {"size": [31, 33]}}
+    found = decode_mask(only(transform(custom(segment), resize)(SAMPLE)).components["segments.png"], "png")
+    assert found.shape == (31, 33)
+    assert set(np.unique(found)) == {0, 200}
+
+
 def test_floats_are_scaled_rounded_and_clamped() -> None:
     to_float = {"operation": "ToDtype", "arguments": {"dtype": "float32", "scale": True}, "components": ["png"]}
     same = only(transform(to_float)(SAMPLE))
@@ -302,6 +314,28 @@ def test_an_error_in_a_callable_rejects_the_sample(custom: Callable[..., dict[st
     assert rejected(transform(custom(refuse))).reason == "too dark"
 
 
+@pytest.mark.parametrize("where", ["operation", "callable", "encoder"])
+def test_a_lack_of_memory_rejects_no_sample(
+    custom: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It says nothing of the sample."""
+
+    def lack(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    def lack_in_libjpeg(*_: Any, **__: Any) -> Any:
+        raise ValueError("Insufficient memory (case 4)")
+
+    sample = EncodedSample("k", {"jpg": encode_image(PIXELS, "jpg")})
+    operation = custom(lack) if where == "callable" else {"operation": "Grayscale"}
+    if where == "operation":
+        monkeypatch.setattr("torchvision.transforms.v2.Grayscale.transform", lack)
+    elif where == "encoder":
+        monkeypatch.setattr("simplejpeg.encode_jpeg", lack_in_libjpeg)
+    with pytest.raises(MemoryError):
+        transform(operation)(sample)
+
+
 def test_what_is_no_sample_is_an_error_of_configuration(custom: Callable[..., dict[str, Any]]) -> None:
     def twins(sample: DecodedSample) -> list[DecodedSample]:
         return [sample, sample]
@@ -318,6 +352,9 @@ def test_what_is_no_sample_is_an_error_of_configuration(custom: Callable[..., di
     def odd(sample: DecodedSample) -> DecodedSample:
         return sample.replace({"cls": object()})
 
+    def boolean(sample: DecodedSample) -> DecodedSample:
+        return sample.replace({"cls": True})
+
     def lossy(sample: DecodedSample) -> DecodedSample:
         return sample.replace({"mask.jpg": sample.components["mask.png"]})
 
@@ -327,6 +364,7 @@ def test_what_is_no_sample_is_an_error_of_configuration(custom: Callable[..., di
         (empty, "return None"),
         (dotted, "no dot"),
         (odd, "cls"),
+        (boolean, "'cls' is a bool"),
         (lossy, r"mask\.png"),
     ):
         with pytest.raises(ConfigurationError, match=words):
@@ -352,6 +390,9 @@ def test_samples_that_cannot_be_transformed_are_rejected() -> None:
     assert rejected(transform(flip), broken).reason == "truncated or corrupt image"
 
 
+PNG_ONLY = {"operation": "Grayscale", "components": ["png"]}
+
+
 @pytest.mark.parametrize(
     ("operation", "words"),
     [
@@ -368,7 +409,12 @@ def test_samples_that_cannot_be_transformed_are_rejected() -> None:
         ({"operation": "json:dumps", "arguments": {"indnt": 3, "obj": 1}}, "json:dumps"),
         ({"operation": "json:__name__"}, "not a callable"),
         ({"operation": "Grayscale", "components": ["cls"]}, "'cls' is not an image"),
+        ({"operation": "json:JSONDecoder"}, "has no __call__"),
         ({"operation": "RandomOrder", "arguments": {"transforms": [3]}}, "each of its transforms"),
+        ({"operation": "RandomOrder", "arguments": {"transforms": [{"operation": "json:dumps"}]}}, "neither be custom"),
+        ({"operation": "RandomOrder", "arguments": {"transforms": [PNG_ONLY]}}, "nor name components"),
+        ({"operation": "Pad", "arguments": {"padding": 2, "fill": {"msk": 9}}}, r"fill is given for \['msk'\]"),
+        ({"operation": "AutoAugment", "arguments": {"policy": "cifar"}}, "did you mean 'cifar10'"),
     ],
 )
 def test_a_mistake_in_the_spec_is_told_when_it_is_built(operation: dict[str, Any], words: str) -> None:
