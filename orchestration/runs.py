@@ -11,13 +11,14 @@ PARTITION = "dagster/partition"
 FIRST, LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 """Tags of Dagster's own: a run's partition, or the first and last of its range."""
 DATASET = "shardmill/dataset"
-UNDER_WAY = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
+_OVER = (
+    dg.DagsterRunStatus.SUCCESS,
+    dg.DagsterRunStatus.FAILURE,
+    dg.DagsterRunStatus.CANCELED,
+    dg.DagsterRunStatus.MANAGED,
+)
+"""The last is that of a run elsewhere, of whose end Dagster hears nothing."""
+UNDER_WAY = [status for status in dg.DagsterRunStatus if status not in _OVER]
 
 
 def job_name(spec: DatasetSpec) -> str:

@@ -80,10 +80,9 @@ class TorchvisionModel:
         longer = int(self._resize_to * long / short)
         size = (self._resize_to, longer) if height <= width else (longer, self._resize_to)
         resized = resize(image, size, self._interpolation)
-        margin = self._crop_to - self._resize_to
-        if margin > 0:  # a crop larger than the shorter side is padded with black
-            before = margin // 2
-            resized = np.pad(resized, [(before, margin - before)] * 2 + [(0, 0)])
+        missing = [max(0, self._crop_to - length) for length in resized.shape[:2]]
+        if any(missing):  # a side that is shorter than the crop is padded with black
+            resized = np.pad(resized, [*((pixels // 2, pixels - pixels // 2) for pixels in missing), (0, 0)])
         top, left = (round((length - self._crop_to) / 2) for length in resized.shape[:2])
         return np.ascontiguousarray(resized[top : top + self._crop_to, left : left + self._crop_to])
 

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from orchestration.backlog import Deadline, first_that
+from orchestration.runs import FIRST, LAST
 from shardmill.shards.layout import Layout
 from tests.orchestration.dataset_operator import LOGS, NewOperator, Operator, photograph
 from tests.servers.places import NewPlace, Place
@@ -54,6 +55,21 @@ def test_a_partition_of_which_a_run_is_under_way_is_left_alone(where: Place, new
     job = operator.defs.resolve_job_def("watched_job")
     operator.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "c"})
     assert keys(operator.scheduled(NIGHT)) == ["b", "a"]
+
+
+def test_a_stale_partition_is_left_alone_as_long_as_a_run_over_it_has_others_to_make(
+    where: Place, new_operator: NewOperator
+) -> None:
+    """For Dagster it is not in progress any more."""
+    operator = new_operator(where, partitions=list("abc"), sensor=None, backfill={"cron": "0 3 * * *"})
+    job = operator.defs.resolve_job_def("watched_job")
+    run = operator.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={FIRST: "b", LAST: "c"})
+    for asset in job.asset_layer.executable_asset_keys:
+        for partition in "abc":  # of none of them anything stands
+            operator.instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=partition))
+    assert keys(operator.scheduled(NIGHT)) == ["a"]
+    operator.instance.delete_run(run.run_id)
+    assert keys(operator.scheduled(NIGHT + timedelta(days=1))) == ["c", "b", "a"]
 
 
 def test_a_partition_that_fails_is_tried_again_so_many_times(where: Place, new_operator: NewOperator) -> None:

@@ -63,6 +63,15 @@ def test_vectors_are_those_of_the_reference(runtime, precision, least, embedder,
         assert int(head(stored).argmax()) in CATS
 
 
+@pytest.mark.parametrize(
+    ("shape", "top", "left"), [((256, 256), 16, 16), ((257, 301), 17, 39), ((300, 256), 38, 16), ((301, 257), 39, 17)]
+)
+def test_the_centre_is_cut_out_to_the_pixel(embedder: Embedder, shape: tuple[int, int], top: int, left: int):
+    """Where 0.875 of the shorter side are 224 pixels and a bit, none is resized. A half is rounded up."""
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    assert np.array_equal(embedder.preprocess(noise), noise[top : top + 224, left : left + 224])
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (3, 2), (224, 224), (17, 1000), (2000, 300)])
 def test_preprocess_takes_any_size(embedder: Embedder, shape: tuple[int, int]):
     image = np.full((*shape, 3), 77, np.uint8)

@@ -72,6 +72,19 @@ def test_preprocess_is_the_preset(name, photographs):
         assert levels.max() < 2.5
 
 
+@pytest.mark.parametrize("shape", [(256, 301), (303, 256), (333, 512), (427, 640), (90, 61)])
+@pytest.mark.parametrize(("resize", "crop"), [(256, 224), (232, 224), (64, 64), (60, 63), (60, 64)])
+def test_every_pixel_of_preprocessed_noise_is_the_preset_s(resize, crop, shape):
+    """In noise, a neighbour is another pixel: a crop or a size that is off by one shows everywhere."""
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    published = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+    preset = type(published)(crop_size=crop, resize_size=resize, mean=(0.0,) * 3, std=(1.0,) * 3)
+    model = torchvision_models.TorchvisionModel.__new__(torchvision_models.TorchvisionModel)
+    model._use_preset(preset)
+    expected = preset(Image.fromarray(noise)).permute(1, 2, 0).numpy() * 255
+    assert np.abs(model.preprocess(noise) - expected).max() < 1.5
+
+
 def test_the_classifier_of_a_vision_transformer_is_its_head():
     net = torchvision.models.VisionTransformer(32, 16, num_layers=1, num_heads=1, hidden_dim=8, mlp_dim=8).eval()
     images = torch.rand(2, 3, 32, 32)

@@ -1,6 +1,7 @@
 """Bytes become the right pixels, or are refused with a reason; never anything else."""
 
 import io
+import struct
 import subprocess
 import sys
 import zlib
@@ -87,6 +88,13 @@ def test_big_endian_sixteen_bit_grey_is_scaled() -> None:
     assert decode_mask(data, "tiff").tolist() == [[0, 65535, 257]]
 
 
+def test_a_big_tiff_is_a_tiff() -> None:
+    data = save(Image.fromarray(np.array([[0, 65535, 257]], np.uint16)), "TIFF", big_tiff=True)
+    assert data.startswith(b"II+\0")
+    verify_image(data, "tiff")
+    assert decode_image(data, "tiff")[0, :, 0].tolist() == [0, 255, 1]
+
+
 def test_alpha_is_laid_over_white() -> None:
     rgba = np.array([[[200, 0, 0, 0], [200, 0, 0, 255], [200, 0, 0, 128]]], dtype=np.uint8)
     for suffix, name, options in (("png", "PNG", {}), ("webp", "WEBP", {"lossless": True, "exact": True})):
@@ -103,10 +111,8 @@ def test_a_transparent_colour_or_palette_entry_is_white() -> None:
     palette.putpalette([1, 2, 3, 4, 5, 6])
     for options in ({"transparency": 0}, {"transparency": bytes([0, 255])}):
         assert decode_image(save(palette, "PNG", **options), "png")[0].tolist() == [[255] * 3, [4, 5, 6]]
-    wide = Image.fromarray(np.array([[300, 65535]], dtype=np.uint16))
-    data = save(wide, "PNG")
-    if "transparency" not in Image.open(io.BytesIO(data)).info:
-        assert decode_image(data, "png")[0].tolist() == [[1] * 3, [255] * 3]
+    wide = Image.fromarray(np.array([[300, 301, 30_000]], dtype=np.uint16))
+    assert decode_image(save(wide, "PNG", transparency=300), "png")[0].tolist() == [[255] * 3, [1] * 3, [117] * 3]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -159,9 +165,24 @@ def test_masks_of_few_bits_are_not_stretched(bits: int) -> None:
     assert np.array_equal(decode_mask(data, "png"), labels)
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_tiff_masks_of_few_bits_are_not_stretched(bits: int) -> None:
+    """Of one row, which is one strip right after the header; Pillow writes no such TIFF."""
+    labels = np.arange(1 << bits, dtype=np.uint8)
+    strip = np.packbits(labels[:, None] >> np.arange(bits)[::-1] & 1).tobytes()
+    fields = [(256, len(labels)), (257, 1), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1)]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in [*fields, (279, len(strip))])
+    head = b"II*\0" + (8 + len(strip)).to_bytes(4, "little")
+    data = head + strip + struct.pack("<H", len(fields) + 1) + directory + bytes(4)
+    assert decode_mask(data, "tif").tolist() == [labels.tolist()]
+
+
 def test_a_mask_of_colours_or_transparency_is_refused() -> None:
     colours = save(Image.fromarray(PIXELS), "PNG")
     assert reason_of(decode_mask, colours, "png") == reasons.UNSUPPORTED_PIXELS
+    for colour in ((3, 3, 4), (3, 4, 3), (4, 3, 3)):
+        data = save(Image.new("RGB", (4, 4), colour), "PNG")
+        assert reason_of(decode_mask, data, "png") == reasons.UNSUPPORTED_PIXELS
     holes = save(Image.new("LA", (4, 4), (3, 100)), "PNG")
     assert reason_of(decode_mask, holes, "png") == reasons.UNSUPPORTED_PIXELS
 
@@ -170,13 +191,15 @@ def test_refusals_have_reasons() -> None:
     jpeg, png = example("jpg"), example("png")
     for function in (decode_image, decode_mask, verify_image):
         assert reason_of(function, b"", "jpg") == reasons.EMPTY_FILE
-        assert reason_of(function, b"<!DOCTYPE html>", "jpg") == reasons.NOT_AN_IMAGE
+        for other in (b"<!DOCTYPE html>", b"RIFF....AVI LIST", b"RIFX....WEBPVP8 "):
+            assert reason_of(function, other, "webp") == reasons.NOT_AN_IMAGE
         assert reason_of(function, png, "image.jpg") == reasons.WRONG_EXTENSION
         assert reason_of(function, jpeg, "jpg", max_pixels=32 * 48 - 1) == reasons.TOO_MANY_PIXELS
-        floats = save(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")
-        assert reason_of(function, floats, "tif") == reasons.UNSUPPORTED_PIXELS
-        wide = save(Image.fromarray(np.array([[70000, -1]], np.int32)), "TIFF")
-        assert reason_of(function, wide, "tif") == reasons.UNSUPPORTED_PIXELS
+        for other in (Image.fromarray(np.ones((2, 2), np.float32)), Image.new("LAB", (2, 2))):
+            assert reason_of(function, save(other, "TIFF"), "tif") == reasons.UNSUPPORTED_PIXELS
+        for value in (65536, -1):
+            wide = save(Image.fromarray(np.array([[0, value]], np.int32)), "TIFF")
+            assert reason_of(function, wide, "tif") == reasons.UNSUPPORTED_PIXELS
         with pytest.raises(ConfigurationError, match="cls"):
             function(jpeg, "cls")
     with pytest.raises(Rejected) as caught:
@@ -254,6 +277,16 @@ def test_damaged_files_decode_or_are_refused_and_verify_agrees(data: st.DataObje
     damaged = bytes(file[: data.draw(st.one_of(st.just(len(file)), st.integers(0, len(file))))])
     assert outcome(decode_image, damaged, suffix) == outcome(verify_image, damaged, suffix)
     outcome(decode_mask, damaged, suffix)
+
+
+def test_a_lack_of_memory_refuses_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lack(_: Image.Image) -> None:
+        raise OSError("out of memory error when reading image file")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lack)
+    for function in (decode_image, decode_mask, verify_image):
+        with pytest.raises(MemoryError):
+            function(example("png"), "png")
 
 
 def test_no_warning_of_pillow_leaks() -> None:

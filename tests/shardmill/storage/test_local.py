@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shardmill.errors import ConfigurationError, ConflictError, StorageError
+from shardmill.errors import ChangedError, ConfigurationError, ConflictError, StorageError
 from shardmill.storage import ObjectInfo, Storage, absolute_uri, join_uri, relative_to
 from shardmill.storage.local import LOCK, SCRATCH, LocalStore
 
@@ -235,18 +235,21 @@ def test_a_storage_pickles(storage: Storage) -> None:
     assert pickle.loads(pickle.dumps(storage)) == storage
 
 
-def test_a_file_that_grows_while_it_is_read_is_no_version(storage: Storage, write: Write) -> None:
+@pytest.mark.parametrize("mode", ["ab", "r+b"])
+def test_a_file_that_grows_or_is_overwritten_while_it_is_read_is_no_version(write: Write, mode: str) -> None:
     uri = write("a", b"1234")
+    file = Path(uri.removeprefix("file://"))
+    os.utime(file, (1, 1))  # so that the next write is at another time, however coarse the clock is
 
-    class Growing(LocalStore):
+    class Written(LocalStore):
         def open(self, uri: str) -> tuple[object, ObjectInfo]:  # type: ignore[override]
             stream, info = super().open(uri)
-            with Path(uri.removeprefix("file://")).open("ab") as more:
-                more.write(b"5")
+            with file.open(mode) as other:
+                other.write(b"5")
             return stream, info
 
-    with pytest.raises(StorageError, match=uri):
-        Growing().read_version(uri)
+    with pytest.raises(ChangedError, match=uri):
+        Written().read_version(uri)
 
 
 # Publish
@@ -290,6 +293,19 @@ def test_publish_makes_the_folders_and_replaces_what_stood_there(storage: Storag
 
 
 # Replace
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_is(
+    storage: Storage, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a machine that loses its power leaves a whole name over half a file."""
+    target = tmp_path / "a/b.tar"
+    synced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, target.exists())))
+    with storage.scratch(folder) as scratch:
+        (scratch / "data").write_bytes(b"data")
+        storage.publish(scratch / "data", f"file://{target}")
+    assert synced == [(target.stat().st_ino, False)]
 
 
 def test_replace_creates_only_what_does_not_exist(storage: Storage, folder: str) -> None:

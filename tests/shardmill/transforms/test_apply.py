@@ -19,7 +19,7 @@ from shardmill.dataset import load_dataset
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import decode_image, decode_mask, encode_image
 from shardmill.samples import EncodedSample
-from shardmill.transforms import DecodedSample, SampleTransform, TransformSpec, build_transform, reasons
+from shardmill.transforms import DecodedSample, Operation, SampleTransform, TransformSpec, build_transform, reasons
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 ROWS, COLUMNS = np.mgrid[0:60, 0:80]
@@ -76,6 +76,14 @@ def test_components_not_seen_pass_byte_for_byte() -> None:
     assert result.key == SAMPLE.key
 
 
+def test_an_image_that_no_operation_sees_is_not_even_decoded() -> None:
+    sample = EncodedSample("k", {**SAMPLE.components, "other.png": SAMPLE.components["png"][:100]})
+    crop = {"operation": "CenterCrop", "arguments": {"size": 20}}
+    result = only(transform({**crop, "components": ["png"]})(sample))
+    assert result.components["other.png"] == sample.components["other.png"]
+    assert rejected(transform(crop), sample).reason == "truncated or corrupt image"
+
+
 def test_by_default_an_operation_sees_every_image() -> None:
     result = only(transform({"operation": "CenterCrop", "arguments": {"size": 20}}, masks=["mask.png"])(SAMPLE))
     assert np.array_equal(decode_image(result.components["png"], "png"), PIXELS[20:40, 30:50])
@@ -93,6 +101,17 @@ def test_an_image_is_written_in_its_own_format_and_quality() -> None:
             sizes.append(len(data))
     assert sizes[2] < sizes[0]
     assert sizes[3] < sizes[1]
+
+
+def test_an_image_that_chance_left_alone_is_encoded_anew_as_the_others_are() -> None:
+    """Else the quality of an image would tell what was done to it."""
+    sample = EncodedSample("k", {"jpg": encode_image(PIXELS, "jpg", quality=40)})
+    Image.fromarray(PIXELS).save(at_75 := io.BytesIO(), "JPEG", quality=75)
+    tables = Image.open(at_75).quantization
+    for probability in (0.0, 1.0):
+        flip = {"operation": "RandomHorizontalFlip", "arguments": {"p": probability}}
+        data = only(transform(flip, jpeg_quality=75)(sample)).components["jpg"]
+        assert Image.open(io.BytesIO(data)).quantization == tables
 
 
 def test_an_image_and_its_mask_share_one_random_geometry() -> None:
@@ -132,6 +151,18 @@ def test_labels_are_never_blended_nor_recoloured() -> None:
     mask = decode_mask(only(run(sample)).components["mask.png"], "png")
     assert mask.shape == (33, 47)
     assert set(np.unique(mask)) <= {0, 1, 200}  # 0 is the fill
+
+
+def test_labels_of_a_callable_s_own_making_are_a_mask(custom: Callable[..., dict[str, Any]]) -> None:
+    """A plain tensor of two dimensions can be nothing else, declared or not."""
+
+    def segment(sample: DecodedSample) -> DecodedSample:
+        return sample.replace({"segments.png": (sample.components["png"][0] > 100).to(torch.uint8) * 200})
+
+    resize = {"operation": "Resize", "arguments": {"size": [31, 33]}}
+    found = decode_mask(only(transform(custom(segment), resize)(SAMPLE)).components["segments.png"], "png")
+    assert found.shape == (31, 33)
+    assert set(np.unique(found)) == {0, 200}
 
 
 def test_floats_are_scaled_rounded_and_clamped() -> None:
@@ -200,6 +231,12 @@ def test_results_depend_on_no_thread_order_or_global_generator() -> None:
     assert len({only(each).components["png"] for each in alone}) > 20
     copy = pickle.loads(pickle.dumps(run))
     assert [copy(sample) for sample in samples] == alone
+
+
+def test_a_copy_in_a_worker_refuses_what_the_original_does() -> None:
+    small = build_transform(TransformSpec(operations=[Operation(operation="Grayscale")]), max_pixels=100)
+    for run in (small, pickle.loads(pickle.dumps(small))):
+        assert rejected(run).reason == "too many pixels"
 
 
 def test_seed_key_and_epoch_each_change_the_draw() -> None:
@@ -277,6 +314,28 @@ def test_an_error_in_a_callable_rejects_the_sample(custom: Callable[..., dict[st
     assert rejected(transform(custom(refuse))).reason == "too dark"
 
 
+@pytest.mark.parametrize("where", ["operation", "callable", "encoder"])
+def test_a_lack_of_memory_rejects_no_sample(
+    custom: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It says nothing of the sample."""
+
+    def lack(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    def lack_in_libjpeg(*_: Any, **__: Any) -> Any:
+        raise ValueError("Insufficient memory (case 4)")
+
+    sample = EncodedSample("k", {"jpg": encode_image(PIXELS, "jpg")})
+    operation = custom(lack) if where == "callable" else {"operation": "Grayscale"}
+    if where == "operation":
+        monkeypatch.setattr("torchvision.transforms.v2.Grayscale.transform", lack)
+    elif where == "encoder":
+        monkeypatch.setattr("simplejpeg.encode_jpeg", lack_in_libjpeg)
+    with pytest.raises(MemoryError):
+        transform(operation)(sample)
+
+
 def test_what_is_no_sample_is_an_error_of_configuration(custom: Callable[..., dict[str, Any]]) -> None:
     def twins(sample: DecodedSample) -> list[DecodedSample]:
         return [sample, sample]
@@ -293,6 +352,9 @@ def test_what_is_no_sample_is_an_error_of_configuration(custom: Callable[..., di
     def odd(sample: DecodedSample) -> DecodedSample:
         return sample.replace({"cls": object()})
 
+    def boolean(sample: DecodedSample) -> DecodedSample:
+        return sample.replace({"cls": True})
+
     def lossy(sample: DecodedSample) -> DecodedSample:
         return sample.replace({"mask.jpg": sample.components["mask.png"]})
 
@@ -302,6 +364,7 @@ def test_what_is_no_sample_is_an_error_of_configuration(custom: Callable[..., di
         (empty, "return None"),
         (dotted, "no dot"),
         (odd, "cls"),
+        (boolean, "'cls' is a bool"),
         (lossy, r"mask\.png"),
     ):
         with pytest.raises(ConfigurationError, match=words):
@@ -327,6 +390,9 @@ def test_samples_that_cannot_be_transformed_are_rejected() -> None:
     assert rejected(transform(flip), broken).reason == "truncated or corrupt image"
 
 
+PNG_ONLY = {"operation": "Grayscale", "components": ["png"]}
+
+
 @pytest.mark.parametrize(
     ("operation", "words"),
     [
@@ -343,7 +409,12 @@ def test_samples_that_cannot_be_transformed_are_rejected() -> None:
         ({"operation": "json:dumps", "arguments": {"indnt": 3, "obj": 1}}, "json:dumps"),
         ({"operation": "json:__name__"}, "not a callable"),
         ({"operation": "Grayscale", "components": ["cls"]}, "'cls' is not an image"),
+        ({"operation": "json:JSONDecoder"}, "has no __call__"),
         ({"operation": "RandomOrder", "arguments": {"transforms": [3]}}, "each of its transforms"),
+        ({"operation": "RandomOrder", "arguments": {"transforms": [{"operation": "json:dumps"}]}}, "neither be custom"),
+        ({"operation": "RandomOrder", "arguments": {"transforms": [PNG_ONLY]}}, "nor name components"),
+        ({"operation": "Pad", "arguments": {"padding": 2, "fill": {"msk": 9}}}, r"fill is given for \['msk'\]"),
+        ({"operation": "AutoAugment", "arguments": {"policy": "cifar"}}, "did you mean 'cifar10'"),
     ],
 )
 def test_a_mistake_in_the_spec_is_told_when_it_is_built(operation: dict[str, Any], words: str) -> None:
@@ -355,8 +426,20 @@ def test_component_names_are_checked_against_the_samples() -> None:
     spec = TransformSpec.model_validate({"operations": [{"operation": "Grayscale", "components": ["image.jpeg"]}]})
     with pytest.raises(ConfigurationError, match=r"did you mean 'image\.jpg'"):
         build_transform(spec, components=["image.jpg", "cls"])
-    with pytest.raises(ConfigurationError, match="png or tiff"):
-        transform(masks=["mask.jpg"])
+    for name in ("mask.jpg", "mask.webp", "mask.gif", "mask.bmp"):
+        with pytest.raises(ConfigurationError, match="png or tiff"):
+            transform(masks=[name])
+
+
+def test_components_after_a_callable_may_be_those_that_it_added(custom: Callable[..., dict[str, Any]]) -> None:
+    def edges(sample: DecodedSample) -> DecodedSample:
+        return sample.replace({**sample.components, "edges.png": sample.components["png"]})
+
+    grey = {"operation": "Grayscale", "components": ["edges.png"]}
+    spec = TransformSpec.model_validate({"operations": [custom(edges), grey]})
+    assert "edges.png" in only(build_transform(spec, components=SAMPLE.components)(SAMPLE)).components
+    with pytest.raises(ConfigurationError, match=r"no component 'edges\.png'"):
+        build_transform(TransformSpec.model_validate({"operations": [grey]}), components=SAMPLE.components)
 
 
 # The examples

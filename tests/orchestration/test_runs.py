@@ -1,0 +1,59 @@
+"""Which runs count as under way, and over which partitions they are."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+
+from orchestration.runs import FIRST, LAST, PARTITION, under_way
+from shardmill.dataset import DatasetSpec
+
+KEYS = list("abcd")
+SOURCE = {"uri": "/raw/{partition}"}
+SPEC = DatasetSpec.model_validate({"name": "d", "root": "/nowhere", "source": SOURCE, "partitions": KEYS})
+OVER = (
+    dg.DagsterRunStatus.SUCCESS,
+    dg.DagsterRunStatus.FAILURE,
+    dg.DagsterRunStatus.CANCELED,
+    dg.DagsterRunStatus.MANAGED,  # Dagster would never hear of its end
+)
+# A run that waits in a queue has to say where its code is, and Dagster exports nothing to say it with.
+ORIGIN = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("shardmill"), "repository"), "d_job")
+
+
+@dg.job(name="d_job")
+def whole() -> None:
+    """The job over all assets of the dataset, as far as its name goes."""
+
+
+@dg.job(name="other_job")
+def others() -> None:
+    """Another dataset's."""
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.mark.parametrize("status", list(dg.DagsterRunStatus))
+def test_a_run_is_under_way_from_its_launch_until_it_is_over(
+    instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    """Also while it waits in a queue, and while it is being cancelled."""
+    instance.create_run_for_job(whole, status=status, tags={PARTITION: "b"}, remote_job_origin=ORIGIN)
+    assert under_way(instance, SPEC, KEYS) == (set() if status in OVER else {"b"})
+
+
+def test_a_run_over_a_range_takes_all_of_it_and_one_of_another_dataset_nothing(instance: dg.DagsterInstance) -> None:
+    started = dg.DagsterRunStatus.STARTED
+    instance.create_run_for_job(whole, status=started, tags={FIRST: "b", LAST: "d"})
+    instance.create_run_for_job(others, status=started, tags={PARTITION: "a"})
+    assert under_way(instance, SPEC, KEYS) == {"b", "c", "d"}
+
+
+def test_a_run_over_partitions_that_are_no_more_takes_none(instance: dg.DagsterInstance) -> None:
+    instance.create_run_for_job(whole, status=dg.DagsterRunStatus.STARTED, tags={FIRST: "b", LAST: "gone"})
+    assert under_way(instance, SPEC, KEYS) == set()
