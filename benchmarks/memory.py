@@ -73,6 +73,7 @@ def measure(folder: Path, stage: str, max_samples: int, workers: int) -> None:
             "source": {"uri": str(folder / "raw")},
             "partitions": ["p"],
             "shards": {"max_samples": max_samples},
+            "embedder": {},
             "transform": {
                 "masks": ["mask.png"],
                 "operations": [

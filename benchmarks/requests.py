@@ -52,6 +52,7 @@ def measure(name: str, raw: Path, root: str, storage: Storage, count: Count, sam
         "partitions": ["p"],
         "root": root,
         "shards": {"max_samples": max_samples},
+        "embedder": {},
         "transform": {"operations": [{"operation": "CenterCrop", "arguments": {"size": 128}}]},
     }
     dataset = declared(spec, storage)

@@ -108,6 +108,7 @@ def spec_of(source: Path, root: Path) -> dict[str, Any]:
         "root": str(root),
         "source": {"uri": str(source)},
         "partitions": ["p"],
+        "embedder": {},
         "transform": {"masks": masks, "operations": [{"operation": "CenterCrop", "arguments": {"size": SIZE}}]},
         "max_reject_ratio": 0.1,
     }

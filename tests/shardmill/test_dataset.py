@@ -8,6 +8,8 @@ from shardmill.dataset import DatasetSpec, load_dataset
 from shardmill.devices import GPUSpec
 from shardmill.durations import seconds_of
 from shardmill.errors import ConfigurationError
+from shardmill.graph import build_graph
+from shardmill.stages.embed import EmbedStage
 from tests.small import ASSETS
 
 MINIMAL = """
@@ -233,9 +235,11 @@ def test_a_gpu_goes_with_the_runtimes_that_use_one(yaml_file: WriteYaml) -> None
     ],
 )
 def test_gpu_says_how_many_devices_and_which_will_do(yaml_file: WriteYaml, line: str, expected: GPUSpec | None) -> None:
-    spec = load_dataset(yaml_file(with_lines(line))).spec
+    spec = load_dataset(yaml_file(with_lines(line, "embedder: {}"))).spec
     assert spec.gpu == expected
-    assert spec.resolved_embedder.runtime == ("auto" if expected is None else "cuda")
+    stage = build_graph(spec)["embeddings"].stage
+    assert isinstance(stage, EmbedStage)
+    assert stage.spec.runtime == ("auto" if expected is None else "cuda")
     assert DatasetSpec.model_validate(spec.model_dump(exclude_unset=True)) == spec
 
 
