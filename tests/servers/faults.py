@@ -18,7 +18,6 @@ from yarl import URL
 Kind = Literal["reset", "500", "503", "429", "slow", "truncate", "stall"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-SLOW_SECONDS = 1.0
 SLOW_PIECES = 8
 # Headers of one connection, not of the message. `Expect` was answered by us.
 HOP_BY_HOP = frozenset(
@@ -60,7 +59,7 @@ class FaultProxy:
 
     - reset: the connection is reset: before the server sees the request, after it took effect, or within the answer.
     - 500, 503: half of them after the request took effect. 503 and 429 carry `Retry-After: 1` half of the time.
-    - slow: the answer takes a second. stall: it pauses for `stall_seconds`, before its first byte or half-way.
+    - slow: the answer takes `slow_seconds`. stall: it pauses for `stall_seconds`, before its first byte or half-way.
     - truncate: the whole Content-Length is promised, half of the body is sent. An answer without a body is lost whole.
     """
 
@@ -71,10 +70,12 @@ class FaultProxy:
         seed: int = 1,
         kinds: Iterable[Kind] = KINDS,
         stall_seconds: float = 3.0,
+        slow_seconds: float = 0.3,
     ) -> None:
         self.rate = rate
         self.kinds = tuple(kinds)
         self.stall_seconds = stall_seconds
+        self.slow_seconds = slow_seconds
         self.counts: Counter[str] = Counter()
         self.log: list[Exchange] = []
         self._upstream = upstream.rstrip("/")
@@ -254,7 +255,7 @@ class FaultProxy:
         size = max(1, -(-len(answer.body) // SLOW_PIECES))
         starts = range(0, max(1, len(answer.body)), size)
         for start in starts:
-            await asyncio.sleep(SLOW_SECONDS / len(starts))
+            await asyncio.sleep(self.slow_seconds / len(starts))
             await out.prepare(request)
             await out.write(answer.body[start : start + size])
         await out.write_eof()

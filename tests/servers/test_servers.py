@@ -375,9 +375,9 @@ def test_a_reset_can_come_after_the_write_took_effect(
 
 def test_slow_and_stalled_answers_are_whole(s3_server: S3Server, s3_bucket: str, fault_proxy: StartProxy) -> None:
     s3_store(s3_server.url, s3_bucket, s3_server.writer).put("a", b"0123456789")
-    proxy = fault_proxy(s3_server.url, rate=1.0, kinds=("slow",), stall_seconds=0.5)
+    proxy = fault_proxy(s3_server.url, rate=1.0, kinds=("slow",), stall_seconds=0.4, slow_seconds=0.6)
     store = s3_store(proxy.url, s3_bucket, s3_server.reader)
-    for kind, seconds in (("slow", 0.9), ("stall", 0.5)):
+    for kind, seconds in (("slow", 0.5), ("stall", 0.4)):
         proxy.kinds = (kind,)
         started = time.monotonic()
         assert attempts(store, 1) == [True]

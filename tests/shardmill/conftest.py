@@ -4,7 +4,7 @@ import hashlib
 import io
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -16,8 +16,10 @@ from PIL import Image
 
 from shardmill import graph
 from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.embedders import EMBEDDERS
 from shardmill.engines import LocalEngine
 from shardmill.shards.reader import ShardSet
+from tests import small_embedder
 
 Files = Mapping[str, tuple[str, int]]
 Images = Callable[..., list[str]]
@@ -60,12 +62,21 @@ def images() -> Images:
 
 
 @pytest.fixture(scope="session")
-def make_dataset() -> MakeDataset:
-    """`make_dataset(source, root, …)`: the dataset over the folder `source`, stored in `root`."""
+def embedder_of_tests() -> Iterator[dict[str, str]]:
+    """What to declare as `embedder` in this process: its vectors cost next to nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EMBEDDERS, small_embedder.SMALL["model"], small_embedder.__name__)
+        yield small_embedder.SMALL
+
+
+@pytest.fixture(scope="session")
+def make_dataset(embedder_of_tests: dict[str, str]) -> MakeDataset:
+    """`make_dataset(source, root, …)`: the dataset over the folder `source`, stored in `root`; for this process."""
+    small = {**SMALL, "embedder": embedder_of_tests}
 
     def make(source: Path, root: Path, **fields: Any) -> Dataset:
         return Dataset(
-            DatasetSpec.model_validate({**SMALL, "root": str(root), "source": {"uri": str(source)}, **fields})
+            DatasetSpec.model_validate({**small, "root": str(root), "source": {"uri": str(source)}, **fields})
         )
 
     return make

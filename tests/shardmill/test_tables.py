@@ -30,7 +30,7 @@ def file(tmp_path_factory: pytest.TempPathFactory, images, make_dataset, write_d
     """A dataset file over a partition that is up to date."""
     base = tmp_path_factory.mktemp("tables")
     images(base / "raw", 20)
-    run_chain(make_dataset(base / "raw", base / "root"))
+    run_chain(make_dataset(base / "raw", base / "root", embedder={}))
     return write_dataset(base / "d.yaml", base / "raw", base / "root")
 
 

@@ -17,6 +17,7 @@ from shardmill.errors import ConfigurationError
 from shardmill.partitions import encode_segment, seal_batch
 from shardmill.shards.verify import verify
 from tests.small import ASSETS, BASIS, states
+from tests.small_embedder import SMALL
 
 
 @pytest.fixture
@@ -62,10 +63,10 @@ def test_a_touched_object_makes_everything_stale_until_the_next_run(
     ("changed", "expected"),
     [
         ({"max_reject_ratio": 0.5}, ["up to date"] * 5),
-        ({"embedder": {"batch_size": 3}}, ["up to date"] * 5),
+        ({"embedder": {**SMALL, "batch_size": 3}}, ["up to date"] * 5),
         ({"shards": {"max_samples": 5}}, ["up to date"] + ["stale"] * 4),
         ({"transform": {"operations": [], "seed": 1}}, ["up to date"] * 2 + ["stale"] * 3),
-        ({"embedder": {"dtype": "float16"}}, ["up to date"] * 3 + ["stale"] * 2),
+        ({"embedder": {**SMALL, "dtype": "float16"}}, ["up to date"] * 3 + ["stale"] * 2),
     ],
 )
 def test_a_changed_declaration_makes_stale_what_it_determines(
@@ -104,7 +105,7 @@ def test_devices_that_this_machine_has_not_are_missed_before_anything_is_made(
     simulate(1)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     images(tmp_path / "raw", 2)
-    dataset = make_dataset(tmp_path / "raw", tmp_path / "root", gpu={"count": 2})
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "root", gpu={"count": 2}, embedder={})
     with pytest.raises(ConfigurationError, match="d/embeddings/p needs 2 CUDA devices"):
         next(graph.run(dataset, "p", LocalEngine(1)))
     assert not (tmp_path / "root").exists()

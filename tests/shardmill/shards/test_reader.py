@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from shardmill.dataset import Dataset
 from shardmill.errors import ConfigurationError, CorruptionError, SupersededError
 from shardmill.samples import EncodedSample
 from shardmill.shards.reader import ShardSet, open_shards
@@ -209,25 +208,24 @@ def test_a_loop_goes_on_with_what_stands_by_then(place: NewPlace, kind: Kind) ->
     assert first.sample("x").components["txt"] == b"x new"
 
 
-@pytest.mark.parametrize("limits", [(4, 32), (32, 4), (8, 5), (16, 3)])
+@pytest.mark.parametrize("limits", [(4, 32), (8, 5), (16, 3)])
 @pytest.mark.parametrize("order", ["hash", "key"])
 def test_shards_that_split_or_merge_under_a_loop_lose_and_double_nothing(
     tmp_path: Path, images, make_dataset, run_chain, limits: tuple[int, int], order: str
 ) -> None:
-    """Wherever the loop stands, of samples and of tables, and for children of samples."""
+    """There and back, wherever the loop stands, of samples and of tables."""
     keys = images(tmp_path / "raw", 32)
 
-    def dataset_of(limit: int) -> Dataset:
+    def run(limit: int) -> dict[str, ShardSet]:
         shards = {"max_samples": limit, "order": order}
-        return make_dataset(tmp_path / "raw", tmp_path / "root", shards=shards)
+        return run_chain(make_dataset(tmp_path / "raw", tmp_path / "root", shards=shards), last="embeddings")
 
-    before, after = map(dataset_of, limits)
-    for stop in (0, 1, 5, 13, 31):
-        made = run_chain(before)
+    made = run(limits[0])
+    for number, stop in enumerate((0, 1, 5, 13, 31, 5)):
         samples, rows = made["transformed_shards"].samples(), made["embeddings"].batches(["key"])
         read = [next(samples).key for _ in range(stop)]
         table = next(rows)["key"].to_pylist() if stop else []
-        run_chain(after)
+        made = run(limits[1 - number % 2])
         read += [sample.key for sample in samples]
         table += [key for batch in rows for key in batch["key"].to_pylist()]
         assert sorted(read) == keys
@@ -259,7 +257,7 @@ def test_children_of_one_sample_stay_together_when_their_shard_is_superseded(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fifty_commits_under_a_loop_leave_every_sample_of_one_state_of_each_shard(place: NewPlace, kind: Kind) -> None:
+def test_many_commits_under_a_loop_leave_every_sample_of_one_state_of_each_shard(place: NewPlace, kind: Kind) -> None:
     where = place(kind)
     folder, letters = f"{where.uri}/{NAME}", "abcdefghij"
     shards = write(where.storage, folder, spell(letters, edition="0"))
@@ -277,7 +275,7 @@ def test_fifty_commits_under_a_loop_leave_every_sample_of_one_state_of_each_shar
     readers = [threading.Thread(target=loop) for _ in range(2)]
     for reader in readers:
         reader.start()
-    for number in range(1, 51):  # another state each time, and the same ones again and again
+    for number in range(1, 21):  # another state each time, and the same ones again and again
         write(where.storage, folder, spell(letters, edition=str(number % 5)))
     done.set()
     for reader in readers:

@@ -37,7 +37,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, images) -> Path:
 def reference(tmp_path_factory: pytest.TempPathFactory, source: Path, make_dataset, run_chain) -> Path:
     """The root of a run with one worker."""
     root = tmp_path_factory.mktemp("reference")
-    dataset: Dataset = make_dataset(source, root, transform=TRANSFORM)
+    dataset: Dataset = make_dataset(source, root, transform=TRANSFORM, embedder={})
     made = run_chain(dataset, workers=1)
     assert len(made["webdataset_shards"].commit.shards) > 3
     return root
@@ -47,7 +47,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, source: Path, make_datas
 def test_any_number_of_workers_gives_the_same_files(
     tmp_path: Path, source: Path, reference: Path, workers: int, make_dataset, run_chain, snapshot
 ) -> None:
-    run_chain(make_dataset(source, tmp_path / "root", transform=TRANSFORM), workers=workers)
+    run_chain(make_dataset(source, tmp_path / "root", transform=TRANSFORM, embedder={}), workers=workers)
     made, expected = snapshot(tmp_path / "root"), snapshot(reference)
     assert made.keys() == expected.keys()
     differ = [name for name in made if made[name][0] != expected[name][0] and not name.endswith("index.json")]
@@ -88,6 +88,6 @@ def test_a_run_with_nothing_to_do_touches_nothing(
     source: Path, reference: Path, make_dataset, run_chain, snapshot
 ) -> None:
     before = snapshot(reference)
-    made = run_chain(make_dataset(source, reference, transform=TRANSFORM))
+    made = run_chain(make_dataset(source, reference, transform=TRANSFORM, embedder={}))
     assert {shards.made for shards in made.values()} == {0}
     assert snapshot(reference) == before

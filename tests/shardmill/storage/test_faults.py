@@ -9,25 +9,33 @@ from typing import Any
 import pytest
 
 from shardmill.errors import AccessDeniedError, ConflictError, StorageError
-from shardmill.storage import Storage, block_reader, gcs, s3
+from shardmill.storage import Storage, block_reader, gcs, retries, s3
 from tests.servers import FaultProxy
 from tests.servers.faults import KINDS
 from tests.servers.fixtures import StartProxy
 from tests.shardmill.storage.conftest import Place
 
-PATIENT: dict[str, Any] = {"request_seconds": 1.2, "deadline_seconds": 200}
+PATIENT: dict[str, Any] = {"request_seconds": 0.8, "deadline_seconds": 200}
+STALL_SECONDS = 1.0
+"""Longer than a patient client waits for an answer."""
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two tries, so that many faults take little time."""
+    monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0.2)
 
 
 @pytest.fixture(params=KINDS)
 def proxy(request: pytest.FixtureRequest, place: Place, fault_proxy: StartProxy) -> FaultProxy:
     """A fifth of the requests to the place's server is broken, in one way."""
-    return fault_proxy(place.server_url, rate=0.2, seed=7, kinds=(request.param,), stall_seconds=1.5)
+    return fault_proxy(place.server_url, rate=0.2, seed=7, kinds=(request.param,), stall_seconds=STALL_SECONDS)
 
 
 @pytest.fixture
 def bad_proxy(place: Place, fault_proxy: StartProxy) -> FaultProxy:
     """A fifth of the requests to the place's server is broken, in every way."""
-    return fault_proxy(place.server_url, rate=0.2, seed=11, stall_seconds=1.5)
+    return fault_proxy(place.server_url, rate=0.2, seed=11, stall_seconds=STALL_SECONDS)
 
 
 def every_verb(place: Place, storage: Storage, tmp_path: Path, rounds: int, objects: int = 12) -> None:
@@ -59,25 +67,25 @@ def every_verb(place: Place, storage: Storage, tmp_path: Path, rounds: int, obje
 
 
 def test_every_verb_is_right_under_each_kind_of_fault(
-    place: Place, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_waits: None
 ) -> None:
     for module in (gcs, s3):
         monkeypatch.setattr(module, "_PAGE", 5)
     monkeypatch.setattr(block_reader, "BLOCK_BYTES", 400)
     [kind] = proxy.kinds
-    rounds, objects = (1, 7) if kind in ("slow", "stall") else (3, 12)
+    rounds, objects = (1, 6) if kind in ("slow", "stall") else (3, 12)
     every_verb(place, place.through(proxy.url, **PATIENT), tmp_path, rounds, objects)
     assert proxy.counts[kind] > 1
 
 
 @pytest.mark.slow
 def test_every_verb_is_right_under_all_kinds_of_faults_for_long(
-    place: Place, bad_proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, bad_proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_waits: None
 ) -> None:
     for module in (gcs, s3):
         monkeypatch.setattr(module, "_PAGE", 3)
     monkeypatch.setattr(block_reader, "BLOCK_BYTES", 100)
-    every_verb(place, place.through(bad_proxy.url, **PATIENT), tmp_path, rounds=30)
+    every_verb(place, place.through(bad_proxy.url, **PATIENT), tmp_path, rounds=12)
 
 
 @pytest.mark.parametrize("kinds", [("reset", "500", "503"), ("429", "truncate")])
@@ -113,19 +121,19 @@ def test_a_large_object_is_read_whole_under_faults(place: Place, fault_proxy: St
 
 @pytest.mark.parametrize("kinds", [("reset",), ("500",), ("truncate",), ("stall",)])
 def test_a_replacement_whose_answer_was_lost_is_no_conflict(
-    place: Place, fault_proxy: StartProxy, kinds: tuple[str, ...]
+    place: Place, fault_proxy: StartProxy, kinds: tuple[str, ...], short_waits: None
 ) -> None:
     proxy = fault_proxy(place.server_url, rate=0.5, seed=2, kinds=kinds, stall_seconds=0.8)
     storage = place.through(proxy.url, request_seconds=0.5, deadline_seconds=200)
     version = None
-    for number in range(8):
+    for number in range(5):
         version = storage.replace(place.uri("index"), b"%d" % number, version)
         data, info = place.storage.read_version(place.uri("index"))
         assert (data, info.version) == (b"%d" % number, version)
     assert proxy.counts[kinds[0]] > 2
 
 
-def test_a_conflict_stays_one_under_faults(place: Place, fault_proxy: StartProxy) -> None:
+def test_a_conflict_stays_one_under_faults(place: Place, fault_proxy: StartProxy, short_waits: None) -> None:
     proxy = fault_proxy(place.server_url, rate=0.5, seed=4, kinds=("reset", "503", "truncate"))
     storage = place.through(proxy.url, **PATIENT)
     standing = place.storage.replace(place.uri("index"), b"theirs", None)
@@ -140,7 +148,7 @@ def test_a_replacement_that_took_effect_though_every_answer_was_lost_is_a_succes
 ) -> None:
     """The first try wins, and no later one is answered until the deadline; only the last look is."""
     proxy = fault_proxy(place.server_url)
-    storage = place.through(proxy.url, request_seconds=2, deadline_seconds=6)
+    storage = place.through(proxy.url, request_seconds=1, deadline_seconds=2)
     assert storage.stat(place.uri("index")) is None
     uri = place.uri("index")
     proxy.kinds, proxy.stall_seconds, proxy.rate = ("stall",), 10.0, 1.0
@@ -153,7 +161,7 @@ def test_a_replacement_that_took_effect_though_every_answer_was_lost_is_a_succes
 
 # Deadlines
 
-HASTY: dict[str, Any] = {"request_seconds": 0.5, "deadline_seconds": 1.5}
+HASTY: dict[str, Any] = {"request_seconds": 0.4, "deadline_seconds": 1.0}
 
 
 def verbs(place: Place, storage: Storage, tmp_path: Path) -> dict[str, Callable[[], object]]:
@@ -214,7 +222,7 @@ def check_deadline(place: Place, fault_proxy: StartProxy, tmp_path: Path, verb: 
     seconds = time.monotonic() - started
     message = str(caught.value)
     # A fixed part for a busy machine; a single answer that were waited for would take twice as long.
-    assert HASTY["deadline_seconds"] / 2 - 0.5 < seconds < HASTY["deadline_seconds"] + 60
+    assert HASTY["deadline_seconds"] / 4 < seconds < HASTY["deadline_seconds"] + 60
     assert not isinstance(caught.value, AccessDeniedError | ConflictError)
     assert message.startswith("cannot ")
     assert place.folder in message
@@ -229,7 +237,7 @@ def check_deadline(place: Place, fault_proxy: StartProxy, tmp_path: Path, verb: 
 def test_a_server_that_comes_back_is_used_again(place: Place, fault_proxy: StartProxy) -> None:
     place.put(place.uri("a"), b"data")
     proxy = fault_proxy(place.server_url)
-    storage = place.through(proxy.url, request_seconds=5, deadline_seconds=5)
+    storage = place.through(proxy.url, request_seconds=60, deadline_seconds=1.5)
     for _ in range(2):
         assert storage.read(place.uri("a")) == b"data"
         proxy.dead = True
