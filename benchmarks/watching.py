@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.library import Dataset, declared, moved
 from shardmill.storage import GCSCredentials, Storage
-from shardmill.watch import Look, look
+from shardmill.watch import Found, look
 from tests.servers.listing import BUCKET, FIRST_DAY, ListingServer
 
 MOST = 20
@@ -54,7 +54,7 @@ def watched(server: ListingServer, root: Path, partitions: dict[str, Any], templ
 
 def first_and_steady(by: str, dataset: Dataset, server: ListingServer) -> None:
     """Everything is listed once; then a hundred objects come."""
-    looks: list[Look] = []
+    looks: list[Found] = []
     cursor: str | None = None
     while not looks or looks[-1].listing:
         looks.append(look(dataset, cursor, most=MOST))

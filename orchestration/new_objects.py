@@ -11,7 +11,7 @@ from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.dataset.upkeep import SensorSpec
 from shardmill.storage import absolute_uri
 from shardmill.storage.check import impatient
-from shardmill.watch import Look, look
+from shardmill.watch import Found, look
 from shardmill.watch.notifications import open_notifications
 
 MOST_ADDITIONS = 25_000
@@ -59,7 +59,7 @@ def build_new_objects_sensor(spec: DatasetSpec, settings: SensorSpec) -> dg.Sens
     return new_objects
 
 
-def _add(instance: dg.DagsterInstance, name: str, found: Look, known: set[str]) -> list[str]:
+def _add(instance: dg.DagsterInstance, name: str, found: Found, known: set[str]) -> list[str]:
     """Make partitions known to Dagster, those that are due first. Returns them.
 
     Not by a request in the tick's result: the daemon looks each key up on its own, which takes minutes for thousands.

@@ -5,7 +5,7 @@ and says which partitions are due. All that it remembers is a state in the datas
 what is lost of it is found again by listing.
 """
 
-from shardmill.watch.found import Due, Look
+from shardmill.watch.found import Due, Found
 from shardmill.watch.look import look
 
-__all__ = ["Due", "Look", "look"]
+__all__ = ["Due", "Found", "look"]

@@ -22,7 +22,7 @@ class Due:
 
 
 @dataclass
-class Look:
+class Found:
     """What one look found."""
 
     cursor: str

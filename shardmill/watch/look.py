@@ -18,7 +18,7 @@ from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.layout import Layout
 from shardmill.sources import content_digest
 from shardmill.watch.batching import Batching
-from shardmill.watch.found import NAMED, Due, Look
+from shardmill.watch.found import NAMED, Due, Found
 from shardmill.watch.notifications import Notifications
 from shardmill.watch.state import NOTHING, Cursor, Seen, State, Tally, Walk, load_state, next_number, save_state
 from shardmill.watch.walks import Budget, Lister
@@ -42,24 +42,24 @@ def look(
     notifications: Notifications | None = None,
     budget: Budget | None = None,
     now: Callable[[], float] = time.time,
-) -> Look:
+) -> Found:
     """List a part of the source, and say which partitions are due, at most `most` of them.
 
     `running` gives the partitions that a run is under way for; it is called if one may be due. The cursor of the result
     counts as soon as the caller has kept it: until then the same look can be taken again, and finds the same. A cursor
     that leads nowhere is no error: everything is compared with what is committed.
     """
-    return _Looker(dataset, cursor, now(), notifications).look(running, most, budget or Budget(SECONDS, OBJECTS))
+    return _Watcher(dataset, cursor, now(), notifications).watch(running, most, budget or Budget(SECONDS, OBJECTS))
 
 
-class _Looker:
+class _Watcher:
     def __init__(self, dataset: Dataset, cursor: str | None, now: float, notifications: Notifications | None) -> None:
         self._dataset = dataset
         self._now = now
         self._notifications = notifications
         self._spec = dataset.spec.sensor or SensorSpec()
         self._before, self._state, why = _remembered(dataset, cursor)
-        self._found = Look("", reconciled=why)
+        self._found = Found("", reconciled=why)
         self._reconciled = self._before.reconciled if self._before else 0.0
         self._number = self._before.number + 1 if self._before else next_number(dataset.storage, dataset.home)
         self._bytes = self._state.to_bytes()
@@ -71,7 +71,7 @@ class _Looker:
         else:
             self._lister = Lister(dataset)
 
-    def look(self, running: Callable[[], Collection[str]], most: int, budget: Budget) -> Look:
+    def watch(self, running: Callable[[], Collection[str]], most: int, budget: Budget) -> Found:
         started = time.monotonic()
         state, found = self._state, self._found
         self._check_that_it_is_mounted()

@@ -38,6 +38,14 @@ def test_importing_it_imports_neither_torch_nor_dagster_nor_pandas(module: str) 
     assert not loaded & {"torch", "torchvision", "dagster", "pandas", "pyarrow", "openvino", "matplotlib"}
 
 
+def test_the_command_line_starts_with_little_more_than_itself() -> None:
+    """Help comes at once: what takes long is imported by the command that needs it."""
+    code = "import sys, shardmill.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not set(loaded) & {"pydantic", "yaml", "numpy", "rich", "shardmill.storage", "shardmill.graph"}
+    assert len(loaded) < 250
+
+
 def test_states_are_missing_before_the_first_run_and_up_to_date_after_it(dataset: Dataset, run_chain) -> None:
     assert states(dataset) == ["missing"] * 5
     run_chain(dataset)

@@ -12,7 +12,7 @@ from shardmill.dataset.source import read_manifest
 from shardmill.engines import LocalEngine
 from shardmill.sources import content_digest, content_of
 from shardmill.storage import Storage
-from shardmill.watch import Due, Look, look
+from shardmill.watch import Due, Found, look
 from shardmill.watch.notifications import Notifications
 from shardmill.watch.walks import Budget
 from tests.servers.places import Kind, NewPlace, Place
@@ -41,7 +41,7 @@ class Watched:
         most: int = 1000,
         running: Collection[str] = (),
         keep: bool = True,
-    ) -> Look:
+    ) -> Found:
         """One look; `keep=False`: it died before its cursor was kept."""
         found = look(
             self.dataset,
