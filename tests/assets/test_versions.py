@@ -10,6 +10,7 @@ from PIL import Image
 from tests.small import ASSETS, BASIS
 
 ALL = [*ASSETS[:-1], BASIS, ASSETS[-1]]
+RESIZED = {"operations": [{"operation": "Resize", "arguments": {"size": 44}}]}
 SMALLER = {"operations": [{"operation": "Resize", "arguments": {"size": 40}}]}
 
 
@@ -57,6 +58,35 @@ def test_a_changed_dataset_file_changes_the_code_version_of_the_assets_that_it_c
     tiny: Any, change: dict[str, Any], stale: list[str]
 ) -> None:
     assert changed(code_versions(tiny), code_versions(tiny, **change)) == stale
+
+
+TWO = {
+    "transform": None,
+    "embedder": None,
+    "transforms": {"a": SMALLER, "b": {**SMALLER, "of": "transformed_shards_a"}},
+    "embedders": {"a": {"of": "transformed_shards_a"}, "b": {"of": "transformed_shards_b"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "concerned"),
+    [
+        (
+            {"transforms": {**TWO["transforms"], "b": {**RESIZED, "of": "transformed_shards_a"}}},
+            ["transformed_shards_b"],
+        ),
+        ({"embedders": {**TWO["embedders"], "a": {"of": "transformed_shards_a", "normalize": True}}}, ["embeddings_a"]),
+        ({"embedders": {"a": {"of": "transformed_shards_a"}}}, []),
+    ],
+)
+def test_of_several_transforms_and_embedders_each_has_a_version_of_its_own(
+    tiny: Any, change: dict[str, Any], concerned: list[str]
+) -> None:
+    def versions(**fields: Any) -> dict[str, Any]:
+        return {spec.key.path[-1]: spec.code_version for spec in tiny.defs(**fields).resolve_all_asset_specs()}
+
+    before, after = versions(**TWO), versions(**{**TWO, **change})
+    assert [asset for asset in after if before[asset] != after[asset]] == concerned
 
 
 def test_data_versions_follow_from_bytes_and_parameters(tiny: Any) -> None:

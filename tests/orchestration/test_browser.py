@@ -36,6 +36,23 @@ CHROMIUM_OPTIONS = [
 ]
 
 
+TWO = """\
+type: orchestration.component.ImageDataset
+attributes:
+  name: two
+  source: {uri: "{{ context.project_root }}/data/demo/raw/2026-03"}
+  partitions: [only]
+  root: "{{ context.project_root }}/data/assets"
+  max_reject_ratio: 0.05
+  transforms:
+    tiles: {operations: [{operation: Resize, arguments: {size: 96}}], masks: [mask.png]}
+    views: {of: transformed_shards_tiles, operations: [{operation: RandomHorizontalFlip}], masks: [mask.png]}
+  embedders:
+    views: {of: transformed_shards_views}
+    raw: {of: webdataset_shards, component: jpg, dtype: float16}
+"""
+
+
 class Ui:
     """A running `dagster dev`, and a page that shows it."""
 
@@ -72,9 +89,9 @@ class Ui:
             for run, tag in zip(results, tags, strict=True)
         ]
 
-    def materialize_by_clicking(self, partition: str) -> tuple[str, str]:
+    def materialize_by_clicking(self, partition: str, group: str = "demo") -> tuple[str, str]:
         """Materialize the group's assets as a person does. Returns the run's id and how it ended."""
-        self.open("/locations/shardmill/asset-groups/demo")
+        self.open(f"/locations/shardmill/asset-groups/{group}")
         self.page.get_by_role("button", name="Materialize all").click()
         self.page.get_by_text("Select a partition or create one").click()
         self.page.get_by_text(partition, exact=True).first.click()
@@ -125,6 +142,8 @@ def server(browser: BrowserContext, demo_project: Path, environment: Callable[[P
     [port] = free_ports(1)
     dataset = demo_project / "orchestration/defs/demo/defs.yaml"
     dataset.write_text(f"{dataset.read_text()}  partitions_per_run: 2\n")
+    (demo_project / "orchestration/defs/two").mkdir()
+    (demo_project / "orchestration/defs/two/defs.yaml").write_text(TWO)
     log = demo_project / "dev.log"
     command = [str(Path(sys.executable).parent / "dagster"), "dev", "-w", "workspace.yaml"]
     with log.open("w") as output:
@@ -184,6 +203,24 @@ def test_the_asset_graph_shows_the_assets_of_the_demo_dataset(ui: Ui) -> None:
     for asset in (*ASSETS, BASIS):
         expect(ui.page.get_by_text(asset, exact=True).first).to_be_visible()
     ui.keep("asset-graph")
+
+
+def test_two_transforms_and_two_embedders_are_drawn_and_materialized_by_clicking(ui: Ui) -> None:
+    ui.open("/locations/shardmill/asset-groups/two")
+    for asset in ("transformed_shards_tiles", "transformed_shards_views", "embeddings_views", "embedding_map_raw"):
+        expect(ui.page.get_by_text(asset, exact=True).first).to_be_visible()
+    ui.keep("two-by-two")
+    group = '{groupName: "two", repositoryName: "__repository__", repositoryLocationName: "shardmill"}'
+    nodes = ui.query(f"{{assetNodes(group: {group}) {{assetKey {{path}} dependencyKeys {{path}}}}}}")["assetNodes"]
+    found = {node["assetKey"]["path"][-1]: {key["path"][-1] for key in node["dependencyKeys"]} for node in nodes}
+    assert found["transformed_shards_views"] == {"transformed_shards_tiles"}
+    assert found["embeddings_views"] == {"transformed_shards_views"}
+    assert found["embeddings_raw"] == {"webdataset_shards"}
+    assert found["embedding_map_raw"] == {"embeddings_raw", "embedding_basis_raw"}
+    run, status = ui.materialize_by_clicking("only", "two")
+    assert status == "SUCCESS"
+    ui.open(f"/runs/{run}")
+    expect(ui.page.get_by_text("10 assets")).to_be_visible()
 
 
 def test_a_partition_is_materialized_by_clicking(ui: Ui, good_run: str) -> None:
