@@ -40,7 +40,7 @@ class Output:
         """A table on a terminal; elsewhere a line a row, its cells apart by tabs, as `cut` and `grep` want them."""
         if not self._console.is_terminal:
             for row in (header, *rows):
-                self._console.out("\t".join(row), highlight=False)
+                typer.echo("\t".join(row))
             return
         from rich.markup import escape
         from rich.table import Table

@@ -6,10 +6,10 @@ from typing import Any
 import kubernetes.client
 import kubernetes_validate
 import pytest
+from assets.embeddings import build_embeddings
 from dagster_k8s import DagsterK8sJobConfig, construct_dagster_k8s_job
 from dagster_k8s.job import get_user_defined_k8s_config
 
-from assets.embeddings import build_embeddings
 from assets.gpu import gpu_options
 from shardmill.dataset import DatasetSpec
 from shardmill.devices import GPUSpec

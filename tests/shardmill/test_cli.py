@@ -1,6 +1,7 @@
 """The command line, as a subprocess that writes into a pipe."""
 
 import hashlib
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -91,6 +92,49 @@ def test_a_touched_file_makes_its_partition_stale(base: Path, after_run: Run, sh
     finally:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert [row[2] for row in found[1:7]] == [*["stale"] * 4, "up to date", "stale"]
+
+
+def test_a_plan_says_what_a_run_would_make_and_why(base: Path, after_run: Run, shardmill) -> None:
+    file = base / "raw/a/image_00003.jpg"
+    before = file.stat()
+    os.utime(file)
+    try:
+        planned = shardmill("plan", base / "d.yaml")
+        as_json = shardmill("plan", base / "d.yaml", "a", "--json")
+    finally:
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found = {tuple(row[:2]): row for row in rows(planned.stdout) if len(row) == 8}
+    assert found["a", "webdataset_shards"][2:5] == ["stale", "1 of 2 shards", found["a", "webdataset_shards"][4]]
+    assert "raw_images has changed; 1 shard is new or changed" in found["a", "webdataset_shards"][7]
+    assert found["b", "raw_images"][2:5] == ["missing", "1 of 1 shards", "20"]
+    assert found["b", "raw_images"][7] == "nothing is committed"
+    assert planned.stdout.splitlines()[-1].startswith("14 shards to make")
+    records = {row["asset"]: row for row in map(json.loads, as_json.stdout.splitlines())}
+    assert records["transformed_shards"]["to_make"] == 1
+    assert records["embedding_basis"]["why"] == []
+    assert records["embedding_map"]["seconds"] > 0
+
+
+def test_a_run_goes_on_after_a_partition_that_fails(shardmill, tmp_path: Path, images, write_dataset) -> None:
+    for number, partition in enumerate(("a", "b")):
+        images(tmp_path / "raw" / partition, 3, first=100 * number)
+    (tmp_path / "raw/a/image_00000.jpg").write_bytes(b"")
+    file = write_dataset(
+        tmp_path / "d.yaml", tmp_path / "raw/{partition}", tmp_path / "root", partitions=["a", "b"], embedder=None
+    )
+    done = shardmill("run", file, "--json")
+    assert done.returncode == 1
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["partition"], row.get("asset")) for row in records] == [
+        ("a", "raw_images"),
+        ("a", None),
+        ("b", "raw_images"),
+        ("b", "webdataset_shards"),
+        ("b", "transformed_shards"),
+    ]
+    assert "1 of 3 samples (33.3%) were rejected" in records[1]["error"]
+    assert "1 of 2 partitions are up to date" in done.stderr
+    assert shardmill("run", file, "b", "b").stdout.count("(0 made)") == 3
 
 
 def test_verify_says_ok_or_names_what_is_wrong(base: Path, after_run: Run, shardmill) -> None:
