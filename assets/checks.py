@@ -79,7 +79,7 @@ def _check(spec: DatasetSpec, asset: Asset, name: str, description: str, verdict
 def _verdict(verdict: Verdict, dataset: Dataset, asset: Asset, partition: str) -> tuple[bool, Metadata]:
     """The verdict; stored bytes that cannot be read at all fail a check like any others.
 
-    Where another run commits meanwhile, that of what stands then.
+    Where another run commits meanwhile, the verdict is on what stands then.
     """
     for left in reversed(range(_TRIES)):
         try:

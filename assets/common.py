@@ -111,10 +111,14 @@ class Plans(Protocol):
     """How one asset's partitions are planned."""
 
     def first(self, partition: str) -> LazyShardSet:
-        """What it is to be. Raises ShardmillError for a partition that cannot be planned."""
+        """What a partition is to be.
+
+        Raises:
+            ShardmillError: It cannot be planned.
+        """
 
     def again(self, partition: str) -> LazyShardSet:
-        """What it is to be, of what stands now: another run committed something meanwhile."""
+        """What a partition is to be, of what stands now: another run committed something meanwhile."""
 
 
 def planned_output(context: dg.AssetExecutionContext, plans: Plans) -> AnyOutput:

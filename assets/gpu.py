@@ -1,4 +1,4 @@
-"""How a step asks for GPUs: a pool, and tags that each executor reads its own of."""
+"""How a step asks for GPUs: a pool, and tags, of which each executor reads its own."""
 
 from typing import Any
 

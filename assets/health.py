@@ -26,7 +26,7 @@ _POINTS = 200
 
 
 def build_health(spec: DatasetSpec, graph: Graph) -> dg.AssetSpec:
-    """What the check is on: an asset that nobody materializes. One that is loses its check's result each time."""
+    """The asset that the check is on. Nobody materializes it: each time it would lose its check's result."""
     return dg.AssetSpec(
         health_check_key(spec).asset_key,
         deps=[asset_key(spec, asset.name) for asset in graph.leaves],
@@ -36,7 +36,7 @@ def build_health(spec: DatasetSpec, graph: Graph) -> dg.AssetSpec:
 
 
 def health_check_key(spec: DatasetSpec) -> dg.AssetCheckKey:
-    """Of the check on the dataset as a whole. Not below its name: what `key:"<name>/*"` selects can all be made."""
+    """Key of the check on the dataset as a whole. Not below its name: what `key:"<name>/*"` selects can all be made."""
     return dg.AssetCheckKey(dg.AssetKey(["health", spec.name]), NAME)
 
 

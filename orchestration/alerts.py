@@ -1,4 +1,4 @@
-"""Alerts: a failed run is told to a webhook. Off unless SHARDMILL_ALERT_WEBHOOK is set."""
+"""Alerts: a webhook is told of each failed run. Off unless SHARDMILL_ALERT_WEBHOOK is set."""
 
 import json
 import os
@@ -49,7 +49,11 @@ def alert_text(context: dg.RunFailureSensorContext) -> str:
 
 
 def post(text: str) -> None:
-    """Post `{"text": …}` to the webhook, as Slack and Mattermost take it. Raises `dg.Failure`; names no URL."""
+    """Post `{"text": …}` to the webhook, as Slack and Mattermost take it.
+
+    Raises:
+        dg.Failure: The webhook could not be told; names no URL.
+    """
     request = urllib.request.Request(
         os.environ[VARIABLE], json.dumps({"text": text}).encode(), {"content-type": "application/json"}
     )

@@ -28,7 +28,7 @@ def backlog(
 ) -> tuple[dict[str, Trouble], list[str]]:
     """Failed and missing partitions by what Dagster has recorded, in the order of `keys`; and those that are whole.
 
-    Partitions of which a run is under way are in neither. One query an asset.
+    Neither has the partitions that a run is under way for. One query an asset.
     """
     troubled: dict[str, Trouble] = {}
     busy: set[str] = set()

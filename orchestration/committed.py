@@ -59,7 +59,7 @@ def build_committed_sensor(spec: DatasetSpec, graph: Graph) -> dg.SensorDefiniti
 
 
 def _commits(dataset: Dataset, asset: Asset) -> dict[str, ObjectInfo]:
-    """By partition; what the dataset has once belongs to each partition that it was made of."""
+    """Commits by partition; an asset that the dataset has once belongs to each partition that it was made of."""
     found = dataset.commits(asset.name)
     if asset.scope == "dataset":
         partitions: Collection[str] = dataset.commits(asset.inputs[0]) if found else ()
@@ -80,7 +80,7 @@ def _unreported(
         if shards is None or shards.commit.digest == recorded:
             return None
         return _event(dataset, asset, partition, key, shards)
-    except ShardmillError:  # what is wrong with it, a run of it or a check says
+    except ShardmillError:  # a run of it or a check says what is wrong with it
         return None
 
 

@@ -24,7 +24,10 @@ def build_defs(
 
     `datasets` are definitions to use instead of those below `defs/`; `resource_overrides` replace the resources
     `storage` and `engine`, also inside the IO manager; `executor` names one of `orchestration.executors`, by default
-    the one that SHARDMILL_EXECUTOR names. Raises ConfigurationError if there is none such.
+    the one that SHARDMILL_EXECUTOR names.
+
+    Raises:
+        ConfigurationError: There is no such executor, or its package is not installed.
     """
     if datasets is None:
         # Not `dg.load_from_defs_folder`: to list component types it imports every installed integration, and every run

@@ -1,4 +1,4 @@
-"""On what a run's steps run: one setting for a deployment."""
+"""What a run's steps run on: one setting for a deployment."""
 
 import os
 from collections.abc import Callable
@@ -18,7 +18,8 @@ SETTING = "SHARDMILL_EXECUTOR"
 def choose_executor(name: str | None = None) -> dg.ExecutorDefinition:
     """The executor of that name, else the one that SHARDMILL_EXECUTOR names, else `in_process`.
 
-    Raises ConfigurationError for a name that is none, and for an executor whose package is not installed.
+    Raises:
+        ConfigurationError: There is no such executor, or its package is not installed.
     """
     name = name or os.environ.get(SETTING) or "in_process"
     if name not in EXECUTORS:
@@ -35,13 +36,13 @@ def _multiprocess() -> dg.ExecutorDefinition:
     """A process a step."""
     try:
         gpus = len(visible_devices(tries=1))
-    except DeviceError:  # what needs no device shall load and run; a step that needs one asks again, and says so
+    except DeviceError:  # steps that need no device shall load and run; one that does asks again, and says so
         gpus = 0
     return dg.multiprocess_executor.configured(multiprocess_config(gpus))
 
 
 def multiprocess_config(gpus: int) -> dict[str, Any]:
-    """At once a step for each GPU, and one more that keeps the cores busy meanwhile."""
+    """A step for each GPU at once, and one more that keeps the cores busy meanwhile."""
     return {
         # Imported once, then forked: what every step needs, and neither torch nor a client of a store.
         "start_method": {"forkserver": {"preload_modules": ["orchestration.definitions"]}},

@@ -25,7 +25,7 @@ def given_up(
     keys: Sequence[str],
     most: int,
 ) -> set[str]:
-    """Those of the partitions of which `most` runs with these tags failed since `last` was made of them, by any run.
+    """The partitions of which `most` runs with these tags failed since any run made `last` of them.
 
     `last` is the dataset's last asset. A run that Dagster itself tried again is one failure. A run over several
     partitions is one of those that its errors name; of all if they name none, and if 500 later ones had to be read.

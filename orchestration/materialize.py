@@ -1,7 +1,7 @@
 """`python -m orchestration.materialize FILE`: every partition of a dataset that is not up to date, through Dagster.
 
-What a backfill from the UI does, in one process: for a demonstration, a cron job, or a machine without the daemon.
-Ends with a table of what is stored.
+It does in one process what a backfill from the UI does: for a demonstration, a cron job, or a machine without the
+daemon. It ends with a table of what is stored.
 """
 
 import sys

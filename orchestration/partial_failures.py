@@ -1,4 +1,4 @@
-"""Runs over several partitions of which some failed: the others are carried on with, in runs of their own."""
+"""Runs over several partitions of which some failed: runs of their own carry on with the others."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,7 +31,7 @@ def build_partial_failures_sensor(jobs: Sequence[Any]) -> dg.SensorDefinition:
 
 
 def _requests(context: dg.RunFailureSensorContext, run: dg.DagsterRun) -> Iterator[dg.RunRequest]:
-    """A run may be over several datasets with equal partitions: each is carried on with in its own job."""
+    """A run may be over several datasets with equal partitions: each goes on in its own job."""
     carried_on: set[str] = set()
     for event in context.get_step_failure_events():
         ranges = metadata_of(event, CARRY_ON)

@@ -22,7 +22,7 @@ UNDER_WAY = [status for status in dg.DagsterRunStatus if status not in _OVER]
 
 
 def job_name(spec: DatasetSpec) -> str:
-    """Of the job over all assets of the dataset."""
+    """The name of the job over all assets of the dataset."""
     return f"{spec.name}_job"
 
 

@@ -14,6 +14,6 @@ class PlannedPartitions:
 
     partitions: Mapping[str, LazyShardSet | ShardmillError]
     again: Callable[[str], LazyShardSet]
-    """Plans a partition with what stands now, for one whose commit another run was first with."""
+    """Plans a partition with what stands now, where another run was first to commit it."""
     describe: Callable[[str, Mapping[str, Any]], None]
     """Takes a partition and metadata for its materialization."""

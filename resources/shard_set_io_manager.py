@@ -73,8 +73,11 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> ShardSet | dict[str, ShardSet | ShardmillError]:
         """The committed set, or a dict of those of several partitions.
 
-        Raises `dg.Failure` if one is not there or cannot be read; where the input's metadata say `EACH_ALONE`, and
-        there are several, the error stands in the dict in the place of the set.
+        Where the input's metadata say `EACH_ALONE`, and there are several, the error of loading one stands in the dict
+        in the place of its set.
+
+        Raises:
+            dg.Failure: Otherwise, if one is not there or cannot be read.
         """
         upstream = context.upstream_output
         assert upstream is not None
@@ -99,9 +102,12 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
         again: Callable[[str], LazyShardSet],
         engine: Engine,
     ) -> ShardSet:
-        """Raises ConflictError where another run was first and something else is to be made now: a retry plans that.
+        """Run and commit one partition.
 
         The data version has been handed to Dagster by now, so that nothing else than what was planned can be written.
+
+        Raises:
+            ConflictError: Another run was first, and something else is to be made now: a retry plans that.
         """
         folder, storage = _folder(context, partition), self.storage.open()
         name = "/".join([*context.asset_key.path, _place(context, partition)])
@@ -153,5 +159,5 @@ def _folder(context: dg.OutputContext, partition: str) -> str:
 
 
 def _place(context: dg.OutputContext, partition: str) -> str:
-    """What the dataset has once stands in one folder, whichever partition's run makes it."""
+    """An asset that the dataset has once stands in one folder, whichever partition's run makes it."""
     return WHOLE if context.definition_metadata.get(SCOPE) == "dataset" else partition

@@ -53,7 +53,7 @@ class S3CredentialsConfig(dg.Config):
 class StorageResource(dg.ConfigurableResource[None]):
     """The stores that URIs lead to. With nothing given: the clouds' own default credentials.
 
-    Of several entries that fit a URI the one with the longest prefix counts, so that a dataset may read one bucket and
+    Where several entries fit a URI, the one with the longest prefix counts, so that a dataset may read one bucket and
     write another with different identities.
     """
 
@@ -72,7 +72,11 @@ class StorageResource(dg.ConfigurableResource[None]):
         return cls(credentials_file=os.environ.get("SHARDMILL_CREDENTIALS"))
 
     def open(self) -> Storage:
-        """Storage for this process. Raises `dg.Failure` for credentials that are none; it shows no secret."""
+        """Storage for this process.
+
+        Raises:
+            dg.Failure: The credentials are none; it shows no secret.
+        """
         try:
             return Storage(tuple(self._credentials()))
         except ShardmillError as error:

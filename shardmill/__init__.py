@@ -1,6 +1,6 @@
 """Shardmill's data plane: a library that imports neither Dagster nor, when it loads, torch.
 
-What is named here is for scripts, and is imported when it is first used.
+The names here are for scripts; each is imported when it is first used.
 """
 
 from importlib import import_module

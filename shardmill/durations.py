@@ -6,7 +6,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 
 def known_zone(name: str) -> str:
-    """The name. Raises ValueError if there is no such time zone."""
+    """The name, if it is that of a time zone.
+
+    Raises:
+        ValueError: There is no such time zone.
+    """
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -19,7 +23,11 @@ DURATION = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "patt
 
 
 def seconds_of(duration: object) -> object:
-    """Seconds, of `30s`, `12h`, `7d` or a number of them. Raises ValueError for anything else."""
+    """Seconds, of `30s`, `12h`, `7d` or a number of them.
+
+    Raises:
+        ValueError: It is anything else.
+    """
     if isinstance(duration, int | float) and not isinstance(duration, bool) and 0 <= duration < math.inf:
         return float(duration)
     match = re.fullmatch(r"(\d+) ?([smhd])", duration) if isinstance(duration, str) else None

@@ -11,7 +11,7 @@ _CONTAINER = Path("/sys/fs/cgroup")
 _SAID = re.compile(
     r"out of memory|insufficient memory|not enough memory|memory allocation|alloc\w* memory|start new thread", re.I
 )
-"""By torch (RuntimeError), Pillow and libjpeg (OSError, ValueError), zlib, and Python's threads (RuntimeError)."""
+"""What torch (RuntimeError), Pillow and libjpeg (OSError, ValueError), zlib and Python's threads (RuntimeError) say."""
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -29,19 +29,31 @@ Json = Annotated[bool, typer.Option("--json", help="for scripts: a JSON object a
 
 
 def open_storage(credentials: Path | None) -> Storage:
-    """The storage that the option asks for. Raises ConfigurationError."""
+    """The storage that the option asks for.
+
+    Raises:
+        ConfigurationError: The credentials are none.
+    """
     from shardmill.storage import Storage, load_credentials
 
     return Storage(load_credentials(credentials) if credentials else ())
 
 
 def open_dataset(file: Path, credentials: Path | None) -> Dataset:
-    """The dataset that the arguments name. Raises ConfigurationError."""
+    """The dataset that the arguments name.
+
+    Raises:
+        ConfigurationError: The file declares no valid dataset, or the credentials are none.
+    """
     from shardmill.dataset import load_dataset
 
     return load_dataset(file, open_storage(credentials))
 
 
 def chosen(dataset: Dataset, partitions: Sequence[str] | None) -> list[str]:
-    """The partitions that are named, each once, or all that are known. Raises ConfigurationError if there are none."""
+    """The partitions that are named, each once, or all that are known.
+
+    Raises:
+        ConfigurationError: There are none.
+    """
     return list(dict.fromkeys(partitions)) if partitions else dataset.known_partitions()

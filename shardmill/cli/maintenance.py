@@ -49,7 +49,7 @@ def verify_command(
 
 
 def _problems(dataset: Dataset, asset: str, partition: str) -> list[str]:
-    """Of the commit that stands; what another run supersedes meanwhile is no problem, and is looked at anew."""
+    """Problems of the commit that stands; one that another run supersedes meanwhile is none, and is looked at anew."""
     from shardmill.shards.verify import read_with_webdataset, verify
 
     while True:
@@ -115,7 +115,7 @@ def check_storage_command(
         stores = {uri: storage.store(uri) for uri in map(absolute_uri, uris)}
         for uri, store in stores.items():
             for number, finding in enumerate(check_storage(storage, uri, source)):
-                if number == 0:  # only now: whose a key is, is known once it has been read
+                if number == 0:  # only now: the owner of a key is known once it has been read
                     output.say(f"{uri} as {store.identity}")
                 problems += finding.problem is not None
                 output.result(

@@ -26,7 +26,7 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="threads in all; default: one a core")] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring partitions up to date. What stands already is not made again; after one that fails come the others."""
+    """Bring partitions up to date. Shards that stand are not made again; if one partition fails, the others follow."""
     from shardmill.engines import LocalEngine
     from shardmill.graph import Planner
 
@@ -154,7 +154,7 @@ def partitions(
 
 
 def _states(planner: Planner, partitions: list[str] | None, output: Output) -> tuple[list[AssetState], int]:
-    """Those of each partition, what the dataset has once, once; and of how many partitions they could not be told."""
+    """The states of the partitions' assets, a shared asset once; and how many partitions' states could not be told."""
     found: dict[tuple[str, str], AssetState] = {}
     failed = 0
     for key in chosen(planner.dataset, partitions):

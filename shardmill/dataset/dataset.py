@@ -49,7 +49,11 @@ class Dataset:
         return self.partitioning.keys(self.storage)
 
     def manifest(self, partition: str) -> Manifest:
-        """What the source holds of a partition now. Raises ConfigurationError for a partition that cannot be."""
+        """What the source holds of a partition now.
+
+        Raises:
+            ConfigurationError: There can be no such partition.
+        """
         if isinstance(self.spec.partitions, BatchPartitions):
             objects = self.batch(partition).objects(self.storage)
             return manifest_of(self.spec.source, self.partitioning.base, objects)
@@ -60,7 +64,11 @@ class Dataset:
         return list_source(self.spec.source, location, self.storage)
 
     def batch(self, partition: str) -> Batch:
-        """A sealed batch. Raises ConfigurationError if there is none, or if its objects lie outside the source."""
+        """A sealed batch.
+
+        Raises:
+            ConfigurationError: There is none, or its objects lie outside the source.
+        """
         batch, base = read_batch(self.storage, self.home, partition), self.partitioning.base
         outside = next((uri for uri in batch.uris if not uri.startswith(join_uri(base, ""))), None)
         if outside:
@@ -89,7 +97,11 @@ class Dataset:
         )
 
     def check(self, partition: str) -> None:
-        """Raises ConfigurationError for a key that no partition can have."""
+        """Refuse a key that no partition can have.
+
+        Raises:
+            ConfigurationError: No partition can have this key.
+        """
         if not isinstance(self.spec.partitions, BatchPartitions):
             self.partitioning.check(partition)
         elif not is_batch_key(partition):
@@ -124,11 +136,19 @@ class Dataset:
         return {partition: info for (partition, _, name), info in found if name == "index.json"}
 
     def layout(self, asset: str, partition: str) -> Layout:
-        """The places of an asset's partition. Raises ConfigurationError for a key that no partition can have."""
+        """The places of an asset's partition.
+
+        Raises:
+            ConfigurationError: No partition can have this key.
+        """
         return Layout.at(self.folder(asset, partition))
 
     def folder(self, asset: str, partition: str) -> str:
-        """URI of the data of an asset's partition. Raises ConfigurationError for a key that no partition can have."""
+        """URI of the data of an asset's partition.
+
+        Raises:
+            ConfigurationError: No partition can have this key.
+        """
         if partition != WHOLE:
             self.check(partition)
         return join_uri(absolute_uri(self.spec.root), self.name(asset, partition))

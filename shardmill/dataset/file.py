@@ -19,7 +19,10 @@ def load_dataset(file: Path, storage: Storage | None = None) -> Dataset:
     """The dataset that a YAML file declares: a Dagster component's `defs.yaml`, or its `attributes` alone.
 
     `{{ env.NAME }}`, `{{ env('NAME', 'default') }}` and `{{ context.project_root }}` (the nearest folder above the file
-    with a `pyproject.toml`, else the file's own) are filled in as Dagster does. Raises ConfigurationError.
+    with a `pyproject.toml`, else the file's own) are filled in as Dagster does.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or declares no valid dataset.
     """
     import yaml
 
@@ -43,18 +46,22 @@ def load_dataset(file: Path, storage: Storage | None = None) -> Dataset:
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    """As it stands in the file: pydantic adds which of the ways to declare partitions it took."""
+    """The field as it stands in the file: pydantic adds which of the ways to declare partitions it took."""
     named = location[:1] + location[2:] if location[:1] == ("partitions",) else location
     return ".".join(map(str, named)) or "dataset"
 
 
 class TemplateEnvironment:
-    """`env` in templates: `env.NAME`, or `env('NAME', 'default')`. Raises ConfigurationError for what is not set."""
+    """`env` in templates: `env.NAME`, or `env('NAME', 'default')`."""
 
     unsafe_callable = alters_data = False  # jinja's sandbox asks
 
     def __call__(self, name: str, default: str | None = None) -> str:
-        """The variable's value, or the default."""
+        """The variable's value, or the default.
+
+        Raises:
+            ConfigurationError: It is not set, and there is no default.
+        """
         value = os.environ.get(name, default)
         if value is None:
             raise ConfigurationError(f"the dataset file needs the environment variable {name}, which is not set")

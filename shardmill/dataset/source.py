@@ -11,17 +11,24 @@ from shardmill.storage import join_uri, relative_to
 
 
 def read_manifest(raw: ShardSet) -> Manifest:
-    """The manifest that a committed `raw_images` partition holds. Raises CorruptionError."""
+    """The manifest that a committed `raw_images` partition holds.
+
+    Raises:
+        CorruptionError: Its bytes are not those that were committed.
+    """
     if not raw.commit.shardlist:
         return Manifest.from_objects([])
     return Manifest(raw.pinned_here().table())
 
 
 def check_that_all_was_deleted(dataset: Dataset, partition: str) -> None:
-    """Of a partition that the source has nothing of: raises ConfigurationError unless its objects were all deleted.
+    """Check, of a partition that the source has nothing of, that its objects were all deleted.
 
-    They were not where it was never made, and where it is the dataset file that does not find them any more. A window
-    of time may have had none.
+    A window of time may have had none.
+
+    Raises:
+        ConfigurationError: They were not: the partition was never made, its table has no rows, the dataset file does
+            not find them any more, or the source is not mounted.
     """
     source = dataset.spec.source
     before = dataset.stored(RAW, partition)

@@ -61,7 +61,7 @@ class SensorSpec(BaseModel):
     quiet_seconds: Annotated[float, Field(ge=0)] = 60.0
     """A partition is run when nothing in it has changed for so long."""
     late_hours: Annotated[float, Field(ge=0)] = 48.0
-    """Of time partitions every look lists those that were open in the last hours; older ones wait to be reconciled."""
+    """Every look lists the time partitions that were open in the last hours; older ones wait to be reconciled."""
     reconcile_hours: Annotated[float, Field(ge=0)] = 24.0
     """How often everything is listed, where that is not what every look does."""
     max_partitions_per_tick: Annotated[int, Field(gt=0)] = 100
@@ -78,7 +78,7 @@ class BackfillSpec(BaseModel):
     """Minute, hour, day, month, day of the week; or @hourly, @daily, @weekly, @monthly."""
     timezone: Annotated[str, AfterValidator(known_zone)] = "UTC"
     max_partitions: Annotated[int, Field(gt=0)] = 100
-    """Launched at most at each tick."""
+    """Most partitions that are launched at a tick."""
     order: Literal["newest", "oldest"] = "newest"
     max_failures: Annotated[int, Field(gt=0)] = 3
-    """A partition whose last so many runs failed is left to a person."""
+    """A partition is left to a person when so many of its last runs failed."""

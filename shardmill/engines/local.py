@@ -1,10 +1,10 @@
 """The local engine: all cores of this machine.
 
-What runs on CUDA does so in workers that live no longer than the lease of their devices: a process that has asked CUDA
+Stages that need CUDA run in workers that live no longer than the lease of their devices: a process that has asked CUDA
 for one device can neither change to another nor let go of it before it ends.
 
-A process keeps some threads busy: decoding, resizing and hashing release Python's lock, and what holds it would not
-feed more. Machines with more cores get several such processes, each on a shard of its own.
+A process keeps some threads busy: decoding, resizing and hashing release Python's lock, and the code that holds it
+would not feed more. Machines with more cores get several such processes, each on a shard of its own.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LocalEngine:
     def run(
         self, make: MakeShard, shards: Sequence[PlannedShard], storage: Storage, advance: Callable[[int], None]
     ) -> Iterator[ShardEntry]:
-        """See `Engine.run`. Memory grows with `workers`, not with the number or size of the shards."""
+        """Run as every `Engine` does. Memory grows with `workers`, not with the number or size of the shards."""
         if not shards:
             return
         with self:
@@ -132,7 +132,7 @@ class _Workers:
         threads: int,
         advance: Callable[[int], None],
     ) -> Iterator[ShardEntry]:
-        """Entries as they are done. Where it does not come to its end, close the workers."""
+        """Entries as they are done. Close the workers if it does not come to its end."""
         with _interrupts_held_back():
             _start_fork_server()
             futures = [self._pool.submit(_make_in_worker, make, shard, storage, threads) for shard in shards]
@@ -201,7 +201,7 @@ _leased: Lease | None
 def _start_worker(counts: Any, cancelled: Any, environment: dict[str, str], leased: Lease | None, devices: Any) -> None:
     """Set up a worker: the parent alone answers Ctrl-C, and a worker never outlives its parent.
 
-    The fork server's environment is that of its start; the parent's may have changed since, secrets among it.
+    The fork server's environment is that of its start; the parent's may have changed since, secrets included.
     """
     global _advance_in_worker, _leased
     os.environ.update(environment)

@@ -36,7 +36,7 @@ class MakeShard:
     layout: Layout
 
     def __call__(self, shard: PlannedShard, work: Work) -> ShardEntry:
-        """The entry of the published shard; another run's, if that published it meanwhile. See `publish_shard`."""
+        """The entry of the published shard; another run's, if that run published it meanwhile."""
         started = time.perf_counter()
         files, report = self.stage(shard.input, work)
         made = MadeShard(
@@ -59,7 +59,7 @@ class CancelledError(Exception):
 def make_one(
     make: MakeShard, shard: PlannedShard, storage: Storage, threads: int, advance: Callable[[int], None]
 ) -> ShardEntry:
-    """Make one shard in a scratch directory. What `advance` raises cancels, and passes as it is.
+    """Make one shard in a scratch directory. An exception of `advance` cancels it, and passes as it is.
 
     Raises:
         EngineError: Anything else failed; it names the shard.

@@ -43,11 +43,11 @@ class Cut:
     """Into which shards the inputs are cut, and all that decided it."""
 
     shards: Callable[[], Sequence[InputShard]]
-    """Computed where they are needed: whether anything has changed shows without them."""
+    """Computed where they are needed: it shows without them whether anything has changed."""
     upstream: Mapping[str, ShardSet] = field(default_factory=dict)
     """The inputs, as far as another state of them means other shards."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Plain JSON of what decided beside them."""
+    """Plain JSON of what else decided."""
     order: Order = "hash"
 
 
@@ -66,7 +66,7 @@ class Asset:
     stage: Stage[Any]
     """What makes its shards; not resolved."""
     inputs: tuple[str, ...] = ()
-    """The assets that it is made of. One without is made of what the world outside holds."""
+    """The assets that it is made of. An asset without any is made of what the world outside holds."""
     scope: Scope = "partition"
     cut: Callable[[Asset, Stage[Any], Inputs], Cut] = shard_by_shard
     description: str = ""

@@ -140,7 +140,7 @@ def _embedded(spec: DatasetSpec, suffix: str, of: str, masks: Mapping[str, tuple
 
 
 def _default_of(spec: DatasetSpec) -> str:
-    """What an embedder embeds that does not say it."""
+    """What an embedder embeds if it does not name an asset."""
     transformed = [f"transformed_shards{suffix}" for suffix in spec.all_transforms]
     if len(transformed) > 1:
         raise ConfigurationError(

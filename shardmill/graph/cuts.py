@@ -23,7 +23,7 @@ def listed(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG
     """The partition's objects, listed when the shards are asked for.
 
     Raises:
-        ConfigurationError: Then, if there are none, unless they were there before and have been deleted since.
+        ConfigurationError: When the shards are asked for: there are no objects, unless all there were are deleted.
     """
     dataset, partition = inputs.dataset, inputs.partition
 
@@ -50,7 +50,7 @@ def packed(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG
 
 
 def fitted(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:
-    """All tables of the embedder together. Once they were fitted, no table that comes or changes moves the maps.
+    """All tables of the embedder together. Once they are fitted, no table that comes or changes moves the maps.
 
     That does not hold for a basis of tables that are not final: samples of them are still to be tried again.
     """

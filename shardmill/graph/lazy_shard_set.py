@@ -27,7 +27,7 @@ from shardmill.storage import Storage
 from shardmill.versions import software_versions
 
 _TRIES = 5
-"""Commits of one plan, where files vanish or others commit the same meanwhile."""
+"""Commits that are tried of one plan, where files vanish or others commit the same meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class LazyShardSet:
     """Resolved."""
     inputs: Sequence[InputShard]
     cut: Mapping[str, Any] = field(default_factory=dict)
-    """See `Commit`."""
+    """What decided, beside the inputs, which samples were taken and which go into which shard."""
     order: Order = "hash"
-    """See `Commit`."""
+    """What the shards are ordered by."""
     upstream: Mapping[str, ShardSet] = field(default_factory=dict)
     """What it is made of, by asset. If another commit of that stands by then, this one is not committed."""
     base: tuple[Commit | None, str | None] | None = None
@@ -53,13 +53,13 @@ class LazyShardSet:
 
     @cached_property
     def fingerprints(self) -> list[str]:
-        """Of each shard, in order: digests of all that determines its bytes."""
+        """A digest for each shard, in order, of all that determines its bytes."""
         stage = self.stage.identity()
         return [shard_fingerprint(stage, shard) for shard in self.inputs]
 
     @property
     def digest(self) -> str:
-        """Of the whole set, known before anything is made: equal digests, equal shards."""
+        """The digest of the whole set, known before anything is made: equal digests, equal shards."""
         return fingerprint(shards=self.fingerprints)
 
     def write(
@@ -76,8 +76,14 @@ class LazyShardSet:
 
         `folder` is that of the partition's data, `name` is `<dataset>/<asset>/<partition>`; what is superseded is kept
         for `keep_seconds`. A shard whose fingerprint stands already, committed or left by a run that was killed, is not
-        made again. Raises TooManyRejectsError, EngineError, StorageError, and ConflictError if another run has
-        committed something else meanwhile; the committed state is then the one before, or that run's.
+        made again. If it raises, the committed state is the one before, or another run's; it is the new one only where
+        cleaning up failed.
+
+        Raises:
+            TooManyRejectsError: The rejects exceed `max_reject_ratio`.
+            EngineError: The stage failed on a shard.
+            StorageError: A store cannot do what it is asked for.
+            ConflictError: Another run has committed something else meanwhile.
         """
         layout = Layout.at(folder)
         committed, version = self.base or read_commit(storage, layout)
@@ -118,7 +124,11 @@ class LazyShardSet:
         return standing(storage, Layout.at(folder), planned, committed)
 
     def _check_that_it_is_of_what_stands(self) -> None:
-        """Raises SupersededError for a plan that was overtaken: it would put an older state in a newer one's place."""
+        """Refuse a plan that was overtaken: it would put an older state in a newer one's place.
+
+        Raises:
+            SupersededError: What it was planned of was committed anew since.
+        """
         for shards in self.upstream.values():
             now, _ = read_commit(shards.storage, shards.layout)
             if now is None or not now.says_the_same_as(shards.commit):

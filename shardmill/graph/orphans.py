@@ -25,7 +25,7 @@ def remove_orphans(
 ) -> Iterator[ObjectInfo | CorruptionError]:
     """The orphans of all partitions, or of these, and an error for each partition that was left alone.
 
-    The scratch space of killed runs goes too. See `retention.remove_orphans`.
+    The scratch space of killed runs goes too. `retention.remove_orphans` says what an orphan is.
     """
     if not dry_run:
         dataset.storage.sweep(join_uri(dataset.home, SIDE))

@@ -20,7 +20,11 @@ class Planner:
     """Plans the assets of a dataset. Every stage is resolved once, when it is first needed: keep one for a run."""
 
     def __init__(self, dataset: Dataset) -> None:
-        """Raises ConfigurationError if the dataset file declares no graph."""
+        """Build the graph of `dataset`.
+
+        Raises:
+            ConfigurationError: The dataset file declares none.
+        """
         self.dataset = dataset
         self._stages: dict[str, Stage[Any]] = {}
         self._graph: Graph = build_graph(dataset.spec)
@@ -31,7 +35,11 @@ class Planner:
         return self._graph
 
     def stage(self, asset: Asset) -> Stage[Any]:
-        """The stage of an asset, resolved. Raises ConfigurationError for what cannot work."""
+        """The stage of an asset, resolved.
+
+        Raises:
+            ConfigurationError: What the dataset file asks of it cannot work.
+        """
         if asset.name not in self._stages:
             self._stages[asset.name] = asset.stage.resolve(self.dataset.storage)
         return self._stages[asset.name]
@@ -41,14 +49,22 @@ class Planner:
         self._stages.clear()
 
     def check(self, partition: str | None = None) -> None:
-        """Raises ConfigurationError for what cannot work, before anything is done: operations, weights, devices."""
+        """Refuse, before anything is done, what cannot work.
+
+        Raises:
+            ConfigurationError: Operations, weights or devices that are asked for will not do.
+        """
         for asset in self._graph:
             stage = self.stage(asset)
             if partition is not None and (gpus := stage.resources.gpus) is not None:
                 fitting_devices(gpus, self.dataset.name(asset.name, partition))
 
     def cut(self, asset: Asset, inputs: Inputs) -> Cut:
-        """How the inputs are cut. Raises ConfigurationError for inputs that do not fit together."""
+        """How the inputs are cut.
+
+        Raises:
+            ConfigurationError: The inputs do not fit together.
+        """
         return asset.cut(asset, self.stage(asset), inputs)
 
     def plan(
@@ -58,7 +74,11 @@ class Planner:
         sets: Mapping[str, ShardSet],
         planned: Mapping[str, LazyShardSet] | None = None,
     ) -> LazyShardSet:
-        """What a partition of an asset should be, of these sets of its inputs, some of which may only be `planned`."""
+        """What a partition of an asset should be, of these sets of its inputs, some of which may only be `planned`.
+
+        Raises:
+            ConfigurationError: One of its inputs is not in `sets`, or they do not fit together.
+        """
         missing = [name for name in asset.inputs if name not in sets]
         if missing:
             raise ConfigurationError(f"{asset.name} of {partition} is made of {missing[0]}: materialize that first")

@@ -16,7 +16,7 @@ from shardmill.progress import ProgressSink, silent
 from shardmill.shards.reader import ShardSet
 
 _TRIES = 5
-"""Plans of one asset, where other runs commit something else meanwhile."""
+"""Plans that are made of one asset, where other runs commit something else meanwhile."""
 _LONGEST_WAIT_SECONDS = 1.0
 
 
@@ -71,7 +71,7 @@ def write(
     engine: Engine,
     progress: ProgressSink = silent,
 ) -> ShardSet:
-    """Make and commit an asset's partition. See `LazyShardSet.write`."""
+    """Make and commit an asset's partition, as `LazyShardSet.write` does."""
     place, spec = asset.place(partition), dataset.spec
     folder, name = dataset.folder(asset.name, place), dataset.name(asset.name, place)
     return lazy.write(dataset.storage, folder, name, engine, spec.max_reject_ratio, progress, spec.keep_superseded)

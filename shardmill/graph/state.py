@@ -33,15 +33,15 @@ class AssetState:
     commit: Commit | None = None
     """What stands."""
     shards: int = 0
-    """That there will be."""
+    """Shards that there will be."""
     to_make: int = 0
-    """Of them those that are not there."""
+    """Those of them that are not there."""
     samples: int = 0
-    """That go into these, at most: what an asset before rejects does not arrive."""
+    """Samples that go into these, at most: those that an asset before rejects do not arrive."""
     bytes: int = 0
-    """That are read for them."""
+    """Bytes that are read for them."""
     seconds: float | None = None
-    """That they take, one shard after the other, at the rate of the last time; None where there was none."""
+    """Time that they take, one shard after the other, at the rate of the last time; None where there was none."""
 
 
 def states(dataset: Dataset | Planner, partition: str) -> Iterator[AssetState]:
@@ -77,8 +77,8 @@ def is_stale(dataset: Dataset | Planner, partition: str) -> bool:
 def why_stale(dataset: Dataset | Planner, partition: str) -> Iterator[tuple[str, str]]:
     """(asset, reason) for each that is not up to date, as far as what is committed tells.
 
-    Reads a small file an asset, and asks for one shard of each, since a folder may have been removed. Neither lists the
-    source nor looks whether every shard stands, as `states` does.
+    Reads a small file an asset, and asks for one shard of each, since a folder may have been removed. Unlike `states`,
+    it neither lists the source nor looks whether every shard stands.
     """
     planner = dataset if isinstance(dataset, Planner) else Planner(dataset)
     sets: dict[str, ShardSet] = {}
@@ -138,7 +138,7 @@ def _state(
 def _differences(
     stage: Stage[Any], cut: Mapping[str, Any], made_of: Mapping[str, str], commit: Commit
 ) -> Iterator[str]:
-    """In what a commit was made otherwise than it would be now."""
+    """How a commit was made otherwise than it would be now."""
     if commit.stage != stage.name:
         yield f"it was made by {commit.stage}, and is made by {stage.name} now"
     elif commit.stage_version != stage.version:
@@ -185,7 +185,7 @@ def _digests(cut: Cut) -> dict[str, str]:
 
 
 def _seconds_a_sample(dataset: Dataset, asset: Asset, commit: Commit | None) -> float | None:
-    """Of the partition's last commit; where there is none, of another partition's."""
+    """The rate of the partition's last commit; where there is none, of another partition's."""
     if commit is None:
         found = (dataset.stored(asset.name, name) for name in dataset.commits(asset.name) if dataset.may_have(name))
         commit = next((shards.commit for shards in found if shards is not None), None)
@@ -206,7 +206,7 @@ def _foreseen(
     lazy: LazyShardSet,
     standing: Mapping[str, ShardEntry],
 ) -> ShardSet:
-    """The set as it will be, but for the digests of what is not made yet: those are like no others."""
+    """The set as it will be, but for the digests of what is not made yet: those equal no others."""
     layout = dataset.layout(asset.name, place)
     lost = {entry.fingerprint: entry for entry in present.commit.shards} if present else {}
 

@@ -1,7 +1,7 @@
 """From an image's bytes to an array of pixels, or to a reason for refusing it.
 
-Every function is thread-safe and releases the GIL while it decodes. Whatever the bytes are, the outcome is a
-result or `Rejected`; another exception means a mistake of the caller or no memory.
+Every function is thread-safe and releases the GIL while it decodes. The outcome is a result or
+`Rejected`, whatever the bytes are; another exception means a mistake of the caller or no memory.
 """
 
 import io
@@ -72,16 +72,16 @@ def decode_image(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> n
     orientation is applied. Of an animation, the first frame.
 
     Args:
-        data: the file's bytes.
-        component: its name in the sample (`jpg`, `image.png`); the suffix must be that of the bytes' format.
-        max_pixels: refuse more, by the header, before a pixel is decoded.
+        data: The file's bytes.
+        component: Its name in the sample (`jpg`, `image.png`); the suffix must be that of the bytes' format.
+        max_pixels: Refuse more, by the header, before a pixel is decoded.
 
     Returns:
         uint8 [height, width, 3], contiguous, writable.
 
     Raises:
-        Rejected: with one of `shardmill.images.reasons`.
-        ConfigurationError: the component is not an image.
+        Rejected: With one of `shardmill.images.reasons`.
+        ConfigurationError: The component is not an image.
     """
     image = _open(data, component, max_pixels)
     if _is_plain_jpeg(image):
@@ -106,8 +106,8 @@ def decode_mask(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> La
         uint8 or uint16 [height, width], contiguous, writable.
 
     Raises:
-        Rejected: as `decode_image`; "unsupported pixel format" also for colours and transparency.
-        ConfigurationError: the component is not an image.
+        Rejected: As `decode_image`; "unsupported pixel format" also for colours and transparency.
+        ConfigurationError: The component is not an image.
     """
     image = _open(data, component, max_pixels)
     with _corrupt():
@@ -122,8 +122,8 @@ def verify_image(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> N
     All of the compressed data are read. A JPEG is reconstructed at an eighth of its size, in grey.
 
     Raises:
-        Rejected: as `decode_image`.
-        ConfigurationError: the component is not an image.
+        Rejected: As `decode_image`.
+        ConfigurationError: The component is not an image.
     """
     image = _open(data, component, max_pixels)
     if _is_plain_jpeg(image) and _jpeg_decodes(data):
@@ -263,7 +263,7 @@ def _labels(image: Image.Image, data: bytes) -> Labels:
 
 
 def _grey_bits(image: Image.Image, data: bytes) -> int:
-    """Bits a stored grey value has; Pillow stretches fewer than 8 to 0…255."""
+    """Bits that a stored grey value has; Pillow stretches fewer than 8 to 0…255."""
     if isinstance(image, PngImagePlugin.PngImageFile):
         return data[24]  # of the IHDR, which always comes first
     if isinstance(image, TiffImagePlugin.TiffImageFile):

@@ -21,14 +21,14 @@ def encode_image(array: npt.NDArray[Any], component: str, quality: int = 95) -> 
     JPEG is written with 4:2:0 chroma, as Pillow does; WebP is lossy; a GIF gets a palette of its own.
 
     Args:
-        array: an image, uint8 [height, width, 3 or 1]; or a mask, uint8 or uint16 [height, width].
+        array: An image, uint8 [height, width, 3 or 1]; or a mask, uint8 or uint16 [height, width].
         component: `jpg`, `trimap.png` …
         quality: 1 to 100, of JPEG and WebP.
 
     Raises:
-        ConfigurationError: not an image's suffix, another shape or dtype, or a mask in a format that would
+        ConfigurationError: Not an image's suffix, another shape or dtype, or a mask in a format that would
             change its values.
-        Rejected: the format cannot hold an image of this size.
+        Rejected: The format cannot hold an image of this size.
     """
     name = image_format(component)
     if name is None:

@@ -36,7 +36,7 @@ class ShardEntry(BaseModel):
     """Bytes of the data file."""
     id: str
     start: str
-    """See `Commit.position`."""
+    """Where its range of positions begins; `Commit.position` says what they are."""
     fingerprint: str
     sha256: str
     """Of the data file; empty if there is none."""
@@ -190,9 +190,11 @@ class Commit(BaseModel):
 
 
 def read_commit(storage: Storage, layout: Layout) -> tuple[Commit | None, str | None]:
-    """The commit of a partition and its version; (None, None) if none.
+    """The commit of a partition and its version; (None, None) if there is none.
 
-    Raises CorruptionError for one that is damaged or was edited, ConfigurationError for one of another format.
+    Raises:
+        CorruptionError: It is damaged, or was edited.
+        ConfigurationError: It is of another format.
     """
     try:
         data, info = storage.read_version(layout.commit)
@@ -209,7 +211,12 @@ def read_commit(storage: Storage, layout: Layout) -> tuple[Commit | None, str | 
 
 
 def parse_commit(data: bytes, uri: str) -> Commit:
-    """The commit in these bytes. Raises as `read_commit`, naming `uri`."""
+    """The commit in these bytes; errors name `uri`.
+
+    Raises:
+        CorruptionError: It is damaged, or was edited.
+        ConfigurationError: It is of another format.
+    """
     try:
         content = json.loads(data)
         found = content.get("shardmill_format", FORMAT)

@@ -31,7 +31,7 @@ class Owner(BaseModel):
     shard: str
     """Six hexadecimal digits."""
     start: str
-    """See `Commit.position`."""
+    """Where its range of positions begins; `Commit.position` says what they are."""
     fingerprint: str
     data: str | None
     """Name of the data file; None if no sample was left."""
@@ -99,7 +99,11 @@ class IndexWriter:
 
 
 def read_index(data: bytes, where: str) -> Iterator[IndexRow]:
-    """The rows of an index file, in its order. Raises CorruptionError, naming `where`."""
+    """The rows of an index file, in its order.
+
+    Raises:
+        CorruptionError: It is damaged, or no index; names `where`.
+    """
     import pyarrow as pa
 
     schema = _schema_in(data, where)
@@ -114,12 +118,20 @@ def read_index(data: bytes, where: str) -> Iterator[IndexRow]:
 
 
 def read_report(data: bytes, where: str) -> ShardReport:
-    """The report in an index file. Raises CorruptionError, naming `where`."""
+    """The report in an index file.
+
+    Raises:
+        CorruptionError: It is damaged, or no index; names `where`.
+    """
     return _said(data, where, _REPORT, ShardReport)
 
 
 def read_owner(data: bytes, where: str) -> Owner:
-    """Whose index it is. Raises CorruptionError, naming `where`."""
+    """Whose index it is.
+
+    Raises:
+        CorruptionError: It is damaged, or no index; names `where`.
+    """
     return _said(data, where, _OWNER, Owner)
 
 

@@ -33,17 +33,17 @@ _SIDE = re.compile(rf"({_STEM})(?:\.index\.parquet|-[0-9a-f]{{8}}\.png)")
 
 
 def data_name(shard: str, fingerprint: str, sha256: str, suffix: Suffix) -> str:
-    """Of a shard's data file; `sha256` is that of its bytes, so that a name never means other bytes."""
+    """Name of a shard's data file; `sha256` is that of its bytes, so that a name never means other bytes."""
     return f"{shard}-{fingerprint[:12]}-{sha256[:8]}.{suffix}"
 
 
 def picture_name(shard: str, fingerprint: str, sha256: str) -> str:
-    """Of a shard's picture."""
+    """Name of a shard's picture."""
     return f"{shard}-{fingerprint[:12]}-{sha256[:8]}.png"
 
 
 def index_name(shard: str, fingerprint: str) -> str:
-    """Of a shard's index."""
+    """Name of a shard's index."""
     return f"{shard}-{fingerprint[:12]}.index.parquet"
 
 
@@ -73,7 +73,11 @@ class Layout:
 
     @classmethod
     def at(cls, folder: str) -> Layout:
-        """Of the partition whose data are in `folder`, a URI or a path. Raises ConfigurationError if none can be."""
+        """The layout of the partition whose data are in `folder`, a URI or a path.
+
+        Raises:
+            ConfigurationError: No partition's data can be there.
+        """
         layout = cls(absolute_uri(folder))
         if not all(layout._parts) or layout.home.endswith("/"):
             raise ConfigurationError(

@@ -20,7 +20,7 @@ class MadeShard:
 
     id: str
     start: str
-    """See `Commit.position`."""
+    """Where its range of positions begins; `Commit.position` says what they are."""
     fingerprint: str
     """Of what it was planned from."""
     suffix: Suffix
@@ -32,7 +32,7 @@ class MadeShard:
 
     @property
     def published_fingerprint(self) -> str:
-        """Another than the planned one where a reject may pass, so that nobody takes the shard for finished."""
+        """It differs from the planned one where a reject may pass, so that nobody takes the shard for finished."""
         passing = [(reject.key, reject.reason, reject.source_uri) for reject in self.report.may_pass]
         return fingerprint(planned=self.fingerprint, may_pass=passing) if passing else self.fingerprint
 
@@ -40,9 +40,9 @@ class MadeShard:
 def publish_shard(storage: Storage, layout: Layout, made: MadeShard, scratch: Path) -> ShardEntry:
     """Publish a shard for a commit to come, and return its entry. `scratch` is a directory for its index.
 
-    The first index of a fingerprint decides: whoever comes later, perhaps with other bytes (vectors of another
-    processor), adopts the shard that it names. Killed at any moment, this leaves a whole shard, or files that no index
-    names.
+    The first index of a fingerprint decides: a run that comes later, perhaps with other bytes (vectors of another
+    processor), adopts the shard that it names. If this is killed at any moment, it leaves a whole shard, or files that
+    no index names.
     """
     digest = made.published_fingerprint
     owner = Owner(
@@ -79,7 +79,8 @@ def publish_shard(storage: Storage, layout: Layout, made: MadeShard, scratch: Pa
 def read_entry(storage: Storage, layout: Layout, shard: str, digest: str) -> tuple[ShardEntry | None, str]:
     """The entry of a shard from its own index, and the index's version; no entry if that is damaged or another's.
 
-    Raises FileNotFoundError.
+    Raises:
+        FileNotFoundError: There is no index.
     """
     uri = layout.beside(index_name(shard, digest))
     data, info = storage.read_version(uri)

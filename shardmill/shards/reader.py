@@ -4,8 +4,8 @@
     for sample in shards.samples():
         sample.key, sample.components["jpg"]
 
-Whatever is handed over was compared with its digest before. A commit that supersedes this one does not end a loop: of
-each shard that has not been read yet, the state that stands then is read.
+Everything that is handed over was compared with its digest before. A commit that supersedes this one does not end a
+loop: a shard that has not been read yet is read in the state that stands then.
 """
 
 from __future__ import annotations
@@ -39,14 +39,18 @@ T = TypeVar("T")
 _TRIES = 100
 """Commits that a reader follows without having read anything in between."""
 _INDEXES = 16
-"""So many shards' indexes are remembered."""
+"""Shards whose indexes are remembered."""
 
 
 def open_shards(uri: str, storage: Storage | None = None, digest: str | None = None) -> ShardSet:
     """The committed partition whose data are in the folder `uri`, a URI or a path.
 
-    With `digest`, or its first 16 digits or more, that state of the partition and no other: the one that stands, or one
-    that `keep_superseded` keeps. Raises NothingCommittedError, a FileNotFoundError, if there is none.
+    With `digest`, or at least its first 16 digits, it is that state of the partition and no other: the one that stands,
+    or one that `keep_superseded` keeps.
+
+    Raises:
+        NothingCommittedError: There is none. It is a FileNotFoundError.
+        ConfigurationError: The folder can be no partition's, or the digest is none or too short.
     """
     storage, layout = storage or Storage(), Layout.at(uri)
     commit, _ = read_commit(storage, layout)
@@ -104,7 +108,7 @@ class ShardSet:
 
     @property
     def digest(self) -> str:
-        """Of the state: what `open_shards(…, digest=)` takes."""
+        """The digest of the state, which `open_shards(…, digest=)` takes."""
         return self.commit.digest
 
     def kept(self) -> list[str]:
@@ -119,19 +123,27 @@ class ShardSet:
         return f"<ShardSet {commit.name}: {commit.total_samples} samples in {len(commit.shards)} shards, {self.folder}>"
 
     def newest(self) -> ShardSet:
-        """The partition as it stands now. Raises NothingCommittedError if there is none any more."""
+        """The partition as it stands now.
+
+        Raises:
+            NothingCommittedError: There is none any more.
+        """
         return open_shards(self.layout.folder, self.storage)
 
     def pinned_here(self) -> ShardSet:
-        """The same, of which this state is read and no other: what a stage makes is to be of its input."""
+        """The same set, read in this state and no other: what a stage makes is to be of its input."""
         return replace(self, pinned=True)
 
     def samples(self) -> Iterator[EncodedSample]:
-        """Every sample of the tars, in order: component name → bytes. Raises CorruptionError, StorageError.
+        """Every sample of the tars, in order: component name → bytes.
 
-        If other commits supersede this one meanwhile, of each shard the samples of one state of it; but of one that a
-        bucket loses while it is being read, the rest comes from its next state. Raises SupersededError where this
-        state was asked for, or where samples are ordered otherwise now.
+        If other commits supersede this one meanwhile, the samples of a shard are all of one state of it; but if a
+        bucket loses the shard while it is being read, the rest comes from its next state.
+
+        Raises:
+            CorruptionError: Bytes are not those that were committed.
+            StorageError: A store cannot give them.
+            SupersededError: Another commit stands, and this state was asked for, or samples are ordered otherwise now.
         """
 
         def read(commit: Commit, shard: StoredShard, done: str) -> Iterator[tuple[str, list[EncodedSample]]]:
@@ -145,11 +157,15 @@ class ShardSet:
             yield from samples
 
     def sample(self, key: str) -> EncodedSample:
-        """The sample with this key, by one ranged read once its shard's index is known. Raises KeyError."""
+        """The sample with this key, by one ranged read once its shard's index is known.
+
+        Raises:
+            KeyError: There is none.
+        """
         return self.sample_with_lineage(key)[0]
 
     def sample_with_lineage(self, key: str) -> tuple[EncodedSample, Rows]:
-        """As `sample`, with the rows of the index by component: where each comes from."""
+        """Like `sample`, with the rows of the index by component: they say where each comes from."""
         self._check_suffix("tar")
         shards: ShardSet = self.__dict__.get("_latest", self)
         for _ in range(_TRIES):
@@ -182,7 +198,10 @@ class ShardSet:
     def rows(self, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows from number `start` up to `stop`, in the table's order; only the parts that hold them are read.
 
-        The numbers are those of this commit. Raises SupersededError if it was superseded, and is gone.
+        The numbers are those of this commit.
+
+        Raises:
+            SupersededError: This commit was superseded, and its files are gone.
         """
         import pyarrow as pa
 
@@ -217,8 +236,8 @@ class ShardSet:
     def _follow(self, read: Callable[[Commit, StoredShard, str], Iterator[tuple[str, T]]]) -> Iterator[T]:
         """The items of every shard, each once.
 
-        `read` gives the items of a shard whose positions are not below the one it is told, and with each the position
-        up to which all has been handed over then.
+        `read` gives the items of a shard whose positions are not below the one that it is told, and with each item the
+        position up to which everything has been handed over then.
         """
         shards, done, tries = self, "", 0
         while True:
@@ -252,7 +271,7 @@ class ShardSet:
     # Finding.
 
     def _find(self, key: str) -> tuple[EncodedSample, Rows]:
-        """Of one of a transform's children the place is that of the sample that it descends from."""
+        """The place of a transform's child is that of the sample that it descends from."""
         origin = key
         while origin:
             likely = self._shard_at(self.commit.position(origin))
@@ -287,7 +306,7 @@ class ShardSet:
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is only remembered does not travel."""
+        """Leave out what is only remembered."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_indexes", "_latest")}
 
 

@@ -18,7 +18,9 @@ from shardmill.tables import read_parquet
 def rejects_of(storage: Storage, layout: Layout, entries: Iterable[ShardEntry]) -> Iterator[Reject]:
     """The rejects in the reports of these shards, in order, compared with the commit.
 
-    Raises SupersededError, CorruptionError.
+    Raises:
+        SupersededError: A shard is gone because another commit stands by now.
+        CorruptionError: A shard's index is not what the commit says.
     """
 
     def read(entry: ShardEntry) -> list[Reject]:
@@ -48,7 +50,11 @@ def read_table(storage: Storage, layout: Layout) -> tuple[list[Reject] | None, s
 
 
 def write_table(storage: Storage, layout: Layout, rejects: Sequence[Reject], expected: str | None) -> None:
-    """Replace `rejects.parquet` at this version. Raises ConflictError."""
+    """Replace `rejects.parquet` at this version.
+
+    Raises:
+        ConflictError: It is no longer at this version; nothing is changed.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

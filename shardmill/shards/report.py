@@ -71,7 +71,11 @@ class ShardReport(BaseModel):
         return [reject for reject in self.rejects if reject.may_pass]
 
     def checked(self, shard: str) -> Self:
-        """Itself. Raises AssertionError if a sample is unaccounted for, which is a defect of the stage."""
+        """Itself, if every sample is accounted for.
+
+        Raises:
+            AssertionError: One is not, which is a defect of the stage.
+        """
         if self.samples_in != self.kept + self.filtered + len(self.rejects):
             raise AssertionError(
                 f"shard {shard}: {self.samples_in} samples in, but {self.kept} kept, {self.filtered} filtered "

@@ -15,7 +15,7 @@ _KEPT = "superseded/"
 
 
 def kept_commit_name(digest: str) -> str:
-    """Of a superseded commit that is kept."""
+    """Name of a superseded commit that is kept."""
     return f"{digest[:16]}.json"
 
 
@@ -48,8 +48,10 @@ def remove_orphans(
     A run that is at work publishes shards before it commits them: the grace time has to be longer than any run; one
     that resumes makes again what it finds gone. Commits that are kept go `keep_seconds` after they were superseded.
     Without a commit, shards that stand whole among the data are spared: the next run finds them. `index.json` is read
-    after the listing, and again whenever it changed meanwhile. Raises CorruptionError for one
-    that cannot be read: any of the files may be named by it.
+    after the listing, and again whenever it changed meanwhile.
+
+    Raises:
+        CorruptionError: `index.json` cannot be read: it may name any of the files.
     """
     with nullcontext() if dry_run else storage.exclusive(layout.side):
         files = list_files(storage, layout)
@@ -91,7 +93,7 @@ def _named_by(storage: Storage, layout: Layout, commits: list[str]) -> set[str]:
 
 
 def _found_again(files: Listing) -> set[str]:
-    """Where there is no commit: what a run finds standing among the data, if somebody has deleted `index.json`."""
+    """Names of what a run finds standing where there is no commit: somebody may have deleted `index.json`."""
     whole = {index_beside(name) for name in files.data if is_data_name(name)} & files.side.keys()
     names = [*files.data, *files.side]
     return {name for name in names if is_shard_file(name) and index_beside(name) in whole}

@@ -14,7 +14,7 @@ ROUNDS = 10
 
 
 def due_for_scrub(shards: ShardSet) -> list[StoredShard]:
-    """The shards whose turn it is: those that were never read, and of the others a tenth, longest ago first."""
+    """The shards whose turn it is: those never read, and a tenth of the others, those read longest ago first."""
     order, _ = _read(shards)
     turn = {name: place for place, name in enumerate(order)}
     seen = sorted((shard for shard in shards.shards if shard.file_name in turn), key=lambda s: turn[s.file_name])
@@ -23,7 +23,7 @@ def due_for_scrub(shards: ShardSet) -> list[StoredShard]:
 
 
 def mark_as_sound(shards: ShardSet, sound: list[StoredShard]) -> None:
-    """Remember that these were found sound, last of all. A shard that was not stays due."""
+    """Remember that these were found sound, last of all. A shard that was not found sound stays due."""
     order, version = _read(shards)
     names = [shard.file_name for shard in sound]
     committed = {shard.file_name for shard in shards.shards}

@@ -56,7 +56,7 @@ def standing(
     """
     listing = list_files(storage, layout)
     known = {entry.fingerprint: entry for entry in committed.shards} if committed else {}
-    # Where nobody can be kept out, whoever made the commit may be removing these at this moment.
+    # Where nobody can be kept out, the run that made the commit may be removing these at this moment.
     doomed = frozenset(committed.superseded if committed and not storage.excludes(layout.side) else ())
     indexed = [(shard, digest) for shard, digest in planned if index_name(shard, digest) in listing.side]
 

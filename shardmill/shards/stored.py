@@ -37,8 +37,9 @@ _IN_MEMORY_BYTES = 64 << 20
 class StoredShard:
     """A shard of a commit. Picklable; storage is given to what reads.
 
-    What reads raises CorruptionError for bytes that are not those that were committed, and SupersededError where they
-    are gone because another commit stands by now.
+    Raises:
+        CorruptionError: In every method that reads: the bytes are not those that were committed.
+        SupersededError: In every method that reads: they are gone because another commit stands by now.
     """
 
     layout: Layout
@@ -51,7 +52,7 @@ class StoredShard:
 
     @property
     def start(self) -> str:
-        """See `Commit.position`."""
+        """Where its range of positions begins; `Commit.position` says what they are."""
         return self.entry.start
 
     @property
@@ -191,7 +192,11 @@ class StoredShard:
 
 
 def _check_columns(part: BinaryIO, columns: Sequence[str] | None, uri: str) -> None:
-    """Raises ConfigurationError for a column that is not there; Arrow would pass over it."""
+    """Refuse a column that is not there; Arrow would pass over it.
+
+    Raises:
+        ConfigurationError: The table has no such column.
+    """
     import pyarrow.parquet as pq
 
     if columns is not None:

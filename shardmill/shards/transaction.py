@@ -1,8 +1,8 @@
 """Committing a partition: what waits is put among the data, `index.json` is replaced, what is superseded goes.
 
 On a store with locks the three are one section. Elsewhere the precondition on `index.json` decides between runs; data
-are copied and their originals wait until the commit is seen to be whole; nobody removes what he does not know to be
-superseded; and whoever removes anything looks before each few files whether the commit is still the one he knows.
+are copied and their originals wait until the commit is seen to be whole; a run removes only what it knows to be
+superseded, and looks before each few files whether the commit is still the one that it knows.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ def publish_commit(
     """Make `commit` the state of the partition, and remove what it supersedes, or keep that for a time.
 
     `previous` is the commit at version `expected`; if the new one says the same, `index.json` is left untouched.
-    Returns it as it stands; None if a file that it names is not there, so that its shard has to be made again. Raises
-    ConflictError if `index.json` is no longer at version `expected`. Then, and whatever else it raises, nothing is
-    changed.
+    Returns it as it stands; None if a file that it names is not there, so that its shard has to be made again.
+
+    Raises:
+        ConflictError: `index.json` is no longer at version `expected`; nothing is changed.
+        ShardmillError: Something else failed. What stands is the state before, or the new one, not all cleaned up.
     """
     transaction = _Transaction(storage, layout, commit, previous, expected, keep_seconds)
     with storage.exclusive(layout.side):
@@ -60,7 +62,7 @@ class _Transaction:
         self._locked = self.storage.excludes(self.layout.side)
 
     def run(self) -> Commit | None:
-        """See `publish_commit`."""
+        """Commit, as `publish_commit` says."""
         if self._version_now() != self.version:  # before anything is put among the data for nothing
             self._help_the_winner()
             raise ConflictError(f"another run committed {self.commit.name} while this one was at work")
@@ -73,7 +75,7 @@ class _Transaction:
             self.commit = self.previous
             if not self._put_in_place(waiting, files):
                 return None
-            # Whoever committed may be removing them at this moment.
+            # The run that committed may be removing them at this moment.
             gone = gone if self._locked or _is_unclaimed(files, "index.json") else []
         elif not self._replace(waiting, files, gone):
             return None
@@ -167,7 +169,7 @@ class _Transaction:
             take_back(name)
 
     def _named(self) -> Callable[[], set[str]]:
-        """What tells the names of the files of the commit that stands, at each call."""
+        """A function that gives, at each call, the names of the files of the commit that stands."""
         version: str | None = ""
         names: set[str] = set()
 
@@ -184,7 +186,11 @@ class _Transaction:
     # After it was replaced.
 
     def _clean_up(self, gone: list[str], waited: bool, files: Listing) -> Commit | None:
-        """What follows a commit. One thing that fails keeps none of the others back; the first failure is raised."""
+        """Do what follows a commit. A step that fails keeps none of the others back.
+
+        Raises:
+            ShardmillError: A step failed: the first of the failures.
+        """
         failed: list[ShardmillError] = []
         try:
             self._retire(gone, failed)
@@ -198,7 +204,7 @@ class _Transaction:
         return whole
 
     def _retire(self, gone: Iterable[str], failed: list[ShardmillError]) -> None:
-        """Remove superseded files, or move data of them aside; of a shard the index first, that names the others."""
+        """Remove superseded files, or move their data aside; a shard's index, which names the others, goes first."""
 
         def remove(name: str) -> None:
             if not is_data_name(name):
@@ -217,7 +223,7 @@ class _Transaction:
         self._while_it_stands(lambda name: self.storage.delete(self.layout.beside(name)), names, failed)
 
     def _finish(self, waited: bool, files: Listing, failed: list[ShardmillError]) -> Commit | None:
-        """Remove what waits of data that are in their place. None if, without locks, some have gone meanwhile."""
+        """Remove waiting copies of data that are in their place. None if, without locks, some have gone meanwhile."""
         if not self._locked and (waited or self.commit is not self.previous):
             if self._version_now() != self.version:
                 return self.commit  # superseded already; its files are that commit's business
@@ -229,7 +235,7 @@ class _Transaction:
         return self.commit
 
     def _while_it_stands(self, act: Callable[[str], None], names: list[str], failed: list[ShardmillError]) -> None:
-        """`act` on each name, as long as `index.json` is this commit: a later one may name them again."""
+        """Call `act` on each name, as long as `index.json` is this commit: a later one may name them again."""
 
         def try_it(name: str) -> None:
             try:
@@ -246,8 +252,8 @@ class _Transaction:
     def _settle_rejects(self) -> None:
         """Make the table of rejects that of the commit that stands now, if it is not: another's, or damaged.
 
-        Whoever has written the table looks at the commit again afterwards, so that of two runs that commit one after
-        the other the earlier cannot leave its table beside the commit of the later.
+        A run that has written the table looks at the commit again afterwards: of two runs that commit one after the
+        other, the earlier cannot leave its table beside the commit of the later.
         """
         present, expected = read_table(self.storage, self.layout)
         if present is not None and rejects_digest(present) == self.commit.rejects_sha256:
@@ -266,7 +272,7 @@ class _Transaction:
                 return
 
     def _help_the_winner(self) -> None:
-        """Write its table of rejects, in the place of a run that died before it did; what fails there is its affair."""
+        """Write the table of rejects for a run that died before it did; what fails there is that run's affair."""
         with contextlib.suppress(ShardmillError, FileNotFoundError):
             self._settle_rejects()
 

@@ -23,7 +23,11 @@ def stored_size(size: int) -> int:
 
 
 def member_header(name: str, size: int) -> bytes:
-    """The 512-byte header. `name` is ASCII, at most 100 bytes; `size` at most `MAX_MEMBER`. Raises ValueError else."""
+    """The 512-byte header.
+
+    Raises:
+        ValueError: `name` is not ASCII or longer than 100 bytes, or `size` is above `MAX_MEMBER`.
+    """
     encoded = name.encode("ascii")
     if not 0 < len(encoded) <= 100 or b"\0" in encoded or not 0 <= size <= MAX_MEMBER:
         raise ValueError(f"ustar cannot hold a member named {name!r} of {size} bytes")
@@ -66,9 +70,12 @@ class TarWriter:
 
 
 def read_samples(stream: BinaryIO, where: str) -> Iterator[EncodedSample]:
-    """Samples of a shard, in its order. Raises CorruptionError, naming `where`, for anything but a whole archive.
+    """Samples of a shard, in its order.
 
-    A tar has no digest of its data: that a member's bytes are those that were written, only the index can tell.
+    A tar has no digest of its data: only the index can tell that a member's bytes are those that were written.
+
+    Raises:
+        CorruptionError: It is anything but a whole archive; names `where`.
     """
     key: str | None = None
     components: dict[str, bytes] = {}

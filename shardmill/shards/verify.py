@@ -107,7 +107,7 @@ def _verify_totals(shards: ShardSet) -> Iterator[str]:
 
 
 def _verify_folder(shards: ShardSet) -> Iterator[str]:
-    """Whoever is handed the folder reads all that is in it."""
+    """Other tools that are handed the folder read all that is in it."""
     named = shards.commit.files
     for name in sorted(list_files(shards.storage, shards.layout).data.keys() - named):
         uri = join_uri(shards.folder, name)
@@ -125,7 +125,8 @@ def _range(stream: BinaryIO, row: IndexRow) -> bytes:
 def read_with_webdataset(shards: ShardSet, only: Sequence[StoredShard] | None = None) -> tuple[int, int]:
     """Read every shard, or these, with the webdataset library itself: (samples, bytes of their components).
 
-    Raises whatever the library raises for a shard that it cannot read.
+    Raises:
+        Exception: The library cannot read a shard: whatever it raises then.
     """
     from webdataset.tariterators import group_by_keys, tar_file_expander
 

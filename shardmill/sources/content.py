@@ -6,7 +6,7 @@ _MODULUS = 1 << 128
 
 
 def content_of(uri: str, version: str) -> int:
-    """Of one object. Those of a set add up."""
+    """The content of one object; those of a set add up."""
     data = f"{uri}\0{version}".encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(data, digest_size=16).digest())
 

@@ -19,7 +19,11 @@ from shardmill.tables import read_parquet
 
 
 def list_source(source: SourceSpec, location: str, storage: Storage) -> Manifest:
-    """Every object of the partition whose prefix or table is `location`. Raises ConfigurationError for a bad table."""
+    """Every object of the partition whose prefix or table is `location`.
+
+    Raises:
+        ConfigurationError: The table is not there or cannot be read, or a row or column of it is missing.
+    """
     if source.table is not None:
         return Manifest.from_objects(_table_objects(source, location, storage))
     return manifest_of(source, location, storage.list(location))
@@ -65,7 +69,11 @@ def _raw_objects(names: SampleNames, prefix: str, objects: Iterable[ObjectInfo])
 
 
 def _utf8(uri: str) -> str:
-    """The URI; raises StorageError for a name that is not UTF-8, which no manifest could hold."""
+    """The URI, if a manifest can hold it.
+
+    Raises:
+        StorageError: The name is not UTF-8.
+    """
     try:
         uri.encode()
     except UnicodeEncodeError:

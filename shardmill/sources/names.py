@@ -69,7 +69,11 @@ class ComponentPatterns:
     """Names matched against patterns such as `annotations/{key}.png`, one a component."""
 
     def __init__(self, patterns: Mapping[str, str]) -> None:
-        """Raises ConfigurationError for a pattern without exactly one `{key}`."""
+        """`patterns` gives each component its pattern.
+
+        Raises:
+            ConfigurationError: A pattern has not exactly one `{key}`.
+        """
         self.components = tuple(patterns)
         self._expressions = [(component, _compile(component, patterns[component])) for component in patterns]
 

@@ -65,8 +65,13 @@ class EmbedStage(Stage[StoredShard]):
     suffix: ClassVar[Suffix] = "parquet"
 
     @property
+    @override
     def resources(self) -> Resources:
-        """Raises ConfigurationError if the spec asks for a runtime that is not to be had here."""
+        """One model a process; on CUDA, a device a process.
+
+        Raises:
+            ConfigurationError: The spec asks for a runtime that is not to be had here.
+        """
         return Resources(model=True, gpus=self.devices if choose_runtime(self.spec) == "cuda" else None)
 
     @override
@@ -81,8 +86,14 @@ class EmbedStage(Stage[StoredShard]):
     def resolve(self, storage: Storage) -> Self:
         return replace(self, weights=weights_identity(self.spec, storage))
 
+    @override
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
-        """Decodes in threads while the model runs. Raises CorruptionError, StorageError."""
+        """Decode in threads while the model runs.
+
+        Raises:
+            CorruptionError: The shard's bytes are not those that were committed.
+            StorageError: A store cannot give them.
+        """
         embedder, runtime = _loaded(self.spec, self.weights, work.storage, work.threads)
         counts = Counts(shard, work)
         waiting: deque[list[_Row]] = deque()

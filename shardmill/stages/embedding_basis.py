@@ -83,8 +83,13 @@ class BasisStage(Stage[TablesToFit]):
     def resolve(self, storage: Storage) -> Self:
         return replace(self, embed=self.embed.resolve(storage))
 
+    @override
     def __call__(self, shard: TablesToFit, work: Work) -> tuple[OutputFiles, ShardReport]:
-        """Columns: key, vector, weight, as `Basis.to_table` and `UmapBasis.to_table` say. Raises ConfigurationError."""
+        """Columns: key, vector, weight, as `Basis.to_table` and `UmapBasis.to_table` say.
+
+        Raises:
+            ConfigurationError: There are too few vectors, one is not finite, or umap-learn is missing.
+        """
         import pyarrow.parquet as pq
 
         vectors = _counted(_first_vectors(shard.tables), work)
@@ -103,7 +108,11 @@ class BasisStage(Stage[TablesToFit]):
 
 
 def read_basis(basis: ShardSet) -> Basis | UmapBasis:
-    """The basis in a committed set. Raises CorruptionError."""
+    """The basis in a committed set.
+
+    Raises:
+        CorruptionError: It is damaged.
+    """
     kind = Basis if basis.commit.parameters["projection"] == "pca" else UmapBasis
     try:
         return kind.from_table(basis.table())
@@ -115,7 +124,7 @@ def read_basis(basis: ShardSet) -> Basis | UmapBasis:
 
 
 def tables_of(embed: EmbedStage, tables: Iterable[ShardSet]) -> Iterator[ShardSet]:
-    """Those of the tables that this stage made, and that have rows."""
+    """The tables that this stage made and that have rows."""
     for table in tables:
         commit = table.commit
         if commit.total_samples and (commit.stage_version, commit.parameters) == (embed.version, embed.parameters()):

@@ -57,6 +57,7 @@ class MapStage(Stage[TableToMap]):
     def parameters(self) -> dict[str, Any]:
         return {"class_names": list(self.class_names)}
 
+    @override
     def __call__(self, shard: TableToMap, work: Work) -> tuple[OutputFiles, ShardReport]:
         """Columns: key, x, y (float32), cls."""
         import numpy as np

@@ -23,7 +23,7 @@ class Lineage:
         self._candidates = [name for name in images if name not in masks] or images or [min(rows)]
 
     def __call__(self, component: str) -> Source:
-        """Of the output component with this name; an empty one stands for the sample's image."""
+        """The raw object behind the output component with this name; an empty one stands for the sample's image."""
         if component in self._rows:
             return self._rows[component].source
         alike = [name for name in self._candidates if image_format(name) == image_format(component)]

@@ -72,7 +72,7 @@ class _Component:
 
 _VANISHED = "object vanished"
 _FETCHED_BYTES = 256 << 20
-"""At most so much of a shard is fetched ahead, or two samples."""
+"""Most bytes of a shard that are fetched ahead, unless two samples have more."""
 _Group = tuple[RawObject, ...]
 _Fetched = tuple[_Group, list[bytes] | Reject]
 
@@ -93,8 +93,13 @@ class PackStage(Stage[RawShard]):
     def parameters(self) -> dict[str, Any]:
         return {"required": list(self.required), "max_pixels": self.max_pixels}
 
+    @override
     def __call__(self, shard: RawShard, work: Work) -> tuple[OutputFiles, ShardReport]:
-        """Holds some samples for each thread at a time. Raises StorageError."""
+        """Hold some samples for each thread at a time.
+
+        Raises:
+            StorageError: A store cannot give an object, or all objects are gone since they were listed.
+        """
         counts = Counts(shard, work)
 
         def fetch(group: _Group) -> _Fetched:
@@ -164,7 +169,7 @@ class PackStage(Stage[RawShard]):
 
 
 def pack(manifest: Manifest, spec: ShardSpec, images: bool = False) -> list[RawShard]:
-    """The samples of a manifest, cut into shards; `images`: see `RawShard`."""
+    """The samples of a manifest, cut into shards; `images` is that of each `RawShard`."""
     groups = [tuple(group) for _, group in manifest.by_key()]
     keys = [group[0].key for group in groups]
     sizes = [sum(stored_size(item.size) for item in group) for group in groups]
@@ -178,7 +183,11 @@ def _reject(item: RawObject, why: Rejected) -> Reject:
 
 
 def _check_that_the_source_is_there(shard: RawShard, rejects: list[Reject]) -> None:
-    """Raises StorageError where everything is gone that was listed a moment ago: no sample is at fault then."""
+    """Refuse to reject samples where all that was listed a moment ago is gone: none of them is at fault.
+
+    Raises:
+        StorageError: All samples of the shard are gone.
+    """
     gone = [reject for reject in rejects if reject.reason == _VANISHED]
     if len(gone) == shard.samples > 1:
         raise StorageError(

@@ -63,7 +63,7 @@ class Counts:
     def samples(
         self, prepare: Callable[[ReadSample], R], shard: StoredShard, masks: Collection[str] = (), component: str = ""
     ) -> Iterator[tuple[ReadSample, R]]:
-        """`each` over the samples of a stored shard; `prepare` raises Rejected for those that it cannot process.
+        """Call `each` over the samples of a stored shard; `prepare` refuses a sample with `Rejected`.
 
         A reject names the raw object of `component`, else that of an image which is no mask.
         """
@@ -147,7 +147,7 @@ class TableOutput:
         self.rows = 0
 
     def add(self, columns: dict[str, Any], component: str, cells: Sequence[bytes], origins: Sequence[IndexRow]) -> None:
-        """Append rows. Of each, `cells` has the bytes of what was computed, `origins` what that was computed from."""
+        """Append rows. `cells` has the bytes of what was computed for each, `origins` what that was computed from."""
         import pyarrow as pa
 
         for key, cell, row in zip(columns["key"], cells, origins, strict=True):
@@ -194,7 +194,7 @@ class SampleStage(Stage[StoredShard]):
 
     @abstractmethod
     def process(self, sample: EncodedSample) -> Iterable[EncodedSample]:
-        """The samples that are made of one; none filters it. Called in several threads at once.
+        """The samples that are made of one; if there are none, it is filtered out. Called in several threads at once.
 
         Raises:
             Rejected: This sample cannot be processed.
@@ -250,7 +250,11 @@ class RowStage(Stage[StoredShard]):
 
 
 def _check_names(sample: EncodedSample, taken: set[str]) -> None:
-    """Custom code names its children; raises ConfigurationError for what a shard cannot hold."""
+    """Check the names that custom code gives its children.
+
+    Raises:
+        ConfigurationError: A shard cannot hold them.
+    """
     if sample.key in taken:
         raise ConfigurationError(f"the transform gives two samples the key {sample.key!r}; keys must differ")
     for component in sample.components:

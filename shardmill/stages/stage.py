@@ -25,7 +25,7 @@ class InputShard(Protocol):
 
     @property
     def start(self) -> str:
-        """Where its samples begin, see `Commit.position`; the output begins there too."""
+        """Where its range of positions (see `Commit.position`) begins; the output begins there too."""
 
     @property
     def samples(self) -> int:
@@ -49,7 +49,7 @@ class Work:
     threads: int
     """How many threads the stage may keep busy."""
     advance: Callable[[int], None]
-    """Called with the number of input samples that are done. Raises what cancels the run."""
+    """Called with the number of input samples that are done. An exception that it raises cancels the run."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Resources:
     """What a process that runs a stage needs of its machine."""
 
     threads: int = 4
-    """Most threads that it keeps busy: what holds Python's lock would not feed more."""
+    """Most threads that it keeps busy: the code that holds Python's lock would not feed more."""
     memory: int = 0
     """Bytes, beside the interpreter and its libraries. An engine starts no more processes than there is memory for."""
     gpus: GPUSpec | None = None
@@ -104,11 +104,11 @@ class Stage(ABC, Generic[InputT]):
         return {}
 
     def declared(self) -> dict[str, Any]:
-        """Of the parameters those that the dataset file gives: known without a look at anything."""
+        """The parameters that the dataset file gives: known without a look at anything."""
         return self.parameters()
 
     def resolve(self, storage: Storage) -> Self:  # noqa: ARG002
-        """The stage with all found out that costs (a digest of weights, an import), once a run, before it is planned.
+        """The stage with what is costly found out (a digest of weights, an import): once a run, before it is planned.
 
         Raises:
             ConfigurationError: What the dataset file asks of it cannot work.

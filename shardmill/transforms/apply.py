@@ -20,12 +20,12 @@ def build_transform(
     """Check the spec and make it callable.
 
     Args:
-        spec: the operations.
-        components: those that samples have, if known; the spec's names are then checked against them.
-        max_pixels: refuse larger images.
+        spec: The operations.
+        components: Those that samples have, if known; the spec's names are then checked against them.
+        max_pixels: Refuse larger images.
 
     Raises:
-        ConfigurationError: an unknown operation, arguments it does not take, or an unknown component.
+        ConfigurationError: An unknown operation, arguments it does not take, or an unknown component.
     """
     _check_components(spec, components)
     transform = SampleTransform(spec, max_pixels)
@@ -59,7 +59,7 @@ class SampleTransform:
         """Build the operations, once; a first call does it too.
 
         Raises:
-            ConfigurationError: as `build_transform`.
+            ConfigurationError: As `build_transform`.
         """
         with self._lock:
             if self._steps is None:
@@ -70,8 +70,8 @@ class SampleTransform:
         """Transform one sample.
 
         Raises:
-            Rejected: an image cannot be decoded, or an operation failed on this sample.
-            ConfigurationError: what an operation gave cannot be a sample, whatever the input.
+            Rejected: An image cannot be decoded, or an operation failed on this sample.
+            ConfigurationError: What an operation gave cannot be a sample, whatever the input.
         """
         from shardmill.transforms.randomness import SeededRandomness
 

@@ -39,7 +39,7 @@ def build_step(operation: Operation, masks: Collection[str]) -> Step:
     """Make the step, checking all that can be checked without a sample.
 
     Raises:
-        ConfigurationError: no such operation, or arguments it does not take.
+        ConfigurationError: No such operation, or arguments it does not take.
     """
     if operation.is_custom:
         return functools.partial(_run_custom, operation.operation, _build_custom(operation), masks)
@@ -108,7 +108,7 @@ def _pass_on_lack_of_memory(error: Exception, name: str, sample: DecodedSample) 
 
 
 def _typed(sample: DecodedSample, masks: Collection[str]) -> DecodedSample:
-    """Plain tensors of a callable's making become what torchvision's operations know: images and masks."""
+    """Turn plain tensors that a callable made into what torchvision's operations know: images and masks."""
     import torch
 
     tv_tensors = import_torchvision().tv_tensors
@@ -179,7 +179,7 @@ def _construct(name: str, cls: Callable[..., Any], arguments: Mapping[str, Any])
 
 
 def _argument(operation: str, name: str, value: Any) -> Any:
-    """What YAML cannot write: enumerations, dtypes, types of component, and operations in operations."""
+    """Make what YAML cannot write: enumerations, dtypes, types of component, and operations in operations."""
     import torch
     from torchvision import tv_tensors
     from torchvision.transforms import AutoAugmentPolicy, InterpolationMode

@@ -28,8 +28,10 @@ _GENERATOR = ("generator", "Optional[Generator]")
 class SeededRandomness(TorchFunctionMode):
     """Within its scope, in this thread, every random function of torch draws from `generator`.
 
-    The global generator is neither read nor advanced. A random operator that takes no generator
-    (`native_dropout`, say) is refused with `ConfigurationError`. Python's `random` and numpy are not touched.
+    The global generator is neither read nor advanced. Python's `random` and numpy are not touched.
+
+    Raises:
+        ConfigurationError: Within its scope: a random operator takes no generator (`native_dropout`, say).
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -102,7 +104,11 @@ def _way_of(func: Callable[..., Any]) -> _Way:
 
 @functools.cache
 def _with_generator(func: torch._ops.OpOverload) -> torch._ops.OpOverload:
-    """The overload of a random operator that has the same arguments and a generator."""
+    """The overload of a random operator that has the same arguments and a generator.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
     wanted = _signature(func) | {_GENERATOR}
     for name in func.overloadpacket.overloads():
         overload: torch._ops.OpOverload = getattr(func.overloadpacket, name)

@@ -17,11 +17,11 @@ class DecodedSample:
     Don't change a tensor in place: make a new one.
 
     Attributes:
-        key: as in the shard; no dot after the last slash.
-        components: name → `tv_tensors.Image` uint8 [3, height, width], `tv_tensors.Mask` [height, width]
+        key: As in the shard; no dot after the last slash.
+        components: Name → `tv_tensors.Image` uint8 [3, height, width], `tv_tensors.Mask` [height, width]
             (uint8, or int32 for a 16-bit one), or the bytes of what is not an image. A callable may also put
             in str, an int, or for `json` any JSON value.
-        generator: seeded for the spec's seed, the key and the epoch. torch's own random functions draw from
+        generator: Seeded for the spec's seed, the key and the epoch. torch's own random functions draw from
             it too.
     """
 
@@ -39,7 +39,7 @@ class DecodedSample:
         Its generator depends on the parent's seed and its own key, not on its siblings.
 
         Raises:
-            ValueError: a dot or slash in the name, or no name.
+            ValueError: A dot or slash in the name, or no name.
         """
         if not name or "." in name or "/" in name:
             raise ValueError(f"a child's name is part of its key: no dot, no slash, not empty; got {name!r}")

@@ -34,7 +34,7 @@ class Operation(BaseModel):
         """Import the custom callable.
 
         Raises:
-            ConfigurationError: it cannot be imported, or is not callable.
+            ConfigurationError: It cannot be imported, or is not callable.
         """
         module_name, _, attribute = self.operation.partition(":")
         try:
@@ -78,7 +78,7 @@ class TransformSpec(BaseModel):
         that changes its behaviour without changing its `code_version` goes unnoticed.
 
         Raises:
-            ConfigurationError: a custom callable cannot be imported.
+            ConfigurationError: A custom callable cannot be imported.
         """
         versions = {
             operation.operation: getattr(operation.load(), "code_version", None)

@@ -24,7 +24,7 @@ def decode_value(data: bytes, component: str, mask: bool, max_pixels: int) -> "t
     int32, which torchvision's operations can work on.
 
     Raises:
-        Rejected: as `shardmill.images.decode_image` and `decode_mask`.
+        Rejected: As `shardmill.images.decode_image` and `decode_mask`.
     """
     import torch
 
@@ -49,8 +49,8 @@ def encode_value(value: Any, component: str, mask: bool, quality: int) -> bytes:
     - bytes stay; str is written as UTF-8; an int as decimal digits; any JSON value for a component `json`.
 
     Raises:
-        ConfigurationError: a value of another kind.
-        Rejected: not a number in an image, or a label that 16 bits cannot hold.
+        ConfigurationError: A value of another kind.
+        Rejected: Not a number in an image, or a label that 16 bits cannot hold.
     """
     import torch
 
