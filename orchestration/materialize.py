@@ -24,7 +24,6 @@ from resources.storage import StorageResource
 from shardmill.dataset import RAW, Dataset, load_dataset
 from shardmill.errors import ShardmillError
 from shardmill.graph import Planner, build_graph, states
-from shardmill.shards.commit import Commit
 
 # A log has no width of its own; 80 columns would fold the table.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -108,7 +107,7 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
 
 
 def _table(dataset: Dataset, runs: Mapping[str, _Run]) -> Table:
-    """A row a partition: what is stored of each asset, what was rejected anywhere, and how fast this run was."""
+    """A row a partition: samples of each asset, what was rejected anywhere, and how fast this run was."""
     assets = [asset for asset in build_graph(dataset.spec) if asset.scope == "partition"]
     table = Table(
         "partition", *(asset.name.replace("_", " ") for asset in assets), "bytes", "rejects by reason", "samples/s"
@@ -125,17 +124,12 @@ def _table(dataset: Dataset, runs: Mapping[str, _Run]) -> Table:
         raw = dataset.stored(RAW, partition)
         table.add_row(
             partition,
-            *(_samples(shards.commit) if shards else "" for shards in found),
+            *(f"{shards.commit.total_samples:,}" if shards else "" for shards in found),
             decimal(sum(commit.total_bytes for commit in stored)),
             "\n".join(f"{count} × {reason}" for reason, count in reasons.items()) or "none",
             f"{raw.commit.total_samples / taken:.0f}" if raw and taken else "",
         )
     return table
-
-
-def _samples(commit: Commit) -> str:
-    shards = len(commit.shards)
-    return f"{commit.total_samples:,} in {shards} {'shard' if shards == 1 else 'shards'}"
 
 
 if __name__ == "__main__":

@@ -6,21 +6,24 @@ from typing import Any
 import kubernetes.client
 import kubernetes_validate
 import pytest
-from assets.embeddings import build_embeddings
 from dagster_k8s import DagsterK8sJobConfig, construct_dagster_k8s_job
 from dagster_k8s.job import get_user_defined_k8s_config
 
+from assets.build import build_assets
 from assets.gpu import gpu_options
 from shardmill.dataset import DatasetSpec
 from shardmill.devices import GPUSpec
+from shardmill.graph import build_graph
 
 ALL = {"count": 2, "memory": 16, "accelerator": "nvidia-l4"}
 
 
 def tags_of(gpu: Any) -> dict[str, str]:
     """Of the step, as an executor reads them."""
-    fields = {"name": "d", "root": "/r", "source": {"uri": "/s"}, "partitions": ["p"], "gpu": gpu}
-    return dict(build_embeddings(DatasetSpec.model_validate(fields)).op.tags)
+    fields = {"name": "d", "root": "/r", "source": {"uri": "/s"}, "partitions": ["p"], "gpu": gpu, "embedder": {}}
+    spec = DatasetSpec.model_validate(fields)
+    [asset] = [each for each in build_assets(spec, build_graph(spec)) if each.key.path[-1] == "embeddings"]
+    return dict(asset.op.tags)
 
 
 def pod_of(tags: dict[str, str]) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def retrying(monkeypatch: pytest.MonkeyPatch) -> None:
 
     given = assets.common.asset_options
     monkeypatch.setattr(
-        "assets.raw_images.asset_options",
+        "assets.build.asset_options",
         lambda *arguments: {**given(*arguments), "retry_policy": dg.RetryPolicy(max_retries=1)},
     )
 
