@@ -143,6 +143,17 @@ def test_nothing_is_committed_that_names_a_file_which_is_not_there(maker: Maker,
     assert maker.data() == data_of(first)
 
 
+@pytest.mark.parametrize("place", ["staged", "superseded"])
+def test_data_that_are_cut_off_are_replaced_by_the_whole_ones_beside_them(maker: Maker, place: str) -> None:
+    commit = maker.publish(maker.commit({"000000": "a"}))
+    name = str(commit.shards[0].data)
+    whole = maker.storage.read(maker.layout.data(name))
+    maker.storage.copy(maker.layout.data(name), getattr(maker.layout, place)(name))
+    Path(maker.layout.data(name).removeprefix("file://")).write_bytes(whole[:-1])
+    maker.publish(commit)
+    assert maker.storage.read(maker.layout.data(name)) == whole
+
+
 def test_of_many_writers_one_wins_and_the_others_change_nothing(maker: Maker) -> None:
     for round_ in range(5):
         previous, version = read_commit(maker.storage, maker.layout)
