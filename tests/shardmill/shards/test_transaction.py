@@ -143,13 +143,15 @@ def test_nothing_is_committed_that_names_a_file_which_is_not_there(maker: Maker,
     assert maker.data() == data_of(first)
 
 
-@pytest.mark.parametrize("place", ["staged", "superseded"])
-def test_data_that_are_cut_off_are_replaced_by_the_whole_ones_beside_them(maker: Maker, place: str) -> None:
+@pytest.mark.parametrize(("place", "damage"), [("staged", "cut"), ("superseded", "cut"), ("staged", "flipped")])
+def test_damaged_data_are_replaced_by_the_whole_ones_beside_them(maker: Maker, place: str, damage: str) -> None:
+    """Those that wait may have been made anew for it."""
     commit = maker.publish(maker.commit({"000000": "a"}))
     name = str(commit.shards[0].data)
     whole = maker.storage.read(maker.layout.data(name))
     maker.storage.copy(maker.layout.data(name), getattr(maker.layout, place)(name))
-    Path(maker.layout.data(name).removeprefix("file://")).write_bytes(whole[:-1])
+    damaged = whole[:-1] if damage == "cut" else bytes([whole[0] ^ 1]) + whole[1:]
+    Path(maker.layout.data(name).removeprefix("file://")).write_bytes(damaged)
     maker.publish(commit)
     assert maker.storage.read(maker.layout.data(name)) == whole
 
