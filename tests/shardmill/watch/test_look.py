@@ -706,6 +706,14 @@ def test_a_local_source_that_is_not_mounted_is_an_error_and_no_deletion(watch: W
     assert watched.look_and_run() == []
 
 
+def test_a_source_that_goes_before_anything_was_made_of_it_is_no_error(watch: Watch) -> None:
+    watched = watch()
+    uri = watched.put("a/0.jpg")
+    assert [item.partition for item in watched.look().due] == ["a"]
+    shutil.rmtree(Path(uri.removeprefix("file://")).parent)
+    assert watched.look().partitions == []
+
+
 def test_a_dataset_that_was_removed_with_its_source_is_no_error(watch: Watch) -> None:
     watched = watch()
     uri = watched.put("a/0.jpg")
