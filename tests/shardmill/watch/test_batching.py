@@ -116,6 +116,18 @@ def test_a_sample_waits_as_a_whole_for_the_last_of_its_components(watch: Watch) 
     assert sealed(watched) == {"batch-000001": ["a.jpg", "a.txt"]}
 
 
+def test_an_object_that_is_announced_waits_and_one_whose_deletion_is_announced_does_not(watch: Watch) -> None:
+    watched = watch(**batches(3))
+    state = State()
+    batching = Batching(watched.dataset, state, time.time())
+    uris = [watched.put(f"raw/{name}") for name in "ab"]
+    assert batching.look_at(uris) == []
+    assert sorted(state.waiting) == uris
+    watched.delete("raw/a")
+    assert batching.look_at(uris) == []
+    assert sorted(state.waiting) == uris[1:]
+
+
 def test_objects_that_are_still_being_written_stay_out_of_batches(watch: Watch) -> None:
     watched = watch(**batches(2, 0), quiet_seconds=60)
     now = time.time()
