@@ -57,14 +57,18 @@ def test_a_partition_of_which_a_run_is_under_way_is_left_alone(where: Place, new
     assert keys(operator.scheduled(NIGHT)) == ["b", "a"]
 
 
-def test_a_stale_partition_is_left_alone_as_long_as_a_run_over_it_has_others_to_make(
-    where: Place, new_operator: NewOperator
+@pytest.mark.parametrize("made", ["raw_images", "all"])
+def test_a_partition_is_left_alone_as_long_as_a_run_over_it_has_others_to_make(
+    where: Place, new_operator: NewOperator, made: str
 ) -> None:
-    """For Dagster it is not in progress any more."""
+    """For Dagster it is not in progress any more, but missing, or made and maybe stale."""
     operator = new_operator(where, partitions=list("abc"), sensor=None, backfill={"cron": "0 3 * * *"})
     job = operator.defs.resolve_job_def("watched_job")
-    run = operator.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={FIRST: "b", LAST: "c"})
-    for asset in job.asset_layer.executable_asset_keys:
+    assets = job.asset_layer.executable_asset_keys if made == "all" else [dg.AssetKey(["watched", made])]
+    run = operator.instance.create_run_for_job(
+        job, status=dg.DagsterRunStatus.STARTED, tags={FIRST: "b", LAST: "c"}, asset_selection=frozenset(assets)
+    )
+    for asset in assets:
         for partition in "abc":  # of none of them anything stands
             operator.instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=partition))
     assert keys(operator.scheduled(NIGHT)) == ["a"]

@@ -54,6 +54,26 @@ def test_a_run_over_a_range_takes_all_of_it_and_one_of_another_dataset_nothing(i
     assert under_way(instance, SPEC, KEYS) == {"b", "c", "d"}
 
 
+@pytest.mark.parametrize(("dataset", "busy"), [("d", {"a"}), ("other", set())])
+def test_a_run_over_assets_of_the_dataset_is_one_of_it_whatever_its_job(
+    instance: dg.DagsterInstance, dataset: str, busy: set[str]
+) -> None:
+    """As the UI launches them."""
+
+    def embeddings(name: str) -> dg.AssetsDefinition:
+        @dg.asset(key=[name, "embeddings"], partitions_def=dg.StaticPartitionsDefinition(KEYS))
+        def made() -> None: ...
+
+        return made
+
+    both = [embeddings("d"), embeddings("other")]
+    by_hand = dg.Definitions(both, jobs=[dg.define_asset_job("by_hand")]).resolve_job_def("by_hand")
+    selected = frozenset([dg.AssetKey([dataset, "embeddings"])])
+    started = dg.DagsterRunStatus.STARTED
+    instance.create_run_for_job(by_hand, status=started, tags={PARTITION: "a"}, asset_selection=selected)
+    assert under_way(instance, SPEC, KEYS) == busy
+
+
 def test_a_run_over_partitions_that_are_no_more_takes_none(instance: dg.DagsterInstance) -> None:
     instance.create_run_for_job(whole, status=dg.DagsterRunStatus.STARTED, tags={FIRST: "b", LAST: "gone"})
     assert under_way(instance, SPEC, KEYS) == set()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, JpegImagePlugin
 
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import decode_image, decode_mask, encode_image, reasons, verify_image
@@ -326,6 +326,7 @@ def test_images_encode_to_the_same_bytes_and_back() -> None:
         assert np.abs(decode_image(data, suffix).astype(int) - PIXELS).mean() < 6
     assert len(encode_image(PIXELS, "jpg", quality=30)) < len(encode_image(PIXELS, "jpg"))
     assert Image.open(io.BytesIO(encode_image(PIXELS[:, :, :1], "jpg"))).mode == "L"
+    assert JpegImagePlugin.get_sampling(Image.open(io.BytesIO(encode_image(PIXELS, "jpg")))) == 2, "it is not 4:2:0"
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

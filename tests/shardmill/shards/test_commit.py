@@ -140,10 +140,20 @@ def test_the_digest_is_that_of_data_and_lineage(field: str, same: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"parameters": {}}, {"stage_version": 2}, {"cut": {"x": 1}}, {"made_of": {"raw_images": "x"}}]
+    "change",
+    [
+        *({"parameters": {}}, {"stage_version": 2}, {"cut": {"x": 1}}),
+        *({"made_of": {"raw_images": "x"}}, {"may_pass_before": 1}),
+    ],
 )
 def test_other_parameters_of_the_same_data_are_another_commit(change: dict[str, Any]) -> None:
     assert not commit_of(entry("000000"), **change).says_the_same_as(commit_of(entry("000000")))
+
+
+def test_a_commit_is_final_where_nothing_of_it_nor_before_it_is_tried_again() -> None:
+    assert commit_of(entry("000000")).is_final
+    assert not commit_of(entry("000000", may_pass=1)).is_final
+    assert not commit_of(entry("000000"), may_pass_before=1).is_final
 
 
 def test_an_entry_counts_rejects_by_reason_and_those_that_may_pass() -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from shardmill.errors import TooManyRejectsError
-from shardmill.shards.index import read_owner
+from shardmill.shards.index import IndexWriter, read_owner
 from shardmill.shards.layout import Layout
+from shardmill.shards.publish import MadeShard, read_entry
+from shardmill.shards.report import Reject, ShardReport
 from shardmill.storage import Storage
 from tests.spelling import NAME, Hooked, letters_of, spell, write
 
@@ -37,13 +39,29 @@ def test_whoever_comes_later_with_other_bytes_adopts_the_first_ones(storage: Sto
     assert [sample.components["txt"] for sample in shards.samples()] == [b"a cpu"]
 
 
-def test_an_index_whose_data_are_lost_gives_way_to_one_whose_data_are_there(storage: Storage, folder: str) -> None:
+@pytest.mark.parametrize("damage", ["lost", "cut"])
+def test_an_index_whose_data_are_not_whole_gives_way_to_one_whose_data_are(
+    storage: Storage, folder: str, damage: str
+) -> None:
     layout = Layout.at(folder)
     first = write(storage, folder, spell("ab", "cpu"))
-    storage.delete(layout.data(first.shards[0].file_name))
+    file = Path(layout.data(first.shards[0].file_name).removeprefix("file://"))
+    data = file.read_bytes()
+    file.unlink() if damage == "lost" else file.write_bytes(data[:-1])
     again = write(storage, folder, spell("ab", "gpu"))
     assert again.made == 1
     assert [sample.components["txt"] for sample in again.samples()] == [b"a gpu", b"b cpu"]
+
+
+def test_an_index_under_the_name_of_another_edition_s_says_nothing_of_that(storage: Storage, folder: str) -> None:
+    layout = Layout.at(folder)
+    (old,) = write(storage, folder, spell("a", edition="1"), keep_seconds=60).commit.shards
+    (new,) = write(storage, folder, spell("a", edition="2"), keep_seconds=60).commit.shards
+    storage.copy(layout.beside(old.index), layout.beside(new.index))
+    found, _ = read_entry(storage, layout, old.id, old.fingerprint)
+    assert found is not None
+    assert found.sha256 == old.sha256
+    assert read_entry(storage, layout, new.id, new.fingerprint)[0] is None
 
 
 @pytest.mark.parametrize("damage", ["swapped", "cut"])
@@ -59,6 +77,20 @@ def test_a_damaged_index_that_no_commit_names_is_made_anew(storage: Storage, fol
 
 
 # Rejects that may pass.
+
+
+def test_a_shard_is_another_where_other_samples_may_pass() -> None:
+    """Or a run would adopt the rejects of one that another sample failed."""
+
+    def published(*rejects: Reject) -> str:
+        report = ShardReport(samples_in=2, kept=2 - len(rejects), samples=2 - len(rejects), rejects=list(rejects))
+        return MadeShard("000000", "a", "f" * 64, "tar", report, IndexWriter(), None).published_fingerprint
+
+    base = Reject(key="a", reason="object changed", source_uri="file:///a", may_pass=True)
+    changes = ({}, {"key": "b"}, {"reason": "object vanished"}, {"source_uri": "file:///b"})
+    found = {published(), *(published(base.model_copy(update=change)) for change in changes)}
+    assert len(found) == 5
+    assert published(base.model_copy(update={"may_pass": False})) == published() == "f" * 64
 
 
 def test_a_shard_with_a_reject_that_may_pass_is_never_taken_for_finished(storage: Storage, folder: str) -> None:

@@ -408,7 +408,7 @@ def test_what_a_set_remembers_does_not_travel_with_it(folder: str, storage: Stor
     assert again.sample("b") == shards.sample("b")
 
 
-@pytest.mark.parametrize("digest", ["", "0123", "g" * 16, "0" * 65])
+@pytest.mark.parametrize("digest", ["", "0123", "0" * 15, "g" * 16, "0" * 65])
 def test_what_is_no_digest_is_refused(folder: str, storage: Storage, digest: str) -> None:
     write(storage, f"{folder}/{NAME}", spell("a"))
     with pytest.raises(ConfigurationError, match="at least 16"):

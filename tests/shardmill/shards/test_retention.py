@@ -1,16 +1,19 @@
 """What gc removes, what it spares, and what it asks of the store for that."""
 
+import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shardmill.errors import CorruptionError, StorageError
+from shardmill.errors import CorruptionError, NothingCommittedError, StorageError
 from shardmill.shards.layout import Layout
 from shardmill.shards.reader import open_shards
-from shardmill.shards.retention import remove_orphans
-from shardmill.storage import Storage, relative_to
+from shardmill.shards.retention import kept_commit_name, remove_orphans
+from shardmill.storage import ObjectInfo, Storage, relative_to
 from tests.spelling import NAME, Hooked, Killed, Mortal, letters_of, spell, write
 
 
@@ -105,9 +108,6 @@ def test_a_state_that_comes_back_and_goes_again_is_kept_from_then_on(
     storage: Storage, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not from the first time that it went."""
-    import os
-    from pathlib import Path
-
     day = 86400.0
     week = 7 * day
     first = write(storage, layout.folder, spell("ab"), keep_seconds=week)
@@ -171,3 +171,61 @@ def test_where_somebody_deleted_the_commit_what_stands_whole_is_spared(storage: 
     assert removed(storage, layout) == {relative_to(layout.home, stray)}
     again = write(storage, layout.folder, spell("ab"))
     assert (again.made, letters_of(again)) == (0, "ab")
+
+
+def test_what_another_kept_state_names_outlives_the_one_whose_time_is_over(storage: Storage, layout: Layout) -> None:
+    first = write(storage, layout.folder, spell("ab"), keep_seconds=60)
+    second = write(storage, layout.folder, spell("bc"), keep_seconds=60)
+    write(storage, layout.folder, spell("x"), keep_seconds=60)
+    file = Path(layout.superseded(kept_commit_name(first.digest)).removeprefix("file://"))
+    os.utime(file, (time.time() - 61,) * 2)
+    write(storage, layout.folder, spell("y"), keep_seconds=60)
+    assert letters_of(open_shards(layout.folder, storage, second.digest)) == "bc"
+    with pytest.raises(NothingCommittedError):
+        open_shards(layout.folder, storage, first.digest)
+
+
+def test_a_copy_that_waits_beside_what_is_kept_goes(storage: Storage, layout: Layout) -> None:
+    """A roll-back that was killed has made it once more."""
+    first = write(storage, layout.folder, spell("a"), keep_seconds=60)
+    write(storage, layout.folder, spell("b"), keep_seconds=60)
+    name = first.shards[0].file_name
+    storage.copy(layout.superseded(name), layout.staged(name))
+    assert removed(storage, layout, keep_seconds=60) == {relative_to(layout.home, layout.staged(name))}
+    assert letters_of(open_shards(layout.folder, storage, first.digest)) == "a"
+
+
+def test_a_kept_state_that_another_run_lets_go_meanwhile_is_no_error(storage: Storage, layout: Layout) -> None:
+    first = write(storage, layout.folder, spell("a"), keep_seconds=60)
+    write(storage, layout.folder, spell("b"), keep_seconds=60)
+    kept = layout.superseded(kept_commit_name(first.digest))
+
+    class Late(Storage):
+        def read(self, uri: str) -> bytes:
+            if uri == kept:
+                super().delete(uri)
+            return super().read(uri)
+
+    assert relative_to(layout.home, layout.superseded(first.shards[0].file_name)) in removed(
+        Late(), layout, keep_seconds=60
+    )
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_whoever_removes_keeps_others_out_meanwhile_and_whoever_looks_does_not(layout: Layout, dry_run: bool) -> None:
+    write(Storage(), layout.folder, spell("a"))
+    held: list[str] = []
+
+    class Locked(Storage):
+        @contextmanager
+        def exclusive(self, folder: str) -> Iterator[None]:
+            held.append(folder)
+            yield
+            held.append("over")
+
+        def list(self, folder: str, after: str | None = None) -> Iterator[ObjectInfo]:
+            assert held == ([] if dry_run else [layout.side])
+            return super().list(folder, after)
+
+    removed(Locked(), layout, dry_run=dry_run)
+    assert held == ([] if dry_run else [layout.side, "over"])

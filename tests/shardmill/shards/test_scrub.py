@@ -1,6 +1,8 @@
 """Every shard comes to its turn, new ones at once, and one that is damaged stays due."""
 
+import json
 import string
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +10,7 @@ from shardmill.errors import CorruptionError
 from shardmill.shards.reader import ShardSet
 from shardmill.shards.scrub import ROUNDS, due_for_scrub, mark_as_sound
 from shardmill.storage import Storage
-from tests.spelling import NAME, spell, write
+from tests.spelling import NAME, Hooked, spell, write
 
 
 @pytest.fixture
@@ -58,6 +60,21 @@ def test_damage_of_equal_size_is_found_within_the_stated_number_of_runs(shards: 
     assert is_found()  # it stays due
     with pytest.raises(CorruptionError, match=file.name):
         scrub(shards)
+
+
+def test_the_record_names_what_is_committed_once_and_nothing_else(shards: ShardSet) -> None:
+    scrub(shards)
+    changed = write(shards.storage, shards.folder, spell(string.ascii_lowercase[3:]))
+    for _ in range(3):
+        scrub(changed)
+    names = json.loads(shards.storage.read(shards.layout.beside("scrubbed.json")))
+    assert sorted(names) == sorted(shard.file_name for shard in changed.shards)
+
+
+def test_of_two_scrubs_at_once_neither_fails(shards: ShardSet) -> None:
+    storage = Hooked(hooks={"replace": ("scrubbed.json", lambda: scrub(shards))})
+    assert scrub(replace(shards, storage=storage)) == string.ascii_lowercase
+    assert len(scrub(shards)) == 3, "what the other one has written down stands"
 
 
 def test_a_record_that_cannot_be_read_begins_anew(shards: ShardSet) -> None:

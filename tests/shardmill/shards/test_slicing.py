@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import random
 import re
@@ -159,7 +160,35 @@ def test_a_sample_as_large_as_a_shard_may_split_more_than_one() -> None:
     assert len(after) > 2
 
 
+@pytest.mark.parametrize(("max_samples", "max_bytes"), [(64, 10**9), (10**9, 64)])
+def test_a_shard_by_hash_holds_as_much_as_its_limits_say_and_no_more(max_samples: int, max_bytes: int) -> None:
+    assert len(cut(slice_by_hash, many(64), max_samples, max_bytes)) == 1
+    assert len(cut(slice_by_hash, many(65), max_samples, max_bytes)) == 2
+
+
 # By key
+
+
+def hashed(low: float, high: float, count: int) -> list[str]:
+    """Keys, in order, whose hashes are so far between the least and the greatest."""
+    keys = (f"{number:06d}" for number in itertools.count())
+    shares = ((key, int(hashlib.blake2b(key.encode(), digest_size=8).hexdigest(), 16) / 2**64) for key in keys)
+    return list(itertools.islice((key for key, share in shares if low <= share < high), count))
+
+
+@pytest.mark.parametrize(("max_samples", "max_bytes"), [(8, 10**9), (10**9, 80)])
+def test_a_shard_by_key_holds_as_much_as_its_limits_say_and_no_more(max_samples: int, max_bytes: int) -> None:
+    """Of samples of an eighth of a shard, those whose hash is in the upper half cut nothing."""
+    keys = hashed(0.5, 1.0, 20)
+    shards = cut(slice_by_key, dict.fromkeys(keys, 10), max_samples, max_bytes)
+    assert [len(members) for _, members in shards] == [8, 8, 4]
+
+
+def test_a_large_sample_cuts_by_its_content_more_often_than_a_small_one() -> None:
+    """Of an eighth of a shard: where its hash is in the lower half."""
+    keys = hashed(0.1, 0.5, 20)
+    assert len(cut(slice_by_key, dict.fromkeys(keys, 10), 10**9, 80)) == 20
+    assert len(cut(slice_by_key, dict.fromkeys(keys, 1), 10**9, 80)) == 1
 
 
 @given(SIZES, LIMITS)

@@ -143,6 +143,19 @@ def test_nothing_is_committed_that_names_a_file_which_is_not_there(maker: Maker,
     assert maker.data() == data_of(first)
 
 
+@pytest.mark.parametrize(("place", "damage"), [("staged", "cut"), ("superseded", "cut"), ("staged", "flipped")])
+def test_damaged_data_are_replaced_by_the_whole_ones_beside_them(maker: Maker, place: str, damage: str) -> None:
+    """Those that wait may have been made anew for it."""
+    commit = maker.publish(maker.commit({"000000": "a"}))
+    name = str(commit.shards[0].data)
+    whole = maker.storage.read(maker.layout.data(name))
+    maker.storage.copy(maker.layout.data(name), getattr(maker.layout, place)(name))
+    damaged = whole[:-1] if damage == "cut" else bytes([whole[0] ^ 1]) + whole[1:]
+    Path(maker.layout.data(name).removeprefix("file://")).write_bytes(damaged)
+    maker.publish(commit)
+    assert maker.storage.read(maker.layout.data(name)) == whole
+
+
 def test_of_many_writers_one_wins_and_the_others_change_nothing(maker: Maker) -> None:
     for round_ in range(5):
         previous, version = read_commit(maker.storage, maker.layout)

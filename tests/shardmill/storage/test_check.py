@@ -1,10 +1,12 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, web
 
 from shardmill.storage import GCSCredentials, S3Credentials, Storage
-from shardmill.storage.check import check_storage
+from shardmill.storage.check import check_storage, impatient
+from shardmill.storage.object_store import UPLOAD_PART_BYTES
 from tests.servers import S3Keys, S3Server
 from tests.servers.fixtures import StartProxy
 from tests.shardmill.storage.conftest import Place, of_keys
@@ -75,6 +77,57 @@ def test_a_store_that_fails_is_a_finding(place: Place, fault_proxy: StartProxy) 
     proxy = fault_proxy(place.server_url, rate=1.0, kinds=("500",))
     storage = place.through(proxy.url, request_seconds=1, deadline_seconds=0.5)
     assert all(finding.problem for finding in check_storage(storage, place.folder))
+
+
+# Stores that are almost right
+
+
+class Forgetful(Storage):
+    """Knows whether an object is there, and not whether it is still the same."""
+
+    def replace(self, uri: str, data: bytes, expected: str | None) -> str:
+        present = self.stat(uri)
+        return super().replace(uri, data, present.version if present and expected else expected)
+
+
+class Garbling(Storage):
+    """Gives other bytes than it was given."""
+
+    def read(self, uri: str) -> bytes:
+        return super().read(uri)[::-1]
+
+
+@pytest.mark.parametrize(
+    ("storage", "verb", "problem"),
+    [(Forgetful(), "replace", "ignores write preconditions"), (Garbling(), "read", "is not what was written")],
+)
+def test_a_store_that_is_almost_right_is_found_out(folder: str, storage: Storage, verb: str, problem: str) -> None:
+    findings = {each.verb: each.problem for each in check_storage(storage, folder) if each.problem}
+    assert findings.keys() == {verb}
+    assert problem in str(findings[verb])
+
+
+def test_the_probe_is_so_large_that_it_goes_up_in_parts(folder: str) -> None:
+    sizes: list[int] = []
+
+    class Weighing(Storage):
+        def publish(self, file: Path, uri: str) -> None:
+            sizes.append(file.stat().st_size)
+            super().publish(file, uri)
+
+    assert not any(finding.problem for finding in check_storage(Weighing(), folder))
+    assert sizes[0] > UPLOAD_PART_BYTES
+
+
+def test_who_waits_for_an_answer_waits_no_longer_than_was_declared_nor_than_a_quarter_of_a_minute() -> None:
+    declared = (S3Credentials(prefix="s3://a", deadline_seconds=5), S3Credentials(prefix="s3://b"))
+    hasty = impatient(Storage(declared)).credentials
+    assert [(item.prefix, item.deadline_seconds) for item in hasty] == [
+        ("s3://a", 5),
+        ("s3://b", 15),
+        ("gs://", 15),
+        ("s3://", 15),
+    ]
 
 
 # A store that ignores preconditions

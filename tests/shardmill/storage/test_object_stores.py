@@ -282,6 +282,15 @@ def test_a_reader_holds_a_few_blocks_however_large_the_object(monkeypatch: pytes
     assert 1 < most <= block_reader.BLOCKS_AHEAD
 
 
+@pytest.mark.parametrize(("size", "last"), [(20, (10, 20)), (25, (20, 25))])
+def test_nothing_is_asked_for_beyond_the_end(size: int, last: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_reader, "BLOCK_BYTES", 10)
+    fetch = Recorder(bytes(size))
+    with BlockReader(fetch, size) as reader:
+        assert reader.readall() == bytes(size)
+    assert max(fetch.ranges) == last
+
+
 def test_a_reader_that_jumps_about_fetches_no_more_than_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_reader, "BLOCK_BYTES", 10)
     fetch = Recorder(bytes(1000))

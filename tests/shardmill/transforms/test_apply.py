@@ -20,6 +20,7 @@ from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import decode_image, decode_mask, encode_image
 from shardmill.samples import EncodedSample
 from shardmill.transforms import DecodedSample, Operation, SampleTransform, TransformSpec, build_transform, reasons
+from shardmill.transforms.sample import seeded_generator
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 ROWS, COLUMNS = np.mgrid[0:60, 0:80]
@@ -274,6 +275,24 @@ def test_one_to_one_one_to_many_and_filter(custom: Callable[..., dict[str, Any]]
     assert run(SAMPLE) == [first, second]
 
     assert transform(custom(drop))(SAMPLE) == []
+
+
+def test_a_child_draws_the_same_whatever_its_siblings_draw() -> None:
+    parent = DecodedSample("a/k", {}, seeded_generator(1))
+    alone = parent.child("x", {})
+    first = torch.rand(3, generator=alone.generator)
+    torch.rand(5, generator=parent.child("y", {}).generator)
+    torch.rand(5, generator=parent.generator)
+    again, other = parent.child("x", {}), parent.child("y", {})
+    assert (alone.key, other.key) == ("a/k~x", "a/k~y")
+    assert torch.equal(torch.rand(3, generator=again.generator), first)
+    assert not torch.equal(torch.rand(3, generator=other.generator), first)
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a/b"])
+def test_a_child_s_name_that_would_be_another_key_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="no dot, no slash, not empty"):
+        DecodedSample("k", {}, seeded_generator(1)).child(name, {})
 
 
 def test_a_class_is_made_with_its_arguments(custom: Callable[..., dict[str, Any]]) -> None:

@@ -67,10 +67,17 @@ def test_one_and_eight_threads_draw_the_same() -> None:
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
-def test_a_generator_that_is_given_is_used() -> None:
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda generator: torch.rand(3, generator=generator),
+        lambda generator: torch.nn.init.uniform_(torch.empty(3), generator=generator),
+    ],
+)
+def test_a_generator_that_is_given_is_used(draw: Callable[[torch.Generator], torch.Tensor]) -> None:
     with SeededRandomness(seeded_generator(1)):
-        inside = torch.rand(3, generator=torch.Generator().manual_seed(5))
-    assert torch.equal(inside, torch.rand(3, generator=torch.Generator().manual_seed(5)))
+        inside = draw(torch.Generator().manual_seed(5))
+    assert torch.equal(inside, draw(torch.Generator().manual_seed(5)))
 
 
 def test_a_random_function_without_generator_is_refused() -> None:

@@ -95,6 +95,39 @@ def test_an_overwritten_object_stays_in_its_batch_and_a_deleted_one_leaves_it(wa
     assert watched.look().due == []
 
 
+def test_the_object_that_has_waited_longest_decides_when_a_batch_is_sealed(watch: Watch) -> None:
+    watched = watch(**batches(10, 60))
+    now = time.time() + MINUTE
+    for minute, name in ((0, "a"), (50, "b")):
+        watched.put(f"raw/{name}")
+        assert watched.look(now + minute * MINUTE).due == []
+    watched.look(now + 60 * MINUTE)
+    assert sealed(watched) == {"batch-000001": ["a", "b"]}
+
+
+def test_a_sample_waits_as_a_whole_for_the_last_of_its_components(watch: Watch) -> None:
+    watched = watch(**batches(2, 0), quiet_seconds=60)
+    now = time.time()
+    for name, age in (("a.jpg", 300), ("a.txt", 10)):
+        os.utime(watched.put(f"raw/{name}").removeprefix("file://"), (now - age, now - age))
+    watched.look(now)
+    assert sealed(watched) == {}
+    watched.look(now + 51)
+    assert sealed(watched) == {"batch-000001": ["a.jpg", "a.txt"]}
+
+
+def test_an_object_that_is_announced_waits_and_one_whose_deletion_is_announced_does_not(watch: Watch) -> None:
+    watched = watch(**batches(3))
+    state = State()
+    batching = Batching(watched.dataset, state, time.time())
+    uris = [watched.put(f"raw/{name}") for name in "ab"]
+    assert batching.look_at(uris) == []
+    assert sorted(state.waiting) == uris
+    watched.delete("raw/a")
+    assert batching.look_at(uris) == []
+    assert sorted(state.waiting) == uris[1:]
+
+
 def test_objects_that_are_still_being_written_stay_out_of_batches(watch: Watch) -> None:
     watched = watch(**batches(2, 0), quiet_seconds=60)
     now = time.time()

@@ -706,6 +706,25 @@ def test_a_local_source_that_is_not_mounted_is_an_error_and_no_deletion(watch: W
     assert watched.look_and_run() == []
 
 
+@pytest.mark.parametrize(("marked", "due"), [(99.0, []), (100.0, ["a"]), (101.0, ["a"])])
+def test_a_marker_that_is_as_young_as_the_youngest_object_was_written_last(
+    watch: Watch, marked: float, due: list[str]
+) -> None:
+    """Clocks of file systems are coarse. Then nothing has to be quiet."""
+    watched = watch(source={"marker": "_SUCCESS"}, quiet_seconds=3600)
+    for name, moment in (("a/0.jpg", 100.0), ("a/_SUCCESS", marked)):
+        os.utime(watched.put(name).removeprefix("file://"), (moment, moment))
+    assert [item.partition for item in watched.look(now=200.0).due] == due
+
+
+def test_a_source_that_goes_before_anything_was_made_of_it_is_no_error(watch: Watch) -> None:
+    watched = watch()
+    uri = watched.put("a/0.jpg")
+    assert [item.partition for item in watched.look().due] == ["a"]
+    shutil.rmtree(Path(uri.removeprefix("file://")).parent)
+    assert watched.look().partitions == []
+
+
 def test_a_dataset_that_was_removed_with_its_source_is_no_error(watch: Watch) -> None:
     watched = watch()
     uri = watched.put("a/0.jpg")

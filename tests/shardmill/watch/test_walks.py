@@ -1,0 +1,54 @@
+"""What a listing counts, and for which partition."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardmill.sources import content_of
+from shardmill.watch.state import Tally, Walk
+from shardmill.watch.walks import Budget, Lister
+
+Watch = Callable[..., Any]
+
+
+@pytest.fixture
+def watched(watch: Watch) -> Any:
+    """Two partitions with their markers, and between them what belongs to none. The newest is not the last."""
+    watched = watch(source={"marker": "_SUCCESS"})
+    for number, name in enumerate(("b/1.jpg", "a/_SUCCESS", "a/1.jpg", "ab", "b/_SUCCESS", "a/2.jpg"), 1):
+        file = Path(watched.put(name, b"x" * number).removeprefix("file://"))
+        os.utime(file, (100 - number, 100 - number))
+    return watched
+
+
+def expected(watched: Any, key: str, marked: float, **modified: float) -> Tally:
+    infos = {name: watched.source.storage.stat(f"{watched.source.uri}/{key}/{name}.jpg") for name in modified}
+    assert {name: info.modified for name, info in infos.items()} == modified
+    content = sum(content_of(info.uri, info.version) for info in infos.values())
+    return Tally(key, content, len(infos), sum(info.size for info in infos.values()), max(modified.values()), marked)
+
+
+@pytest.mark.parametrize("objects", [1, 2, 100])
+def test_each_partition_is_counted_by_itself_in_whatever_steps(watched: Any, objects: int) -> None:
+    """In a listing of everything, and in one of its own."""
+    tallies = [expected(watched, "a", 98.0, **{"1": 97.0, "2": 94.0}), expected(watched, "b", 95.0, **{"1": 99.0})]
+    lister, walk, found = Lister(watched.dataset), Walk(), []
+    while not walk.ended:
+        found += lister.everything(walk, Budget(60.0, objects))
+    assert found == tallies
+    assert (lister.outside.objects, lister.outside.names) == (1, ["ab"])
+    for tally in tallies:
+        walk, counted = Walk(), None
+        while counted is None:
+            counted = lister.partition(tally.key, walk, Budget(60.0, objects))
+        assert counted == tally
+
+
+def test_what_stands_for_a_folder_in_a_bucket_is_no_object_outside(watched: Any) -> None:
+    outside = Lister(watched.dataset).outside
+    for name in ("a/", "x", "b/c/", "y", "z", "4"):
+        outside.take(name)
+    assert (outside.objects, outside.names) == (4, ["x", "y", "z"])
