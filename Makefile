@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 DEMO := orchestration/defs/demo/defs.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui servers test test-all lint format constraints clean
+.PHONY: help demo ui servers test slow test-all lint format constraints clean
 
 help: ## these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -34,10 +34,12 @@ servers: $(INSTALLED) ## local GCS and S3 servers to play with
 
 test: $(INSTALLED) lint ## lint, types, import contracts, then every test that is not slow
 	$(BIN)/pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
-	@echo "Left out: the tests marked slow (make test-all), and what pytest lists as SKIPPED above."
+	@echo "Left out: the tests marked slow (make slow), and what pytest lists as SKIPPED above."
 
-test-all: $(INSTALLED) lint ## the slow tests too
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+slow: $(INSTALLED) ## the slow tests alone: proofs that take minutes
+	$(BIN)/pytest -m slow -n 3 --dist load --maxschedchunk 1
+
+test-all: test slow ## both
 
 lint: $(INSTALLED) ## format, lint, types, import contracts: checks, changes nothing
 	$(BIN)/ruff format --check .

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from hypothesis import HealthCheck, settings
 
 from shardmill.storage import Storage
@@ -28,15 +30,25 @@ settings.register_profile(
 settings.load_profile("shardmill")
 
 LONGEST_FIRST = (
-    "tests/test_secrets.py",
-    "tests/shardmill/storage/test_faults.py",
-    "tests/shardmill/test_buckets.py",
+    "tests/deploy/test_endurance.py",
+    "tests/shardmill/engines/test_kills.py",
     "tests/orchestration/test_browser.py",
-    "tests/orchestration/test_materialize.py",
-    "tests/shardmill/test_demo.py",
+    "tests/test_secrets.py",
+    "tests/orchestration/test_executors.py",
+    "tests/orchestration/test_new_objects.py",
+    "tests/orchestration/test_backfills.py",
+    "tests/shardmill/storage/test_faults.py",
     "tests/shardmill/engines/test_interruption.py",
+    "tests/shardmill/shards/test_reader.py",
+    "tests/orchestration/test_materialize.py",
+    "tests/shardmill/test_buckets.py",
+    "tests/shardmill/stages/test_races.py",
+    "tests/shardmill/stages/test_concurrent_runs.py",
+    "tests/shardmill/test_passing_faults.py",
+    "tests/shardmill/engines/test_local.py",
+    "tests/deploy/test_instance.py",
 )
-"""Modules that take a minute or more: begun early, none is left for one process at the end."""
+"""Modules that take longest: begun early, none is left for one process at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,6 +62,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 Write = Callable[..., str]
 Start = Callable[..., subprocess.Popen[str]]
 Simulate = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_disks() -> Iterator[None]:
+    """What a test writes need not outlive a power cut: neither files of ours nor Dagster's databases."""
+
+    def never_wait(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", never_wait)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+    sqlalchemy.event.remove(sqlalchemy.Engine, "connect", never_wait)
 
 
 @pytest.fixture

@@ -202,7 +202,7 @@ def watched(searched: Searched, command: list[str], environment: dict[str, str],
                     commands.add(Path(f"/proc/{each.pid}/cmdline").read_bytes().decode(errors="replace"))
             except (OSError, psutil.Error):
                 pass
-            time.sleep(0.02)
+            time.sleep(0.1)  # workers live for longer
     searched.add(f"command lines of {command[1:3]}", "\n".join(commands))
     searched.add(f"output of {command[1:3]}", output.read_bytes())
     if "materialize" in command or "run" in command:

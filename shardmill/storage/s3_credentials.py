@@ -18,7 +18,7 @@ _ASK_AGAIN = timedelta(minutes=10)
 """How long obstore may go on with credentials of botocore's, which do not say when they end."""
 RENEW_BEFORE = timedelta(minutes=10)
 """How long before the end of a role's session the next begins. Earlier than obstore asks, which is at five minutes."""
-ONCE = {"mode": "standard", "max_attempts": 1}
+ONCE = {"mode": "standard", "total_max_attempts": 1}
 """botocore tries nothing again: we do, and know what was tried."""
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from orchestration.component import dataset_definitions
 from orchestration.definitions import build_defs
 from shardmill.dataset import DatasetSpec
+from tests.projects import one_database
 
 RESIZE = {"operations": [{"operation": "Resize", "arguments": {"size": 48}}]}
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
@@ -98,7 +99,7 @@ def new_tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], 
     def make() -> Tiny:
         folder = tmp_path_factory.mktemp("tiny")
         (folder / "instance").mkdir()
-        instance = dg.DagsterInstance.local_temp(str(folder / "instance"), {"telemetry": {"enabled": False}})
+        instance = dg.DagsterInstance.local_temp(str(folder / "instance"), one_database(folder / "instance"))
         instances.append(instance)
         tiny = Tiny(folder, instance)
         for samples, partition in enumerate("abc", 4):

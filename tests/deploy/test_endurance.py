@@ -21,7 +21,7 @@ from tests.deploy.services import Services
 from tests.deploy.test_systemd import HERE, PROGRAMS, UNITS, exec_start
 from tests.servers.postgres import PostgresServer
 
-CYCLES = 30
+CYCLES = 15
 PARTITIONS = ("a", "b c", "d,e", "...f")
 
 BACKFILL = """

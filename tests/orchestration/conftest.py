@@ -10,6 +10,7 @@ import pytest
 from resources.storage import StorageResource
 from shardmill.dataset import DatasetSpec
 from tests.orchestration.dataset_operator import NewOperator, Operator
+from tests.projects import one_database
 from tests.servers.places import Place, credentials_file
 
 
@@ -17,7 +18,7 @@ from tests.servers.places import Place, credentials_file
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     home = tmp_path / "dagster"
     home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as made:
+    with dg.DagsterInstance.local_temp(str(home), one_database(home)) as made:
         yield made
 
 

@@ -190,11 +190,24 @@ def test_every_way_to_ask_for_a_gpu_is_valid_in_a_dataset_file(
     assert done.returncode == 0, done.stdout
 
 
-def test_a_dataset_runs_in_a_process_a_step(project: Path, run_in: Callable[..., Any]) -> None:
-    done = materialize(run_in, project, "group:tiny", "all")
+@pytest.mark.parametrize(
+    ("selection", "assets"),
+    [
+        ("key:tiny/raw_images or key:tiny/webdataset_shards", ["raw_images", "webdataset_shards"]),
+        pytest.param(
+            "group:tiny",
+            ["raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map"],
+            marks=pytest.mark.slow,  # a dozen processes
+        ),
+    ],
+)
+def test_a_dataset_runs_in_a_process_a_step(
+    project: Path, run_in: Callable[..., Any], selection: str, assets: list[str]
+) -> None:
+    done = materialize(run_in, project, selection, "all")
     assert done.returncode == 0, done.stdout
     assert "Multiprocess executor: parent process exiting" in done.stdout
-    for asset in ("raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map"):
+    for asset in assets:
         assert (project / "out/tiny/_shardmill" / asset / "all/index.json").exists(), asset
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.orchestration.dataset_operator import NewOperator, Operator, photograph
-from tests.servers.places import KINDS, Kind, NewPlace
+from tests.servers.places import Kind, NewPlace
 
 
 def rows(operator: Operator, partition: str) -> set[str]:
@@ -21,7 +21,7 @@ def rows(operator: Operator, partition: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["file", "gs", pytest.param("s3", marks=pytest.mark.slow)])
 def test_objects_come_change_and_go_and_the_embeddings_follow(
     kind: Kind, place: NewPlace, new_operator: NewOperator
 ) -> None:

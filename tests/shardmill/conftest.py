@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -13,14 +14,17 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
 from shardmill import graph
+from shardmill.cli import app
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.embedders import EMBEDDERS
 from shardmill.engines import LocalEngine
 from shardmill.shards.reader import ShardSet
 from tests import small_embedder
 
+CallCommand = Callable[..., subprocess.CompletedProcess[str]]
 Files = Mapping[str, tuple[str, int]]
 Images = Callable[..., list[str]]
 MakeDataset = Callable[..., Dataset]
@@ -148,3 +152,16 @@ def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteModule
 def command() -> list[str]:
     """The `shardmill` command, for a subprocess."""
     return [sys.executable, "-m", "shardmill.cli"]
+
+
+@pytest.fixture(scope="session")
+def call_command() -> CallCommand:
+    """`call_command("run", file, VARIABLE="value")`: the `shardmill` command in this process, as if it had been one."""
+
+    def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        done = CliRunner().invoke(app, [*map(str, arguments)], env=environment)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+    return call

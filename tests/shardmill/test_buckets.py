@@ -27,6 +27,7 @@ from shardmill.storage import Storage
 from tests.servers import GCSServer, S3Server
 from tests.servers.fixtures import StartProxy
 from tests.servers.places import BUCKETS, KINDS, Kind, NewPlace, Place, credentials_file
+from tests.shardmill.conftest import CallCommand
 from tests.small import ASSETS, states
 
 SAMPLES = 24
@@ -343,19 +344,6 @@ def test_a_bad_network_changes_nothing_but_the_time(
 # The commands.
 
 
-def shardmill(
-    command: list[str], environment: Mapping[str, str], *arguments: object
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*command, *map(str, arguments)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 @pytest.fixture
 def stored(place: NewPlace, raw: Path, request: pytest.FixtureRequest) -> tuple[Place, Place, Dataset]:
     """A dataset whose tars are stored: source, root."""
@@ -368,7 +356,7 @@ def stored(place: NewPlace, raw: Path, request: pytest.FixtureRequest) -> tuple[
 
 @pytest.mark.parametrize("stored", KINDS, indirect=True)
 def test_gc_removes_what_no_index_names_once_it_is_old(
-    stored: tuple[Place, Place, Dataset], tmp_path: Path, command: list[str]
+    stored: tuple[Place, Place, Dataset], tmp_path: Path, call_command: CallCommand
 ) -> None:
     source, root, dataset = stored
     file = dataset_file(tmp_path, source, root)
@@ -385,16 +373,16 @@ def test_gc_removes_what_no_index_names_once_it_is_old(
         root.put(name, b"rubbish")
     gc = [*("gc", file, "--credentials", credentials, "--grace-hours")]
 
-    done = shardmill(command, environment, *gc, 1)
+    done = call_command(*gc, 1, **environment)
     assert (done.returncode, done.stdout) == (0, "0 files, 0 bytes\n")
-    done = shardmill(command, environment, *gc, 0, "--dry-run")
+    done = call_command(*gc, 0, "--dry-run", **environment)
     assert sorted(done.stdout.splitlines()[:-1]) == sorted(f"would delete {root.uri}/{name}" for name in orphans)
     assert set(orphans) < root.contents().keys()
 
     index = "d/_shardmill/raw_images/p/index.json"
     whole = root.storage.read(f"{root.uri}/{index}")
     root.put(index, whole[:100])
-    done = shardmill(command, environment, *gc, 0)
+    done = call_command(*gc, 0, **environment)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert f"{index} is damaged" in done.stderr
@@ -402,7 +390,7 @@ def test_gc_removes_what_no_index_names_once_it_is_old(
     assert set(orphans) & root.contents().keys() == set(left)
     root.put(index, whole)
 
-    done = shardmill(command, environment, *gc, 0)
+    done = call_command(*gc, 0, **environment)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 files, 7 bytes")
     found = root.contents()
     assert set(orphans) & found.keys() == set()
@@ -413,7 +401,7 @@ def test_gc_removes_what_no_index_names_once_it_is_old(
 
 @pytest.mark.parametrize("kind", ["gs", pytest.param("s3", marks=pytest.mark.slow)])
 def test_the_commands_work_on_a_bucket_with_a_credentials_file(
-    place: NewPlace, raw: Path, tmp_path: Path, command: list[str], kind: Kind
+    place: NewPlace, raw: Path, tmp_path: Path, command: list[str], call_command: CallCommand, kind: Kind
 ) -> None:
     source, root = place(kind), place(kind)
     source.fill(raw)
@@ -424,7 +412,7 @@ def test_the_commands_work_on_a_bucket_with_a_credentials_file(
     assert not any(secret in credentials.read_text() for secret in secrets)
 
     def call(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-        done = shardmill(command, {**environment, "SHARDMILL_CREDENTIALS": str(credentials)}, *arguments)
+        done = call_command(*arguments, **environment, SHARDMILL_CREDENTIALS=str(credentials))
         assert done.returncode == status, done.stdout + done.stderr
         assert not any(secret in done.stdout + done.stderr for secret in secrets)
         return done
@@ -448,6 +436,8 @@ def test_the_commands_work_on_a_bucket_with_a_credentials_file(
     assert "embeddings: 1280 dimensions" in shown
 
     missing = next(iter(environment))
-    done = shardmill(command, {**environment, missing: ""}, "run", file, "--credentials", credentials)
+    arguments = [*command, "run", str(file), "--credentials", str(credentials)]
+    lacking = {**os.environ, **environment, missing: ""}
+    done = subprocess.run(arguments, env=lacking, capture_output=True, text=True)  # this process has its stores already
     assert done.returncode == 1
     assert done.stderr == f"error: the credentials need the environment variable {missing}, which is not set\n"

@@ -1,4 +1,4 @@
-"""The command line, as a subprocess that writes into a pipe."""
+"""The command line: a run as a subprocess that writes into a pipe, the rest in this process."""
 
 import hashlib
 import json
@@ -24,18 +24,13 @@ def base(tmp_path_factory: pytest.TempPathFactory, images, write_dataset) -> Pat
     return folder
 
 
-@pytest.fixture(scope="module")
-def shardmill(command):
-    def run(*arguments: object) -> Run:
-        return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=120)
-
-    return run
+def in_a_process(command: list[str], *arguments: object) -> Run:
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
-def after_run(base: Path, shardmill) -> Run:
-    done: Run = shardmill("run", base / "d.yaml", "a")
-    return done
+def after_run(base: Path, command) -> Run:
+    return in_a_process(command, "run", base / "d.yaml", "a")
 
 
 def rows(output: str) -> list[list[str]]:
@@ -60,14 +55,14 @@ def test_run_says_a_plain_line_for_each_asset(after_run: Run) -> None:
     assert any(line.startswith("pack d/webdataset_shards/a: 21 of 21 samples") for line in lines)
 
 
-def test_a_second_run_makes_nothing(base: Path, after_run: Run, shardmill) -> None:
-    done = shardmill("run", base / "d.yaml", "a")
+def test_a_second_run_makes_nothing(base: Path, after_run: Run, call_command) -> None:
+    done = call_command("run", base / "d.yaml", "a")
     assert done.returncode == 0
     assert done.stdout.count("(0 made)") == 6
 
 
-def test_partitions_lists_states_a_line_each(base: Path, after_run: Run, shardmill) -> None:
-    found = rows(shardmill("partitions", base / "d.yaml").stdout)
+def test_partitions_lists_states_a_line_each(base: Path, after_run: Run, call_command) -> None:
+    found = rows(call_command("partitions", base / "d.yaml").stdout)
     assert found[0] == ["partition", "asset", "state", "samples", "shards", "bytes", "rejects", "digest"]
     assert [row[:3] for row in found[1:7]] == [
         ["a", "raw_images", "up to date"],
@@ -83,24 +78,24 @@ def test_partitions_lists_states_a_line_each(base: Path, after_run: Run, shardmi
     assert len(found) == 12
 
 
-def test_a_touched_file_makes_its_partition_stale(base: Path, after_run: Run, shardmill) -> None:
+def test_a_touched_file_makes_its_partition_stale(base: Path, after_run: Run, call_command) -> None:
     file = base / "raw/a/image_00003.jpg"
     before = file.stat()
     os.utime(file)
     try:
-        found = rows(shardmill("partitions", base / "d.yaml").stdout)
+        found = rows(call_command("partitions", base / "d.yaml").stdout)
     finally:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert [row[2] for row in found[1:7]] == [*["stale"] * 4, "up to date", "stale"]
 
 
-def test_a_plan_says_what_a_run_would_make_and_why(base: Path, after_run: Run, shardmill) -> None:
+def test_a_plan_says_what_a_run_would_make_and_why(base: Path, after_run: Run, call_command) -> None:
     file = base / "raw/a/image_00003.jpg"
     before = file.stat()
     os.utime(file)
     try:
-        planned = shardmill("plan", base / "d.yaml")
-        as_json = shardmill("plan", base / "d.yaml", "a", "--json")
+        planned = call_command("plan", base / "d.yaml")
+        as_json = call_command("plan", base / "d.yaml", "a", "--json")
     finally:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     found = {tuple(row[:2]): row for row in rows(planned.stdout) if len(row) == 8}
@@ -115,14 +110,14 @@ def test_a_plan_says_what_a_run_would_make_and_why(base: Path, after_run: Run, s
     assert records["embedding_map"]["seconds"] > 0
 
 
-def test_a_run_goes_on_after_a_partition_that_fails(shardmill, tmp_path: Path, images, write_dataset) -> None:
+def test_a_run_goes_on_after_a_partition_that_fails(call_command, tmp_path: Path, images, write_dataset) -> None:
     for number, partition in enumerate(("a", "b")):
         images(tmp_path / "raw" / partition, 3, first=100 * number)
     (tmp_path / "raw/a/image_00000.jpg").write_bytes(b"")
     file = write_dataset(
         tmp_path / "d.yaml", tmp_path / "raw/{partition}", tmp_path / "root", partitions=["a", "b"], embedder=None
     )
-    done = shardmill("run", file, "--json")
+    done = call_command("run", file, "--json")
     assert done.returncode == 1
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(row["partition"], row.get("asset")) for row in records] == [
@@ -134,30 +129,30 @@ def test_a_run_goes_on_after_a_partition_that_fails(shardmill, tmp_path: Path, i
     ]
     assert "1 of 3 samples (33.3%) were rejected" in records[1]["error"]
     assert "1 of 2 partitions are up to date" in done.stderr
-    assert shardmill("run", file, "b", "b").stdout.count("(0 made)") == 3
+    assert call_command("run", file, "b", "b").stdout.count("(0 made)") == 3
 
 
-def test_verify_says_ok_or_names_what_is_wrong(base: Path, after_run: Run, shardmill) -> None:
-    done = shardmill("verify", base / "d.yaml", "a")
+def test_verify_says_ok_or_names_what_is_wrong(base: Path, after_run: Run, call_command) -> None:
+    done = call_command("verify", base / "d.yaml", "a")
     assert done.returncode == 0, done.stdout
     assert [line.rpartition(": ")[2] for line in done.stdout.splitlines()] == ["ok"] * 6
     tar = min(base.glob("root/d/transformed_shards/a/*.tar"))
     whole = tar.read_bytes()
     tar.write_bytes(whole[:700] + b"!" + whole[701:])
     try:
-        done = shardmill("verify", base / "d.yaml", "a")
+        done = call_command("verify", base / "d.yaml", "a")
     finally:
         tar.write_bytes(whole)
     assert done.returncode == 1
     assert tar.name in done.stdout
     assert "Traceback" not in done.stderr
-    done = shardmill("verify", base / "d.yaml", "b")
+    done = call_command("verify", base / "d.yaml", "b")
     assert done.returncode == 1
     assert "nothing is committed" in done.stdout
 
 
-def test_show_prints_a_sample_and_where_it_comes_from(base: Path, after_run: Run, shardmill, tmp_path: Path) -> None:
-    done = shardmill("show", base / "d.yaml", "a", "--key", "image_00005", "--save", tmp_path / "saved")
+def test_show_prints_a_sample_and_where_it_comes_from(base: Path, after_run: Run, call_command, tmp_path: Path) -> None:
+    done = call_command("show", base / "d.yaml", "a", "--key", "image_00005", "--save", tmp_path / "saved")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("image_00005 in ")
@@ -174,11 +169,18 @@ def test_show_prints_a_sample_and_where_it_comes_from(base: Path, after_run: Run
     assert (tmp_path / "saved/image_00005.jpg").stat().st_size == int(cells["jpg"][1].replace(",", ""))
 
 
+def test_an_error_ends_the_process_with_one_sentence_and_status_1(base: Path, command) -> None:
+    done = in_a_process(command, "run", base / "d.yaml", "-p", "nowhere")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["run", "nowhere.yaml"], "cannot read the dataset file nowhere.yaml"),
-        (["show", "{file}", "b"], "is not there yet: run `shardmill run"),
+        (["show", "{file}", "b"], "is not there yet: run `call_command run"),
         (["show", "{file}", "a", "-k", "nobody"], "has no sample 'nobody'"),
         (["run", "{file}", "nowhere"], "nowhere"),
         (["verify", "{file}", "nowhere"], "there is no partition 'nowhere'; there are a, b"),
@@ -186,9 +188,9 @@ def test_show_prints_a_sample_and_where_it_comes_from(base: Path, after_run: Run
     ],
 )
 def test_an_error_is_one_sentence_and_exit_status_1(
-    base: Path, after_run: Run, shardmill, arguments: list[str], message: str
+    base: Path, after_run: Run, call_command, arguments: list[str], message: str
 ) -> None:
-    done = shardmill(*(argument.format(file=base / "d.yaml") for argument in arguments))
+    done = call_command(*(argument.format(file=base / "d.yaml") for argument in arguments))
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
@@ -196,19 +198,19 @@ def test_an_error_is_one_sentence_and_exit_status_1(
     assert message in done.stderr
 
 
-def test_an_error_of_a_run_is_one_sentence_too(base: Path, shardmill, write_dataset, tmp_path: Path) -> None:
+def test_an_error_of_a_run_is_one_sentence_too(base: Path, call_command, write_dataset, tmp_path: Path) -> None:
     file = write_dataset(tmp_path / "d.yaml", base / "raw/a", tmp_path / "root")
-    done = shardmill("run", file)
+    done = call_command("run", file)
     assert done.returncode == 1
     assert done.stderr.startswith("error: d/webdataset_shards/p: 1 of 21 samples (4.8%) were rejected")
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_mistake_in_the_dataset_file_is_named_with_its_field(
-    shardmill, base: Path, write_dataset, tmp_path: Path
+    call_command, base: Path, write_dataset, tmp_path: Path
 ) -> None:
     file = write_dataset(tmp_path / "d.yaml", base / "raw/a", tmp_path / "root", shards={"max_sample": 3})
-    done = shardmill("run", file)
+    done = call_command("run", file)
     assert done.returncode == 1
     assert "shards.max_sample" in done.stderr
     assert "Traceback" not in done.stderr

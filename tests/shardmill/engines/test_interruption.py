@@ -146,7 +146,7 @@ def seconds_of_a_run(tmp_path_factory: pytest.TempPathFactory, source: Path, wri
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(6))
 def test_a_run_killed_at_a_random_moment_is_completed_by_the_next(
     tmp_path: Path, source: Path, seconds_of_a_run: float, write_dataset, command, run_chain, number: int
 ) -> None:
@@ -154,7 +154,7 @@ def test_a_run_killed_at_a_random_moment_is_completed_by_the_next(
     root = tmp_path / "root"
     file = write_dataset(tmp_path / "d.yaml", source, root, **FIELDS)
     workers = "8" if number % 3 == 0 else "2"
-    moment = seconds_of_a_run * (number + random.Random(number).random()) / 8
+    moment = seconds_of_a_run * (number + random.Random(number).random()) / 6
     with Watcher(root) as watcher:
         process = subprocess.Popen(
             [*command, "run", str(file), "--workers", workers],

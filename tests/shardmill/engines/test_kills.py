@@ -55,17 +55,19 @@ def assert_complete(dataset: Dataset) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_fifty_kills_over_the_chain(tmp_path: Path, source: Path, write_dataset, command) -> None:
+def test_twenty_kills_over_the_chain(tmp_path: Path, source: Path, write_dataset, command) -> None:
     file = write_dataset(tmp_path / "d.yaml", source, tmp_path / "root", **FIELDS)
     dataset, dice = load_dataset(file), random.Random(11)
     before: dict[str, str] = {}
     in_the_midst = 0
-    for number in range(50):
+    for number in range(20):
         workers = "8" if number % 5 == 4 else "2"
         process = subprocess.Popen(
             [*command, "run", str(file), "--workers", workers], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(dice.uniform(0.5, 6.0))  # any moment
+        while number % 2 and len(finished(dataset)) == len(before) and process.poll() is None:
+            time.sleep(0.05)  # every other kill meets work, however slow the machine
+        time.sleep(dice.uniform(0.2, 3.0))  # any moment
         process.kill()
         process.wait()
         after = finished(dataset)
@@ -82,7 +84,7 @@ def test_fifty_kills_over_the_chain(tmp_path: Path, source: Path, write_dataset,
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_twenty_kills_of_the_store_itself(
+def test_a_dozen_kills_of_the_store_itself(
     tmp_path: Path, source: Path, client_environment: None, write_dataset, command
 ) -> None:
     """And of the run, every third time; else it goes on when the store is back, or is started again."""
@@ -109,7 +111,7 @@ def test_twenty_kills_of_the_store_itself(
             )
 
         process = start()
-        for number in range(20):
+        for number in range(12):
             time.sleep(dice.uniform(0.5, 5.0))  # any moment
             if number % 3 == 2:
                 process.kill()
