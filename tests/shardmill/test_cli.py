@@ -103,7 +103,7 @@ def test_a_plan_says_what_a_run_would_make_and_why(base: Path, after_run: Run, c
     assert "raw_images has changed; 1 shard is new or changed" in found["a", "webdataset_shards"][7]
     assert found["b", "raw_images"][2:5] == ["missing", "1 of 1 shards", "20"]
     assert found["b", "raw_images"][7] == "nothing is committed"
-    assert planned.stdout.splitlines()[-1].startswith("14 shards to make")
+    assert planned.stdout.splitlines()[-1].startswith("13 shards to make, about ")
     records = {row["asset"]: row for row in map(json.loads, as_json.stdout.splitlines())}
     assert records["transformed_shards"]["to_make"] == 1
     assert records["embedding_basis"]["why"] == []
@@ -170,7 +170,7 @@ def test_show_prints_a_sample_and_where_it_comes_from(base: Path, after_run: Run
 
 
 def test_an_error_ends_the_process_with_one_sentence_and_status_1(base: Path, command) -> None:
-    done = in_a_process(command, "run", base / "d.yaml", "-p", "nowhere")
+    done = in_a_process(command, "run", base / "d.yaml", "nowhere")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
@@ -180,7 +180,7 @@ def test_an_error_ends_the_process_with_one_sentence_and_status_1(base: Path, co
     ("arguments", "message"),
     [
         (["run", "nowhere.yaml"], "cannot read the dataset file nowhere.yaml"),
-        (["show", "{file}", "b"], "is not there yet: run `call_command run"),
+        (["show", "{file}", "b"], "is not there yet: run `shardmill run"),
         (["show", "{file}", "a", "-k", "nobody"], "has no sample 'nobody'"),
         (["run", "{file}", "nowhere"], "nowhere"),
         (["verify", "{file}", "nowhere"], "there is no partition 'nowhere'; there are a, b"),

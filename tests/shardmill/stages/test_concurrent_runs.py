@@ -11,7 +11,7 @@ from shardmill.engines import LocalEngine
 from shardmill.errors import ConflictError
 from shardmill.shards.reader import ShardSet
 from shardmill.shards.verify import verify
-from tests.small import ASSETS, make, plan
+from tests.small import ASSETS, BASIS, make, plan
 
 ROUNDS = 30
 
@@ -119,9 +119,10 @@ def test_a_run_that_was_overtaken_puts_nothing_older_in_the_place_of_what_is_new
     keys = images(tmp_path / "raw", 24)
     dataset = make_dataset(tmp_path / "raw", tmp_path / "root", keep_superseded=keep)
     made = run_chain(dataset)
-    number = ASSETS.index(asset)
+    order = [*ASSETS[:-1], BASIS, ASSETS[-1]]
+    number = order.index(asset)
     images(tmp_path / "raw", 2, first=500)
-    made = run_chain(dataset, last=ASSETS[number - 1]) if number else made
+    made = run_chain(dataset, last=order[number - 1]) if number else made
     overtaken = plan(dataset, asset, "p", made)
     keys += ["image_00500", "image_00501", *images(tmp_path / "raw", 3, first=700)]
     newer = run_chain(dataset)
