@@ -167,6 +167,50 @@ def test_a_worker_that_dies_gives_its_device_back(stage: Any, simulate: Any, tmp
         pass
 
 
+def test_an_open_engine_keeps_its_workers_and_their_devices_from_run_to_run(
+    stage: Any, simulate: Any, tmp_path: Path
+) -> None:
+    simulate(1)
+
+    def write(engine: LocalEngine, partition: str) -> None:
+        lazy = LazyShardSet(stage.Record(str(tmp_path)), stage.shards(2))
+        lazy.write(Storage(), f"file://{tmp_path}/d/record/{partition}", f"d/record/{partition}", engine)
+
+    with LocalEngine(1, refuse_to_wait) as engine:
+        write(engine, "a")
+        with pytest.raises(AssertionError), lease(visible_devices(), 1, "test", refuse_to_wait):
+            pass
+        write(engine, "b")
+    assert len({use["pid"] for use in uses(tmp_path)}) == 1
+    with lease(visible_devices(), 1, "test", refuse_to_wait):
+        pass
+    write(LocalEngine(1, refuse_to_wait), "c")
+    assert len({use["pid"] for use in uses(tmp_path)}) == 2
+
+
+def test_an_open_engine_goes_on_after_a_worker_that_died(stage: Any, simulate: Any, tmp_path: Path) -> None:
+    simulate(1)
+    folder = f"file://{tmp_path}/d/record/p"
+    with LocalEngine(1, refuse_to_wait) as engine:
+        with pytest.raises(EngineError):
+            LazyShardSet(stage.Record(str(tmp_path), -1), stage.shards(1)).write(
+                Storage(), folder, "d/record/p", engine
+            )
+        LazyShardSet(stage.Record(str(tmp_path)), stage.shards(1)).write(Storage(), folder, "d/record/p", engine)
+    assert [use["shard"] for use in uses(tmp_path)] == ["000000"]
+
+
+def test_more_devices_are_leased_where_a_later_run_has_more_shards(stage: Any, simulate: Any, tmp_path: Path) -> None:
+    uuids = simulate(2)
+    with LocalEngine(2, refuse_to_wait) as engine:
+        for count, partition in ((1, "a"), (2, "b")):
+            two = stage.Record(str(tmp_path / partition), 0, GPUSpec(count=2), workers=count)
+            (tmp_path / partition).mkdir()
+            lazy = LazyShardSet(two, stage.shards(count))
+            lazy.write(Storage(), f"file://{tmp_path}/d/record/{partition}", f"d/record/{partition}", engine)
+    assert {use["device"] for use in uses(tmp_path / "b")} == set(uuids)
+
+
 def test_a_machine_without_devices_is_an_error_and_no_endless_wait(stage: Any, simulate: Any, tmp_path: Path) -> None:
     simulate(0)
     with pytest.raises(ConfigurationError, match="needs 1 CUDA device; visible are: none"):

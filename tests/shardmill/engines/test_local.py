@@ -12,10 +12,12 @@ import pytest
 
 from shardmill import graph
 from shardmill.concurrency import bounded_map
-from shardmill.engines import LocalEngine
+from shardmill.devices import GPUSpec
+from shardmill.engines import LocalEngine, local
 from shardmill.errors import ConfigurationError, CorruptionError, EngineError, Rejected, ShardmillError
 from shardmill.progress import Progress
 from shardmill.shards.layout import Layout
+from shardmill.stages import Resources
 from tests.small import plan
 
 DIES = """
@@ -55,6 +57,27 @@ def packed(tmp_path: Path, images, make_dataset, run_chain, write_module):
         return dataset, run_chain(dataset, last="webdataset_shards")["webdataset_shards"]
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("resources", "workers", "shards", "processes"),
+    [
+        (Resources(), 4, 9, 1),
+        (Resources(), 5, 9, 2),
+        (Resources(), 16, 3, 3),
+        (Resources(threads=1), 5, 9, 5),
+        (Resources(model=True), 64, 9, 1),
+        (Resources(memory=3 << 30), 64, 99, 3),
+        (Resources(memory=100 << 30), 64, 99, 1),
+        (Resources(gpus=GPUSpec(count=4)), 1, 9, 4),
+        (Resources(gpus=GPUSpec(count=4)), 64, 2, 2),
+    ],
+)
+def test_as_many_processes_share_the_work_as_cores_memory_and_devices_allow(
+    monkeypatch: pytest.MonkeyPatch, resources: Resources, workers: int, shards: int, processes: int
+) -> None:
+    monkeypatch.setattr(local, "available_bytes", lambda: 10 << 30)
+    assert local._processes(resources, workers, shards) == processes
 
 
 def transform(dataset, shards, workers: int, progress=lambda _: None):
