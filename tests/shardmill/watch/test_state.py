@@ -87,3 +87,18 @@ def test_the_states_before_the_last_go_and_those_after_it_stay(storage: Storage,
     assert there == {second.state, later.state, third.state}
     for cursor in (second, later, third):
         load_state(storage, folder, cursor)
+
+
+def test_no_moment_that_is_still_to_come_is_remembered() -> None:
+    """A clock was ahead; what is past stays as it is."""
+    seen = {"a": Seen("x", 1, 1, 200.0, 300.0, None, 1), "b": Seen("x", 1, 1, 20.0, 30.0, None, 1)}
+    waiting = {"a": Waiting(1, "v", 200.0, 300.0, 1), "b": Waiting(1, "v", 20.0, 30.0, 1)}
+    state = State(seen=seen, waiting=waiting)
+    state.forget_the_future(100.0)
+    assert [(item.newest, item.since) for item in seen.values()] == [(100.0, 100.0), (20.0, 30.0)]
+    assert [(item.modified, item.seen) for item in waiting.values()] == [(100.0, 100.0), (20.0, 30.0)]
+
+
+def test_the_bytes_of_a_state_do_not_say_when_they_were_written() -> None:
+    """Equal states are equal bytes: a look that changed nothing stores nothing."""
+    assert State().to_bytes()[4:8] == bytes(4), "where gzip keeps the time"
