@@ -5,6 +5,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 
 import dagster as dg
 
@@ -54,15 +55,14 @@ def post(text: str) -> None:
     Raises:
         dg.Failure: The webhook could not be told; names no URL.
     """
-    request = urllib.request.Request(
-        os.environ[VARIABLE], json.dumps({"text": text}).encode(), {"content-type": "application/json"}
-    )
+    body, headers = json.dumps({"text": text}).encode(), {"content-type": "application/json"}
     status = ""
     for wait in (*_WAITS, None):  # Dagster tells of each failure once, and never again
         try:
+            request = urllib.request.Request(os.environ[VARIABLE], body, headers)
             with urllib.request.urlopen(request, timeout=_SECONDS):
                 return
-        except (OSError, ValueError) as error:  # the webhook's URL is a secret, and some errors quote it
+        except (OSError, ValueError, HTTPException) as error:  # the webhook's URL is a secret, and some errors quote it
             status = f"HTTP status {error.code}" if isinstance(error, urllib.error.HTTPError) else type(error).__name__
         if wait is not None:
             time.sleep(wait)

@@ -1,10 +1,10 @@
 """Which runs count as under way, and over which partitions they are."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from orchestration.runs import FIRST, LAST, PARTITION, under_way
 from shardmill.dataset import DatasetSpec
@@ -18,8 +18,12 @@ OVER = (
     dg.DagsterRunStatus.CANCELED,
     dg.DagsterRunStatus.MANAGED,  # Dagster would never hear of its end
 )
-# A run that waits in a queue has to say where its code is, and Dagster exports nothing to say it with.
-ORIGIN = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("shardmill"), "repository"), "d_job")
+# A run that waits in a queue has to say where its code is. Dagster exports no class to say it with, but reads this.
+ORIGIN: Any = dg.deserialize_value(
+    """{"__class__": "ExternalPipelineOrigin", "pipeline_name": "d_job", "external_repository_origin": {
+    "__class__": "ExternalRepositoryOrigin", "repository_name": "repository", "repository_location_origin": {
+    "__class__": "RegisteredRepositoryLocationOrigin", "location_name": "shardmill"}}}"""
+)
 
 
 @dg.job(name="d_job")

@@ -100,3 +100,8 @@ def test_a_key_does_not_change() -> None:
     assert encode_segment("Été, 1") == "~C3~89t~C3~A9~2C~201"
     assert encode_segment("..a.b..") == "~2E.a.b.~2E"
     assert encode_segment("x" * 121) == "x" * 102 + "~~26923027332f46c3"
+
+
+def test_a_key_that_just_fits_is_not_shortened() -> None:
+    assert encode_segment("x" * MAX_KEY) == "x" * MAX_KEY
+    assert is_shortened(encode_segment("x" * (MAX_KEY + 1)))

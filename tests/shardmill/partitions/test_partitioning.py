@@ -334,3 +334,15 @@ def test_a_name_that_begins_with_a_tilde_is_no_home_folder(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     made = partitioning(PREFIX, "{partition}/raw")
     assert made.folder(encode_segment("~root"), STORAGE) == f"file://{os.getcwd()}/~root/raw"  # noqa: PTH109
+
+
+@pytest.mark.parametrize("template", ["s3://{partition}/raw", "s3://raw-{partition}"])
+def test_partitions_in_several_buckets_are_refused(template: str) -> None:
+    with pytest.raises(ValueError, match="partitions share one bucket"):
+        partitioning(PREFIX, template)
+
+
+def test_what_stands_for_the_folder_of_a_partition_is_no_object_of_it() -> None:
+    for made in (partitioning(PREFIX, "s3://b/{partition}"), partitioning(["a"], "s3://b/{partition}")):
+        assert made.match("a/") is None
+        assert made.match("a/x") == ("a", 2)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.errors import ConfigurationError, StorageError
-from shardmill.sources import Manifest, RawObject, SourceSpec
+from shardmill.sources import Manifest, RawObject, SampleNames, SourceSpec
 from shardmill.sources.manifest import MISSING
 from shardmill.storage import ObjectInfo, Storage, join_uri
 from tests.small import plan
@@ -49,6 +49,13 @@ class Shuffled(Storage):
 
 
 # A prefix
+
+
+def test_a_marker_is_no_sample_and_its_name_elsewhere_is_one() -> None:
+    names = SampleNames(SourceSpec(uri="s3://b", marker="_SUCCESS"))
+    assert not names.takes("_SUCCESS")
+    assert names.split("_SUCCESS") is None
+    assert names.split("below/_SUCCESS") == ("below/_SUCCESS", "")
 
 
 def test_a_prefix_is_listed_into_samples_by_name(storage: Storage, folder: str, write: Write) -> None:

@@ -229,3 +229,10 @@ def test_a_pattern_gives_back_any_key(key: str) -> None:
 def test_a_pattern_without_one_key_is_a_configuration_error(pattern: str) -> None:
     with pytest.raises(ConfigurationError, match=f"'jpg'.*{re.escape(repr(pattern))}"):
         ComponentPatterns({"jpg": pattern})
+
+
+def test_a_name_that_just_fits_is_not_shortened() -> None:
+    assert encode_key("x" * MAX_KEY) == "x" * MAX_KEY
+    assert encode_key("x" * (MAX_KEY + 1)).startswith("x" * (MAX_KEY - 17) + "~")
+    assert encode_component("x" * MAX_COMPONENT) == "x" * MAX_COMPONENT
+    assert encode_component("x" * (MAX_COMPONENT + 1)).startswith("~")

@@ -10,7 +10,7 @@ import pytest
 
 from shardmill.dataset.source import read_manifest
 from shardmill.errors import ConfigurationError, ConflictError
-from shardmill.partitions import read_batch, sealed_batches
+from shardmill.partitions import read_batch, seal_batch, sealed_batches
 from shardmill.watch.batching import Batching
 from shardmill.watch.known import KnownObjects
 from shardmill.watch.look import look
@@ -126,6 +126,14 @@ def test_an_object_that_is_announced_waits_and_one_whose_deletion_is_announced_d
     watched.delete("raw/a")
     assert batching.look_at(uris) == []
     assert sorted(state.waiting) == uris[1:]
+
+
+def test_a_batch_has_the_number_after_the_last_also_where_one_is_missing(watch: Watch) -> None:
+    watched = watch(**batches(1))
+    seal_batch(watched.dataset.storage, watched.dataset.home, 7, [])
+    watched.put("raw/a")
+    watched.look()
+    assert sealed(watched) == {"batch-000007": [], "batch-000008": ["a"]}
 
 
 def test_objects_that_are_still_being_written_stay_out_of_batches(watch: Watch) -> None:
