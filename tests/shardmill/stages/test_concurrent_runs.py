@@ -13,7 +13,7 @@ from shardmill.errors import ConflictError
 from shardmill.shards.reader import ShardSet
 from shardmill.verify import verify
 
-ROUNDS = 30
+ROUNDS = 12
 
 
 def run_both(datasets, run_chain) -> list[ShardSet]:
