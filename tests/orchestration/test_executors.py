@@ -180,12 +180,11 @@ def test_a_run_of_several_processes_has_a_step_for_each_gpu_and_one_that_needs_n
     assert multiprocess_config(0) == multiprocess_config(1)
 
 
-@pytest.mark.parametrize("gpu", ["true", "{count: 2, memory: 16, accelerator: nvidia-l4}"])
-def test_every_way_to_ask_for_a_gpu_is_valid_in_a_dataset_file(
-    project: Path, run_in: Callable[..., Any], gpu: str
-) -> None:
-    file = project / "orchestration/defs/demo/defs.yaml"
-    file.write_text(dedent(TINY) + f"  gpu: {gpu}\n")
+def test_every_way_to_ask_for_a_gpu_is_valid_in_a_dataset_file(project: Path, run_in: Callable[..., Any]) -> None:
+    for number, gpu in enumerate(("true", "{count: 2, memory: 16, accelerator: nvidia-l4}")):
+        file = project / f"orchestration/defs/asking{number}/defs.yaml"
+        file.parent.mkdir()
+        file.write_text(dedent(TINY).replace("name: tiny", f"name: asking{number}") + f"  gpu: {gpu}\n")
     done = run_in(project, "dg", "check", "yaml")
     assert done.returncode == 0, done.stdout
 

@@ -64,9 +64,9 @@ def assert_as_if_nothing_had_been(dataset: Dataset, expected: dict[str, str]) ->
         assert list(verify(shards)) == []
 
 
-@pytest.fixture
-def expected(raw: Path, tmp_path: Path, make_dataset) -> dict[str, str]:
-    return run(make_dataset(raw, tmp_path / "expected"))
+@pytest.fixture(scope="module")
+def expected(raw: Path, tmp_path_factory: pytest.TempPathFactory, make_dataset) -> dict[str, str]:
+    return run(make_dataset(raw, tmp_path_factory.mktemp("expected")))
 
 
 def test_one_file_away_between_list_and_pack(raw: Path, tmp_path: Path, make_dataset, expected) -> None:

@@ -13,7 +13,7 @@ from shardmill.shards.reader import ShardSet
 from shardmill.shards.verify import verify
 from tests.small import ASSETS, BASIS, make, plan
 
-ROUNDS = 30
+ROUNDS = 12
 
 
 def run_both(datasets, run_chain) -> list[ShardSet]:

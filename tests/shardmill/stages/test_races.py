@@ -303,7 +303,7 @@ def both(runs: list[tuple[Storage, str, str]], folder: str) -> list[ShardSet | C
 
 @pytest.mark.parametrize(
     ("kind", "rounds"),
-    [(kind, 16) for kind in KINDS] + [pytest.param(kind, 64, marks=pytest.mark.slow) for kind in KINDS],
+    [("file", 16), ("gs", 8), ("s3", 8)] + [pytest.param(kind, 64, marks=pytest.mark.slow) for kind in KINDS],
 )
 def test_runs_at_once_leave_the_whole_of_one(place: NewPlace, kind: Kind, rounds: int) -> None:
     """Two or three. Of equal fingerprints they make different bytes; in every other round one is killed somewhere."""
