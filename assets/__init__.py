@@ -1,1 +1,1 @@
-"""The asset definitions of a dataset, one file an asset, and their checks in `checks.py`."""
+"""Dagster's assets of a dataset, generated from its graph, and their checks."""

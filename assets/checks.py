@@ -96,7 +96,7 @@ def _verdict(verdict: Verdict, dataset: Dataset, asset: Asset, partition: str) -
 def _nothing_lost(dataset: Dataset, asset: Asset, partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
     """Also against the asset before: what went in here is what came out there."""
     commit = shards.commit
-    before = dataset.stored(asset.inputs[0], partition)
+    before = dataset.stored(asset.inputs[0], asset.place(partition))
     came = before.commit.total_samples if before else -1
     lost = [e.id for e in commit.shards if e.samples_in != e.kept + e.filtered + e.total_rejects]
     figures = {

@@ -1,7 +1,9 @@
 """What is committed without a run of Dagster's, by the command line or a script, shows as materialized."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 
@@ -14,11 +16,12 @@ from shardmill.errors import ShardmillError
 from shardmill.graph import Asset, Graph, Planner, why_stale
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.reader import ShardSet
-from shardmill.storage import ObjectInfo
 from shardmill.storage.check import impatient
 
 _SECONDS = 30.0
-"""Of reading what is to be reported: a tick has 60 s."""
+"""Of comparing and describing: a tick has 60 s. The next one goes on where this one stopped."""
+_SLACK_SECONDS = 60.0
+"""By so much stores' clocks may differ, and a commit be listed later than one that came after it."""
 
 
 def build_committed_sensor(spec: DatasetSpec, graph: Graph) -> dg.SensorDefinition:
@@ -32,20 +35,13 @@ def build_committed_sensor(spec: DatasetSpec, graph: Graph) -> dg.SensorDefiniti
         description=f"Shows partitions of {spec.name} as materialized that were made without Dagster.",
     )
     def committed(context: dg.SensorEvaluationContext, storage: StorageResource) -> dg.SensorResult:
-        dataset, instance = Dataset(spec, impatient(storage.open())), context.instance
+        planner, instance = Planner(Dataset(spec, impatient(storage.open()))), context.instance
         known = partition_keys(instance, definition)
-        since, end = float(context.cursor or 0), time.monotonic() + _SECONDS
-        busy = under_way(instance, spec, known)  # before the commits are listed: a run reports what it makes itself
-        newest, left = since, False
-        events: list[dg.AssetMaterialization] = []
-        for asset in graph:
-            for partition, info in _commits(dataset, asset).items():
-                if partition in busy or time.monotonic() > end:
-                    left = True
-                    continue
-                newest = max(newest, info.modified)
-                event = _unreported(dataset, asset, partition, instance, info.modified >= since)
-                events += [event] if event else []
+        busy = under_way(instance, spec, known)
+        events, cursor = _look(planner, graph, instance, float(context.cursor or 0), busy)
+        # A run that has begun meanwhile reports what it makes itself.
+        busy = under_way(instance, spec, known)
+        events = [event for event in events if event.partition not in busy]
         new = {event.partition or "" for event in events} - set(known)
         if new and isinstance(definition, dg.DynamicPartitionsDefinition):
             instance.add_dynamic_partitions(spec.name, sorted(new))
@@ -53,34 +49,64 @@ def build_committed_sensor(spec: DatasetSpec, graph: Graph) -> dg.SensorDefiniti
         skip = None if events else dg.SkipReason("everything that is committed shows as materialized")
         if events:
             context.log.info(f"{spec.name}: {len(events)} assets of partitions made without Dagster, such as {names}")
-        return dg.SensorResult(asset_events=events, skip_reason=skip, cursor=str(since if left else newest))
+        return dg.SensorResult(asset_events=events, skip_reason=skip, cursor=str(cursor))
 
     return committed
 
 
-def _commits(dataset: Dataset, asset: Asset) -> dict[str, ObjectInfo]:
-    """Commits by partition; an asset that the dataset has once belongs to each partition that it was made of."""
-    found = dataset.commits(asset.name)
-    if asset.scope == "dataset":
-        partitions: Collection[str] = dataset.commits(asset.inputs[0]) if found else ()
-        found = {partition: info for partition in partitions for info in found.values()}
-    return {partition: info for partition, info in found.items() if dataset.may_have(partition)}
+@dataclass(frozen=True)
+class _Commit:
+    """A commit that stands, of an asset as Dagster shows it: what a dataset has once with each of its partitions."""
+
+    asset: Asset
+    partition: str
+    modified: float
+    """Seconds since the epoch."""
 
 
-def _unreported(
-    dataset: Dataset, asset: Asset, partition: str, instance: dg.DagsterInstance, is_new: bool
-) -> dg.AssetMaterialization | None:
-    """The event of a commit that Dagster has not recorded; only those that came since the last look are compared."""
-    if not is_new:
-        return None
+def _look(
+    planner: Planner, graph: Graph, instance: dg.DagsterInstance, since: float, busy: set[str]
+) -> tuple[list[dg.AssetMaterialization], float]:
+    """The events of commits since a moment that Dagster has not recorded; and the moment from which to go on."""
+    found = sorted(_commits(planner.dataset, graph), key=lambda commit: commit.modified)
+    end, cursor = time.monotonic() + _SECONDS, since
+    waiting = [
+        commit.modified for commit in found if commit.partition in busy and commit.modified >= since - _SLACK_SECONDS
+    ]
+    events = []
+    for commit in found:
+        if commit.modified < since - _SLACK_SECONDS or commit.partition in busy:
+            continue
+        if time.monotonic() > end:
+            break
+        event = _unreported(planner, commit, instance)
+        events += [event] if event else []
+        cursor = max(cursor, commit.modified)
+    return events, min([cursor, *waiting])
+
+
+def _commits(dataset: Dataset, graph: Graph) -> Iterator[_Commit]:
+    """What a dataset has once is as new, for a partition, as that and what it is made of there are."""
+    stood = {asset.name: dataset.commits(asset.name) for asset in graph}
+    for asset in graph:
+        if asset.scope == "partition":
+            at = {partition: info.modified for partition, info in stood[asset.name].items()}
+        else:
+            once = [info.modified for info in stood[asset.name].values()]
+            before = stood[asset.inputs[0]] if once else {}
+            at = {partition: max(info.modified, *once) for partition, info in before.items()}
+        yield from (_Commit(asset, key, modified) for key, modified in at.items() if dataset.may_have(key))
+
+
+def _unreported(planner: Planner, commit: _Commit, instance: dg.DagsterInstance) -> dg.AssetMaterialization | None:
+    dataset, asset = planner.dataset, commit.asset
     key = asset_key(dataset.spec, asset.name)
-    recorded = _recorded_digest(instance, key, partition)
     try:
-        shards = dataset.stored(asset.name, asset.place(partition))
-        if shards is None or shards.commit.digest == recorded:
+        shards = dataset.stored(asset.name, asset.place(commit.partition))
+        if shards is None or shards.commit.digest == _recorded_digest(instance, key, commit.partition):
             return None
-        return _event(dataset, asset, partition, key, shards)
-    except ShardmillError:  # a run of it or a check says what is wrong with it
+        return _event(planner, commit, key, shards)
+    except ShardmillError:  # a run of it, or a check, says what is wrong
         return None
 
 
@@ -93,13 +119,14 @@ def _recorded_digest(instance: dg.DagsterInstance, key: dg.AssetKey, partition: 
     return None
 
 
-def _event(
-    dataset: Dataset, asset: Asset, partition: str, key: dg.AssetKey, shards: ShardSet
-) -> dg.AssetMaterialization:
-    commit = shards.commit
-    ordered = sorted(commit.shards, key=lambda entry: entry.start)  # as they were planned
+def _event(planner: Planner, commit: _Commit, key: dg.AssetKey, shards: ShardSet) -> dg.AssetMaterialization:
+    ordered = sorted(shards.commit.shards, key=lambda entry: entry.start)  # as they were planned
     tags = {"dagster/data_version": fingerprint(shards=[entry.fingerprint for entry in ordered])}
-    if asset.name not in dict(why_stale(Planner(dataset), partition)):
-        tags["dagster/code_version"] = code_version(asset)
-    metadata = describe_shard_set(shards, None, dataset.spec.masks)
-    return dg.AssetMaterialization(key, partition=partition, metadata=metadata, tags=tags)
+    if commit.asset.name not in dict(why_stale(planner, commit.partition)):
+        tags["dagster/code_version"] = code_version(commit.asset)
+    metadata: dict[str, Any]
+    try:
+        metadata = describe_shard_set(shards, None, planner.dataset.spec.masks)
+    except Exception:  # a picture that cannot be drawn keeps nothing back
+        metadata = {"digest": shards.commit.digest, "dagster/row_count": shards.commit.total_samples}
+    return dg.AssetMaterialization(key, partition=commit.partition, metadata=metadata, tags=tags)

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shardmill.dataset import Dataset, DatasetSpec, load_dataset
+    from shardmill.embedders import Embedder, EmbedderSpec
     from shardmill.engines import LocalEngine
-    from shardmill.errors import ShardmillError
+    from shardmill.errors import Rejected, ShardmillError
     from shardmill.graph import AssetState, Planner, run, states
     from shardmill.samples import EncodedSample
     from shardmill.shards.reader import ShardSet, open_shards
     from shardmill.stages import RowStage, SampleStage, Stage
     from shardmill.storage import GCSCredentials, S3Credentials, Storage, load_credentials
+    from shardmill.torchvision_compat import import_torchvision
+    from shardmill.transforms import DecodedSample
 
 __version__ = "0.1.0"
 
@@ -22,10 +25,14 @@ _HOMES = {
     "AssetState": "shardmill.graph",
     "Dataset": "shardmill.dataset",
     "DatasetSpec": "shardmill.dataset",
+    "DecodedSample": "shardmill.transforms",
+    "Embedder": "shardmill.embedders",
+    "EmbedderSpec": "shardmill.embedders",
     "EncodedSample": "shardmill.samples",
     "GCSCredentials": "shardmill.storage",
     "LocalEngine": "shardmill.engines",
     "Planner": "shardmill.graph",
+    "Rejected": "shardmill.errors",
     "RowStage": "shardmill.stages",
     "S3Credentials": "shardmill.storage",
     "SampleStage": "shardmill.stages",
@@ -33,6 +40,7 @@ _HOMES = {
     "ShardmillError": "shardmill.errors",
     "Stage": "shardmill.stages",
     "Storage": "shardmill.storage",
+    "import_torchvision": "shardmill.torchvision_compat",
     "load_credentials": "shardmill.storage",
     "load_dataset": "shardmill.dataset",
     "open_shards": "shardmill.shards.reader",
@@ -44,10 +52,14 @@ __all__ = [
     "AssetState",
     "Dataset",
     "DatasetSpec",
+    "DecodedSample",
+    "Embedder",
+    "EmbedderSpec",
     "EncodedSample",
     "GCSCredentials",
     "LocalEngine",
     "Planner",
+    "Rejected",
     "RowStage",
     "S3Credentials",
     "SampleStage",
@@ -55,6 +67,7 @@ __all__ = [
     "ShardmillError",
     "Stage",
     "Storage",
+    "import_torchvision",
     "load_credentials",
     "load_dataset",
     "open_shards",

@@ -16,7 +16,6 @@ from shardmill.progress import format_duration
 if TYPE_CHECKING:
     from shardmill.graph import AssetState, Planner
     from shardmill.shards.commit import Commit
-    from shardmill.shards.reader import ShardSet
 
 
 def run(
@@ -62,12 +61,11 @@ def _run_one(planner: Planner, partition: str, engine: Any, output: Output) -> N
             output.result(
                 f"{partition} {asset}: {commit.total_samples:,} samples, {len(commit.shards)} shards "
                 f"({shards.made} made), {decimal(commit.total_bytes)}{rejects}",
-                **_fields(partition, asset, shards),
+                partition=shards.layout.name.rpartition("/")[2],
+                asset=asset,
+                **_figures(commit),
+                made=shards.made,
             )
-
-
-def _fields(partition: str, asset: str, shards: ShardSet) -> dict[str, Any]:
-    return {"partition": partition, "asset": asset, **_figures(shards.commit), "made": shards.made}
 
 
 def _figures(commit: Commit) -> dict[str, Any]:
@@ -114,7 +112,7 @@ def plan(
         output.records(header, rows)
         seconds = [state.seconds for state in found if state.to_make]
         total = sum(second for second in seconds if second is not None)
-        taken = f", about {format_duration(total)} on one core" if seconds and None not in seconds else ""
+        taken = f", about {format_duration(total)} of work" if seconds and None not in seconds else ""
         output.say(f"{sum(state.to_make for state in found)} shards to make{taken}")
     if failed:
         raise typer.Exit(1)
@@ -160,7 +158,9 @@ def _states(planner: Planner, partitions: list[str] | None, output: Output) -> t
     for key in chosen(planner.dataset, partitions):
         try:
             for state in _each(planner, key):
-                found.setdefault((state.asset, state.partition), state)
+                same = found.setdefault((state.asset, state.partition), state)
+                if state.to_make > same.to_make:  # what the dataset has once: one partition may need it, another not
+                    found[state.asset, state.partition] = state
         except ShardmillError as error:
             failed += 1
             output.error(error, partition=key)

@@ -32,7 +32,7 @@ class Output:
     def result(self, text: str, **fields: Any) -> None:
         """A line for people, or its fields for scripts."""
         if self._json:
-            typer.echo(json.dumps(fields, ensure_ascii=False))
+            typer.echo(_plain(fields))
         else:
             self.say(text)
 
@@ -55,7 +55,7 @@ class Output:
         if not self._json:
             self.table(header, [cells for cells, _ in rows])
         for _, fields in rows if self._json else ():
-            typer.echo(json.dumps(fields, ensure_ascii=False))
+            typer.echo(_plain(fields))
 
     def error(self, error: ShardmillError | str, **fields: Any) -> None:
         """One sentence on stderr; for scripts its fields on stdout, too."""
@@ -63,7 +63,7 @@ class Output:
 
         self._errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         if self._json:
-            typer.echo(json.dumps({**fields, "error": str(error)}, ensure_ascii=False))
+            typer.echo(_plain({**fields, "error": str(error)}))
 
     @contextmanager
     def readable_errors(self) -> Iterator[None]:
@@ -99,3 +99,8 @@ class Output:
                 bar.update(tasks[state.task], completed=state.done, rate=rate)
 
             yield show_bar
+
+
+def _plain(fields: dict[str, Any]) -> str:
+    """A line of JSON; dates and the like as text."""
+    return json.dumps(fields, ensure_ascii=False, default=str)

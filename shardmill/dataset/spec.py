@@ -127,9 +127,25 @@ class DatasetSpec(BaseModel):
 
     @property
     def reads_images(self) -> bool:
-        """Whether an embedder or an operation needs an image of every sample."""
-        operations = (operation for transform in self.all_transforms.values() for operation in transform.operations)
-        return bool(self.all_embedders) or any(not operation.is_custom for operation in operations)
+        """Whether something reads an image of every raw sample: an embedder, or an operation of torchvision's.
+
+        What comes after a callable of the user's own does not: that may draw the images.
+        """
+        transforms = {f"transformed_shards{name}": each for name, each in self.all_transforms.items()}
+
+        def is_raw(of: str | None, seen: tuple[str, ...] = ()) -> bool:
+            """Whether samples there have the images that they were packed with."""
+            transform = transforms.get(of or "")
+            if transform is None or of in seen:
+                return of not in self.stages
+            own = any(operation.is_custom for operation in transform.operations)
+            return not own and is_raw(transform.of, (*seen, of or ""))
+
+        default = next(iter(transforms), None)
+        if any(is_raw(embedder.of or default) for embedder in self.all_embedders.values()):
+            return True
+        first = ((each.of, each.operations[0]) for each in transforms.values() if each.operations)
+        return any(is_raw(of) and not operation.is_custom for of, operation in first)
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetSpec:

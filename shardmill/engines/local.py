@@ -17,10 +17,12 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for_futures
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import islice
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any, Self
@@ -77,7 +79,7 @@ class LocalEngine:
             whole = False
             try:
                 pool = self._pool(resources.gpus, processes, f"{make.stage.name} in {make.layout.folder}")
-                yield from pool.run(make, shards, storage, threads, advance)
+                yield from pool.run(make, shards, storage, processes, threads, advance)
                 whole = True
             finally:
                 if not whole and resources.gpus in self._pools:
@@ -88,8 +90,9 @@ class LocalEngine:
         present = self._pools.get(gpus)
         if present is not None and present.processes >= processes:
             return present
-        if present is not None:
-            self._pools.pop(gpus).close()
+        # Workers on devices for another stage would keep what this one waits for.
+        for other in [key for key in self._pools if key == gpus or None not in (key, gpus)]:
+            self._pools.pop(other).close()
         self._pools[gpus] = pool = _Workers(processes, gpus, task, self._say)
         return pool
 
@@ -129,21 +132,39 @@ class _Workers:
         make: MakeShard,
         shards: Sequence[PlannedShard],
         storage: Storage,
+        processes: int,
         threads: int,
         advance: Callable[[int], None],
     ) -> Iterator[ShardEntry]:
-        """Entries as they are done. Close the workers if it does not come to its end."""
-        with _interrupts_held_back():
-            _start_fork_server()
-            futures = [self._pool.submit(_make_in_worker, make, shard, storage, threads) for shard in shards]
-        for future in _as_completed_counting(futures, self._counts, advance):
-            try:
-                yield future.result()
-            except BrokenProcessPool as error:
-                raise EngineError(
-                    f"a worker process died while {make.stage.name} ran on {make.layout.folder}; if the machine ran "
-                    "out of memory, give the engine fewer workers. Finished shards are kept: run again to go on"
-                ) from error
+        """Entries as they are done, `processes` shards at a time. Where it does not come to its end, close the workers.
+
+        Raises:
+            EngineError: A worker died.
+        """
+        waiting = iter(shards)
+
+        def submit(count: int) -> set[Future[ShardEntry]]:
+            some = islice(waiting, count)
+            return {self._pool.submit(_make_in_worker, make, shard, storage, threads) for shard in some}
+
+        try:
+            with _interrupts_held_back():
+                _start_fork_server()
+                pending = submit(processes)
+            while pending:
+                done = wait_for_futures(pending, timeout=0.2, return_when=FIRST_COMPLETED).done
+                while not self._counts.empty():
+                    advance(self._counts.get())
+                for future in done:
+                    pending.remove(future)
+                    entry = future.result()
+                    pending |= submit(1)
+                    yield entry
+        except BrokenProcessPool as error:
+            raise EngineError(
+                f"a worker process died while {make.stage.name} ran on {make.layout.folder}; if the machine ran "
+                "out of memory, give the engine fewer workers. Finished shards are kept: run again to go on"
+            ) from error
 
     def close(self) -> None:
         """Cancel what is under way, and wait for the processes to end; then the devices are free."""
@@ -177,21 +198,6 @@ def _interrupts_held_back() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
         if came:
             signal.raise_signal(signal.SIGINT)
-
-
-def _as_completed_counting(futures: list[Any], counts: Any, advance: Callable[[int], None]) -> Iterator[Any]:
-    """`as_completed`, passing on what the workers count meanwhile, in the calling thread."""
-    pending = set(futures)
-    while pending:
-        try:
-            done = list(as_completed(pending, timeout=0.2))
-        except TimeoutError:
-            done = [future for future in pending if future.done()]
-        while not counts.empty():
-            advance(counts.get())
-        for future in done:
-            pending.remove(future)
-            yield future
 
 
 _advance_in_worker: Callable[[int], None]

@@ -55,7 +55,7 @@ def shard_by_shard(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # n
     """Each shard of the first input gives one."""
     first = inputs.sets[asset.inputs[0]]
     upstream = {name: inputs.sets[name] for name in asset.inputs}
-    return Cut(lambda: first.shards, upstream, order=first.commit.order)
+    return Cut(lambda: first.shards, upstream, asset.declared, first.commit.order)
 
 
 @dataclass(frozen=True)

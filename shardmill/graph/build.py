@@ -19,6 +19,7 @@ from shardmill.stages.embedding_basis import BasisStage
 from shardmill.stages.embedding_map import MapStage
 from shardmill.stages.list_objects import ListStage
 from shardmill.stages.pack import PackStage
+from shardmill.stages.samples import RowStage, SampleStage
 from shardmill.stages.stage import Stage
 from shardmill.stages.transform import TransformStage
 
@@ -105,6 +106,7 @@ def _own(spec: DatasetSpec) -> Iterator[Asset]:
             (declared.of or PACKED,),
             description=(type(stage).__doc__ or "").strip(),
             kinds=frozenset({"webdataset" if stage.suffix == "tar" else "parquet", "python"}),
+            declared={"stage": declared.stage},
         )
 
 
@@ -171,11 +173,16 @@ def _load(spec: DatasetSpec, name: str, declared: StageSpec) -> Stage[Any]:
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"{where}: cannot import {declared.stage}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Stage)):
-        raise ConfigurationError(f"{where}: {declared.stage} is no subclass of shardmill.stages.Stage")
+        raise ConfigurationError(f"{where}: {declared.stage} is no subclass of shardmill.Stage")
+    lacking = [name for name in ("name", "suffix") if not isinstance(getattr(kind, name, None), str)]
+    if lacking:
+        raise ConfigurationError(f"{where}: {declared.stage} has no class attribute `{lacking[0]}`")
     try:
-        return kind(**declared.arguments)
+        stage: Stage[Any] = kind(**declared.arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"{where}: {declared.stage} does not take these arguments: {error}") from error
+        raise ConfigurationError(f"{where}: {declared.stage} cannot be made of these arguments: {error}") from error
+    object.__setattr__(stage, "imported_from", declared.stage)  # it may be a frozen dataclass
+    return stage
 
 
 def _in_order(spec: DatasetSpec, assets: list[Asset]) -> Iterator[Asset]:
@@ -215,7 +222,7 @@ def _check_input(spec: DatasetSpec, asset: Asset, name: str, by_name: Mapping[st
             f"{spec.name}: {asset.name} is to be made `of` {name}, which is no asset of it; {', '.join(samples)} hold "
             "samples"
         )
-    if isinstance(asset.stage, TransformStage | EmbedStage) and by_name[name].format != "tar":
+    if isinstance(asset.stage, SampleStage | RowStage | EmbedStage) and by_name[name].format != "tar":
         raise ConfigurationError(
             f"{spec.name}: {asset.name} is to be made `of` {name}, which is a table; {', '.join(samples)} hold samples"
         )

@@ -10,13 +10,12 @@ from shardmill.dataset import RAW, WHOLE
 from shardmill.dataset.source import check_that_all_was_deleted, read_manifest
 from shardmill.errors import ConfigurationError
 from shardmill.graph.asset import Asset, Cut, Inputs
-from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.reader import ShardSet
 from shardmill.stages.embedding_basis import BasisStage, TablesToFit, tables_of
 from shardmill.stages.embedding_map import TableToMap
 from shardmill.stages.list_objects import ListedObjects
 from shardmill.stages.pack import RawShard, pack
-from shardmill.stages.stage import Stage
+from shardmill.stages.stage import Stage, stage_identity
 
 
 def listed(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG001
@@ -63,7 +62,7 @@ def fitted(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:
         return Cut(lambda: [TablesToFit(tables, settled=True)], parameters=settled)
     if any(table.commit.is_final for table in tables.all()):
         return Cut(lambda: [TablesToFit(tables, settled=True)], parameters=settled)
-    passing = [table.commit.digest for table in tables.all()]
+    passing = sorted(table.commit.digest for table in tables.all())
     return Cut(lambda: [TablesToFit(tables, settled=False)] if passing else [], parameters={"tables": passing})
 
 
@@ -80,7 +79,7 @@ class _Tables:
         return tables_of(self.stage.embed, self.inputs.every(self.asset))
 
     def __call__(self) -> Sequence[ShardSet]:
-        tables = list(self.all())
+        tables = sorted(self.all(), key=lambda table: table.folder)  # in one order, whichever partition's run fits it
         return [table for table in tables if table.commit.is_final] or tables
 
 
@@ -92,11 +91,12 @@ def mapped(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG
     """
     table, basis = (inputs.sets[name] for name in asset.inputs)
     commit = table.commit
-    made_by = fingerprint(stage=commit.stage, version=commit.stage_version, parameters=commit.parameters)
+    made_by = stage_identity(commit.stage, commit.stage_version, commit.parameters)
     if commit.total_samples and basis.commit.parameters["embedder"] != made_by:
         raise ConfigurationError(
             f"{commit.name} was made by another embedder than {basis.commit.name}: materialize {asset.inputs[0]} first"
         )
-    inputs_of = {name: inputs.sets[name] for name in asset.inputs}
-    shards = [TableToMap(table.pinned_here(), basis.pinned_here())] if commit.total_samples else []
-    return Cut(lambda: shards, inputs_of, order=commit.order)
+    if not commit.total_samples:  # no basis moves it
+        return Cut(list, {asset.inputs[0]: table}, order=commit.order)
+    upstream = {name: inputs.sets[name] for name in asset.inputs}
+    return Cut(lambda: [TableToMap(table.pinned_here(), basis.pinned_here())], upstream, order=commit.order)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
+from threading import RLock
 from typing import Any
 
 from shardmill.dataset import Dataset
@@ -11,9 +13,12 @@ from shardmill.errors import ConfigurationError
 from shardmill.graph.asset import Asset, Cut, Inputs
 from shardmill.graph.build import Graph, build_graph
 from shardmill.graph.lazy_shard_set import LazyShardSet
-from shardmill.shards.commit import read_commit
+from shardmill.shards.commit import Commit, read_commit
 from shardmill.shards.reader import ShardSet
 from shardmill.stages.stage import Stage
+
+_RATES = 10
+"""Partitions that are asked how long a sample takes: the first may be empty."""
 
 
 class Planner:
@@ -27,6 +32,8 @@ class Planner:
         """
         self.dataset = dataset
         self._stages: dict[str, Stage[Any]] = {}
+        self._rates: dict[str, float | None] = {}
+        self._lock = RLock()
         self._graph: Graph = build_graph(dataset.spec)
 
     @property
@@ -40,13 +47,28 @@ class Planner:
         Raises:
             ConfigurationError: What the dataset file asks of it cannot work.
         """
-        if asset.name not in self._stages:
-            self._stages[asset.name] = asset.stage.resolve(self.dataset.storage)
-        return self._stages[asset.name]
+        with self._lock:  # several threads may look at partitions at once
+            if asset.name not in self._stages:
+                self._stages[asset.name] = asset.stage.resolve(self.dataset.storage)
+            return self._stages[asset.name]
 
     def forget(self) -> None:
         """Resolve stages anew: something that they were resolved to has changed."""
-        self._stages.clear()
+        with self._lock:
+            self._stages.clear()
+
+    def seconds_a_sample(self, asset: Asset, commit: Commit | None) -> float | None:
+        """What a sample took when this commit was made; where there is none, another partition's. None: never made."""
+        rate = _rate(commit)
+        if rate is not None:
+            return rate
+        with self._lock:
+            if asset.name not in self._rates:
+                names = islice(filter(self.dataset.may_have, self.dataset.commits(asset.name)), _RATES)
+                stored = (self.dataset.stored(asset.name, name) for name in names)
+                rates = (_rate(shards.commit) for shards in stored if shards is not None)
+                self._rates[asset.name] = next((rate for rate in rates if rate is not None), None)
+            return self._rates[asset.name]
 
     def check(self, partition: str | None = None) -> None:
         """Refuse, before anything is done, what cannot work.
@@ -87,3 +109,9 @@ class Planner:
         base = None if asset.inputs else read_commit(self.dataset.storage, layout)
         cut = self.cut(asset, Inputs(self.dataset, partition, sets, planned or {}))
         return LazyShardSet(self.stage(asset), cut.shards(), cut.parameters, cut.order, cut.upstream, base)
+
+
+def _rate(commit: Commit | None) -> float | None:
+    if commit is None or not commit.total_samples_in:
+        return None
+    return sum(entry.seconds for entry in commit.shards) / commit.total_samples_in

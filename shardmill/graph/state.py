@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from shardmill.dataset import Dataset
+from shardmill.errors import ConfigurationError
 from shardmill.graph.asset import Asset, Cut, Inputs
 from shardmill.graph.lazy_shard_set import LazyShardSet
 from shardmill.graph.planner import Planner
@@ -85,22 +86,43 @@ def why_stale(dataset: Dataset | Planner, partition: str) -> Iterator[tuple[str,
     stale: set[str] = set()
     for asset in planner.graph:
         present = planner.dataset.stored(asset.name, asset.place(partition))
-        before = [name for name in asset.inputs if name in stale]
         if present is None:
             reasons = ["nothing is committed"]
         elif any(present.storage.stat(uri) is None for uri in present.urls[:1]):
             reasons = ["its files are gone"]
-        elif before:
-            reasons = [f"{name} is not up to date" for name in before]
         else:
-            stage = planner.stage(asset)
-            cut = planner.cut(asset, Inputs(planner.dataset, partition, sets))
-            reasons = [*_differences(stage, cut.parameters, _digests(cut), present.commit), *_passing(present.commit)]
+            reasons = list(_reasons(planner, asset, partition, sets, stale, present.commit))
         if present is not None:
             sets[asset.name] = present
         if reasons:
             stale.add(asset.name)
         yield from ((asset.name, reason) for reason in reasons)
+
+
+def _reasons(
+    planner: Planner,
+    asset: Asset,
+    partition: str,
+    sets: Mapping[str, ShardSet],
+    stale: Collection[str],
+    commit: Commit,
+) -> Iterator[str]:
+    """Why a commit whose files are there is not what would be made of these sets, some of which are `stale`."""
+    before = [name for name in asset.inputs if name not in sets]
+    cut = None
+    if not before:
+        try:
+            cut = planner.cut(asset, Inputs(planner.dataset, partition, sets))
+            before = [name for name in cut.upstream if name in stale]
+        except ConfigurationError:  # the inputs do not fit together, as long as one of them is stale
+            before = [name for name in asset.inputs if name in stale]
+            if not before:
+                raise
+    if before or cut is None:
+        yield from (f"{name} is not up to date" for name in before)
+    else:
+        yield from _differences(planner.stage(asset), cut.parameters, _digests(cut), commit)
+        yield from _passing(commit)
 
 
 def _state(
@@ -120,7 +142,7 @@ def _state(
         digests = {name: shards.commit.digest for name, shards in lazy.upstream.items()}
         why = [*_differences(lazy.stage, lazy.cut, digests, commit), *_moved(lazy, commit, standing), *_passing(commit)]
         state = "stale" if why else "up to date"
-    rate = _seconds_a_sample(planner.dataset, asset, commit) if todo else None
+    rate = planner.seconds_a_sample(asset, commit) if todo else None
     return AssetState(
         asset=asset.name,
         partition=place,
@@ -184,16 +206,6 @@ def _digests(cut: Cut) -> dict[str, str]:
     return {name: shards.commit.digest for name, shards in cut.upstream.items()}
 
 
-def _seconds_a_sample(dataset: Dataset, asset: Asset, commit: Commit | None) -> float | None:
-    """The rate of the partition's last commit; where there is none, of another partition's."""
-    if commit is None:
-        found = (dataset.stored(asset.name, name) for name in dataset.commits(asset.name) if dataset.may_have(name))
-        commit = next((shards.commit for shards in found if shards is not None), None)
-    if commit is None or not commit.total_samples_in:
-        return None
-    return sum(entry.seconds for entry in commit.shards) / commit.total_samples_in
-
-
 def _shards(lazy: LazyShardSet) -> Iterator[tuple[InputShard, str]]:
     return zip(lazy.inputs, lazy.fingerprints, strict=True)
 
@@ -208,7 +220,9 @@ def _foreseen(
 ) -> ShardSet:
     """The set as it will be, but for the digests of what is not made yet: those equal no others."""
     layout = dataset.layout(asset.name, place)
-    lost = {entry.fingerprint: entry for entry in present.commit.shards} if present else {}
+    # The fingerprint of what a dataset has once need not name all that it was made of.
+    committed = present.commit.shards if present and asset.scope == "partition" else []
+    lost = {entry.fingerprint: entry for entry in committed}
 
     def entry(shard: InputShard, digest: str) -> ShardEntry:
         known = standing.get(digest) or lost.get(digest)

@@ -170,7 +170,7 @@ class Commit(BaseModel):
     def says_the_same_as(self, other: Commit) -> bool:
         """Whether the two differ in nothing but times, versions of software, and what they removed."""
         mine, theirs = (
-            (c.digest, c.name, c.stage_version, c.parameters, c.cut, c.made_of, c.may_pass_before)
+            (c.digest, c.name, c.stage, c.stage_version, c.parameters, c.cut, c.made_of, c.may_pass_before)
             for c in (self, other)
         )
         return mine == theirs

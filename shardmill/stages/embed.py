@@ -76,11 +76,11 @@ class EmbedStage(Stage[StoredShard]):
 
     @override
     def parameters(self) -> dict[str, Any]:
-        return {**self.declared(), "weights": self.weights, "max_pixels": self.max_pixels}
+        return {**self.declared(), "weights": self.weights}
 
     @override
     def declared(self) -> dict[str, Any]:
-        return {**self.spec.declared(), "masks": list(self.masks)}
+        return {**self.spec.declared(), "masks": list(self.masks), "max_pixels": self.max_pixels}
 
     @override
     def resolve(self, storage: Storage) -> Self:
@@ -94,7 +94,8 @@ class EmbedStage(Stage[StoredShard]):
             CorruptionError: The shard's bytes are not those that were committed.
             StorageError: A store cannot give them.
         """
-        embedder, runtime = _loaded(self.spec, self.weights, work.storage, work.threads)
+        threads = None if self.resources.gpus else work.threads  # a device's model does not depend on them
+        embedder, runtime = _loaded(self.spec, self.weights, work.storage, threads)
         counts = Counts(shard, work)
         waiting: deque[list[_Row]] = deque()
 
@@ -142,7 +143,7 @@ class EmbedStage(Stage[StoredShard]):
 
 
 @lru_cache(maxsize=_MODELS)
-def _loaded(spec: EmbedderSpec, weights: str, storage: Storage, threads: int) -> tuple[Embedder, Runtime]:
+def _loaded(spec: EmbedderSpec, weights: str, storage: Storage, threads: int | None) -> tuple[Embedder, Runtime]:
     """The model, once a process, and anew when other weights are planned with: loading and compiling takes seconds."""
     embedder = load_embedder(spec, weights, storage)
     return embedder, build_runtime(embedder, spec, threads)

@@ -57,7 +57,7 @@ class TablesToFit:
 
     def identity(self) -> Any:
         """Nothing, once it is settled: which tables were there first must not move any map."""
-        return "settled" if self.settled else [table.commit.digest for table in self.tables]
+        return "settled" if self.settled else sorted(table.commit.digest for table in self.tables)
 
 
 @dataclass(frozen=True)

@@ -243,6 +243,9 @@ class RowStage(Stage[StoredShard]):
         counts = Counts(shard, work)
         with TableOutput(work, schema) as output:
             for (sample, rows), cells in counts.samples(lambda read: self.row(read[0]), shard):
+                unknown = cells.keys() - set(schema.names)
+                if unknown:
+                    raise ConfigurationError(f"{self.name} gives {min(unknown)!r}, which its schema has no column for")
                 columns = {"key": [sample.key], **{name: [cells.get(name)] for name in schema.names if name != "key"}}
                 output.add(columns, "row", [repr(sorted(cells.items())).encode()], [next(iter(rows.values()))])
                 counts.done()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -93,6 +93,8 @@ class Stage(ABC, Generic[InputT]):
     """Raised by hand whenever the same input and parameters give other bytes."""
     suffix: ClassVar[Suffix]
     """Of its data files."""
+    imported_from: str = ""
+    """The import path in the dataset file, of a stage of the user's own: two that are called alike are not the same."""
 
     @property
     def resources(self) -> Resources:
@@ -117,11 +119,17 @@ class Stage(ABC, Generic[InputT]):
 
     def identity(self) -> str:
         """Digest of what it does to any input."""
-        return fingerprint(stage=self.name, version=self.version, parameters=self.parameters())
+        return stage_identity(self.name, self.version, self.parameters(), self.imported_from)
 
     @abstractmethod
     def __call__(self, shard: InputT, work: Work, /) -> tuple[OutputFiles, ShardReport]:
         """Make the shard's files below `work.scratch`."""
+
+
+def stage_identity(name: str, version: int, parameters: Mapping[str, Any], imported_from: str = "") -> str:
+    """Digest of what the stage that these describe does to any input."""
+    own = {"imported_from": imported_from} if imported_from else {}
+    return fingerprint(stage=name, version=version, parameters=parameters, **own)
 
 
 def shard_fingerprint(stage: str, shard: InputShard) -> str:

@@ -43,7 +43,7 @@ class TransformStage(SampleStage):
 
     @override
     def declared(self) -> dict[str, Any]:
-        return self.spec.model_dump(mode="json")
+        return {**self.spec.model_dump(mode="json"), "max_pixels": self.max_pixels}
 
     @override
     def resolve(self, storage: Storage) -> Self:

@@ -72,6 +72,10 @@ def test_what_was_made_without_dagster_is_reported_once(spec: DatasetSpec, tmp_p
         again = tick(spec, instance, first.cursor)
         assert {event.asset_key.path[-1] for event in again.asset_events} == set(ASSETS)  # the basis stays
 
+        list(graph.run(dataset, "b", LocalEngine(1)))
+        tick(spec, instance, again.cursor)
+        assert materialized(instance) == {asset: {"a", "b"} for asset in ALL}
+
 
 def test_a_run_of_dagster_s_own_is_not_reported_again(spec: DatasetSpec) -> None:
     with dg.instance_for_test() as instance:
@@ -95,7 +99,27 @@ def test_a_partition_that_a_run_is_at_work_on_waits(spec: DatasetSpec) -> None:
         instance.add_dynamic_partitions("d", ["a"])
         job = build_defs(dataset_definitions(spec)).resolve_job_def("d_job")
         run = instance.create_run_for_job(job, tags={"dagster/partition": "a"}, status=dg.DagsterRunStatus.STARTED)
+        list(graph.run(Dataset(spec), "b", LocalEngine(1)))
         first = tick(spec, instance)
-        assert first.asset_events == []
+        assert {event.partition for event in first.asset_events} == {"b"}
         instance.delete_run(run.run_id)
-        assert len(tick(spec, instance, first.cursor).asset_events) == len(ALL)
+        second = tick(spec, instance, first.cursor)
+        assert {event.partition for event in second.asset_events} == {"a"}
+        assert len(second.asset_events) == len(ALL)
+
+
+def test_a_tick_without_time_goes_on_where_it_stopped(spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    for partition in ("a", "b"):
+        list(graph.run(Dataset(spec), partition, LocalEngine(1)))
+    ticks = iter(range(10_000))
+    monkeypatch.setattr("orchestration.committed._SLACK_SECONDS", 0.0)
+    monkeypatch.setattr("orchestration.committed._SECONDS", 6.5)
+    monkeypatch.setattr("orchestration.committed.time.monotonic", lambda: float(next(ticks)))
+    with dg.instance_for_test() as instance:
+        cursor, counts = None, []
+        while not counts or counts[-1]:
+            result = tick(spec, instance, cursor)
+            cursor = result.cursor
+            counts.append(len(result.asset_events))
+        assert materialized(instance) == {asset: {"a", "b"} for asset in ALL}
+        assert len(counts) > 2

@@ -200,6 +200,32 @@ def test_an_open_engine_goes_on_after_a_worker_that_died(stage: Any, simulate: A
     assert [use["shard"] for use in uses(tmp_path)] == ["000000"]
 
 
+def test_a_worker_that_died_between_two_runs_is_an_error_of_ours(stage: Any, simulate: Any, tmp_path: Path) -> None:
+    simulate(1)
+    lazy = LazyShardSet(stage.Record(str(tmp_path)), stage.shards(1))
+    with LocalEngine(1, refuse_to_wait) as engine:
+        lazy.write(Storage(), f"file://{tmp_path}/d/record/a", "d/record/a", engine)
+        [use] = uses(tmp_path)
+        worker = psutil.Process(use["pid"])
+        worker.kill()
+        await_true(lambda: is_dead(worker))
+        for partition in ("b", "c"):
+            try:
+                lazy.write(Storage(), f"file://{tmp_path}/d/record/{partition}", f"d/record/{partition}", engine)
+            except EngineError:
+                continue
+    assert {use["pid"] for use in uses(tmp_path)} > {worker.pid}
+
+
+def test_a_stage_on_other_devices_does_not_wait_for_its_own_engine(stage: Any, simulate: Any, tmp_path: Path) -> None:
+    simulate(1)
+    with LocalEngine(1, refuse_to_wait) as engine:
+        for gpus, partition in ((GPUSpec(), "a"), (GPUSpec(memory=1), "b")):
+            lazy = LazyShardSet(stage.Record(str(tmp_path), 0, gpus), stage.shards(1))
+            lazy.write(Storage(), f"file://{tmp_path}/d/record/{partition}", f"d/record/{partition}", engine)
+    assert len(uses(tmp_path)) == 2
+
+
 def test_more_devices_are_leased_where_a_later_run_has_more_shards(stage: Any, simulate: Any, tmp_path: Path) -> None:
     uuids = simulate(2)
     with LocalEngine(2, refuse_to_wait) as engine:

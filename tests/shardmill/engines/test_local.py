@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import psutil
@@ -15,9 +16,11 @@ from shardmill.concurrency import bounded_map
 from shardmill.devices import GPUSpec
 from shardmill.engines import LocalEngine, local
 from shardmill.errors import ConfigurationError, CorruptionError, EngineError, Rejected, ShardmillError
+from shardmill.graph import LazyShardSet
 from shardmill.progress import Progress
 from shardmill.shards.layout import Layout
 from shardmill.stages import Resources
+from shardmill.storage import Storage
 from tests.small import plan
 
 DIES = """
@@ -78,6 +81,63 @@ def test_as_many_processes_share_the_work_as_cores_memory_and_devices_allow(
 ) -> None:
     monkeypatch.setattr(local, "available_bytes", lambda: 10 << 30)
     assert local._processes(resources, workers, shards) == processes
+
+
+HUNGRY = """
+    import os, pathlib, time
+    from dataclasses import dataclass
+    from shardmill.shards.index import IndexWriter
+    from shardmill.shards.report import ShardReport
+    from shardmill.stages import OutputFiles, Resources, Stage
+
+    @dataclass(frozen=True)
+    class Number:
+        id: str
+        start = ""
+        samples = size = 1
+
+        def identity(self):
+            return self.id
+
+    @dataclass(frozen=True)
+    class Hungry(Stage):
+        folder: str
+        memory: int
+        name = "hungry"
+        suffix = "tar"
+
+        @property
+        def resources(self):
+            return Resources(threads=1, memory=self.memory)
+
+        def parameters(self):
+            return {"memory": self.memory}
+
+        def __call__(self, shard, work):
+            mark = pathlib.Path(self.folder, str(os.getpid()))
+            mark.touch()
+            time.sleep(0.2)
+            together = len(list(mark.parent.iterdir()))
+            mark.unlink()
+            counts = {"samples_in": 1, "kept": 0, "filtered": 1, "samples": 0}
+            return OutputFiles(None, IndexWriter()), ShardReport(**counts, summary={"together": together})
+"""
+
+
+def test_a_stage_that_needs_more_memory_gets_fewer_processes_of_an_open_engine(
+    tmp_path: Path, write_module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module(write_module(HUNGRY))
+    (tmp_path / "at work").mkdir()
+    monkeypatch.setattr(local, "available_bytes", lambda: 10)
+    together = []
+    with LocalEngine(4) as engine:
+        for memory, partition in ((1, "a"), (5, "b")):
+            shards = [module.Number(f"{number:06x}") for number in range(12)]
+            lazy = LazyShardSet(module.Hungry(str(tmp_path / "at work"), memory), shards)
+            made = lazy.write(Storage(), f"file://{tmp_path}/d/hungry/{partition}", f"d/hungry/{partition}", engine)
+            together.append(max(int(entry.summary["together"]) for entry in made.commit.shards))
+    assert together[1] <= 2
 
 
 def transform(dataset, shards, workers: int, progress=lambda _: None):

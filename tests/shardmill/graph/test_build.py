@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from shardmill import graph
@@ -11,9 +12,28 @@ from shardmill.dataset import DatasetSpec
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError
 from shardmill.graph import build_graph
+from shardmill.samples import EncodedSample
+from shardmill.stages import RowStage
 
 CROPS = {"operations": [{"operation": "CenterCrop", "arguments": {"size": 48}}], "masks": ["mask.png"]}
 VIEWS = {"operations": [{"operation": "RandomHorizontalFlip"}]}
+
+
+class Plain(RowStage):
+    """Rows without columns."""
+
+    name = "plain"
+
+    def schema(self) -> pa.Schema:
+        return pa.schema([])
+
+    def row(self, sample: EncodedSample) -> dict[str, Any]:
+        del sample
+        return {}
+
+
+class AlsoPlain(Plain):
+    """Another stage of the same name."""
 
 
 def spec(**fields: Any) -> DatasetSpec:
@@ -92,10 +112,12 @@ def test_an_embedder_knows_the_masks_of_the_shards_that_it_is_of() -> None:
         ),
         ({"stages": {"raw_images": {"stage": "shardmill.stages.pack:PackStage"}}}, "two assets called raw_images"),
         ({"stages": {"own": {"stage": "nowhere.to:Find"}}}, "d: stages.own: cannot import nowhere.to:Find"),
-        ({"stages": {"own": {"stage": "pathlib:Path"}}}, "pathlib:Path is no subclass of shardmill.stages.Stage"),
+        ({"stages": {"own": {"stage": "pathlib:Path"}}}, "pathlib:Path is no subclass of shardmill.Stage"),
+        ({"stages": {"own": {"stage": "shardmill.stages:Stage"}}}, "Stage has no class attribute `name`"),
+        ({"stages": {"own": {"stage": f"{__name__}:Plain", "of": "raw_images"}}}, "`of` raw_images, which is a table"),
         (
             {"stages": {"own": {"stage": "shardmill.stages.pack:PackStage", "arguments": {"speed": 3}}}},
-            "does not take these arguments: .*speed",
+            "cannot be made of these arguments: .*speed",
         ),
     ],
 )
@@ -155,3 +177,54 @@ def test_an_embedder_that_comes_later_packs_no_shard_anew_that_has_an_image_of_e
     assert made["webdataset_shards"].made == 1
     assert made["webdataset_shards"].commit.rejects_by_reason == {"no image": 1}
     assert made["embeddings"].commit.total_samples == 30
+
+
+def test_another_class_of_the_same_name_is_another_stage(tmp_path: Path, images: Any, make_dataset: Any) -> None:
+    images(tmp_path / "raw", 3)
+    fields = {"embedder": None, "transform": None}
+    one, other = (
+        make_dataset(tmp_path / "raw", tmp_path / "root", stages={"own": {"stage": f"{__name__}:{name}"}}, **fields)
+        for name in ("Plain", "AlsoPlain")
+    )
+    list(graph.run(one, "p", LocalEngine(1)))
+    assert not graph.is_stale(one, "p")
+    [(asset, why)] = list(graph.why_stale(other, "p"))
+    assert asset == "own"
+    assert why.startswith("stage was ")
+    assert dict(graph.run(other, "p", LocalEngine(1)))["own"].made == 1
+
+
+def draw(sample: Any) -> Any:
+    """A custom transform that makes an image of a text."""
+    import torch
+
+    from shardmill import import_torchvision
+
+    image = import_torchvision().tv_tensors.Image(torch.full((3, 40, 40), 90, dtype=torch.uint8))
+    return sample.replace({**sample.components, "png": image})
+
+
+def test_what_a_callable_draws_needs_no_image_before(tmp_path: Path, make_dataset: Any) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/a.txt").write_text("a text")
+    operations = [{"operation": f"{__name__}:draw"}, {"operation": "Resize", "arguments": {"size": 32}}]
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "root", transform={"operations": operations})
+    assert not dataset.spec.reads_images
+    made = dict(graph.run(dataset, "p", LocalEngine(1)))
+    assert made["embeddings"].commit.total_samples == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "needed"),
+    [
+        ({}, False),
+        ({"embedder": {}}, True),
+        ({"transform": CROPS}, True),
+        ({"transform": {"operations": []}, "embedder": {}}, True),
+        ({"transform": {"operations": [{"operation": "a:b"}]}}, False),
+        ({"transform": {"operations": [{"operation": "a:b"}]}, "embedder": {}}, False),
+        ({"transform": {"operations": [{"operation": "a:b"}]}, "embedder": {"of": "webdataset_shards"}}, True),
+    ],
+)
+def test_images_are_needed_where_something_reads_those_that_were_packed(fields: dict[str, Any], needed: bool) -> None:
+    assert spec(**fields).reads_images == needed

@@ -142,7 +142,7 @@ def test_the_digest_is_that_of_data_and_lineage(field: str, same: bool) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        *({"parameters": {}}, {"stage_version": 2}, {"cut": {"x": 1}}),
+        *({"parameters": {}}, {"stage": "other"}, {"stage_version": 2}, {"cut": {"x": 1}}),
         *({"made_of": {"raw_images": "x"}}, {"may_pass_before": 1}),
     ],
 )
