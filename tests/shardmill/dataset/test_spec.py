@@ -51,7 +51,7 @@ def test_a_component_s_defs_yaml_is_the_same_dataset(yaml_file: WriteYaml) -> No
 
 
 def test_the_demo_s_defs_yaml_is_a_dataset() -> None:
-    project = Path(__file__).parents[2]
+    project = Path(__file__).parents[3]
     spec = load_dataset(project / "orchestration" / "defs" / "demo" / "defs.yaml").spec
     assert spec.root == f"{project}/data/assets"
 
