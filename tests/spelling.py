@@ -17,6 +17,7 @@ from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.ustar import TarWriter
 from shardmill.stages.stage import OutputFiles, Stage, Work
 from shardmill.storage import Storage
+from tests.servers.memory import MemoryStorage
 
 NAME = "d/webdataset_shards/p"
 
@@ -93,8 +94,11 @@ def letters_of(shards: ShardSet) -> str:
 
 
 @dataclass(frozen=True)
-class Hooked(Storage):
-    """A local folder without locks; `hooks[verb]` is called once, before (or after) the verb on a matching URI."""
+class Hooked(MemoryStorage):
+    """A bucket in memory, or a local folder, without locks.
+
+    `hooks[verb]` is called once, before (or after) the verb on a matching URI.
+    """
 
     hooks: dict[str, tuple[str, Callable[[], object]]] = field(default_factory=dict, compare=False)
 
@@ -139,7 +143,7 @@ class Killed(BaseException):
 
 
 @dataclass(frozen=True)
-class Mortal(Storage):
+class Mortal(MemoryStorage):
     """Dies at its request number `left`, before or after it is carried out; locks are let go of, as by the kernel.
 
     With `fails`, that request and those after it for a while fail instead.

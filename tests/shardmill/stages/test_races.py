@@ -1,13 +1,14 @@
 """Runs of one partition at once: one whole partition is left, whoever comes when, and nobody fails for nothing.
 
-The orders that matter are forced, on a local folder that pretends to have no locks; then left to chance on real stores,
-with runs that make other bytes of the same, and that are killed between any two requests.
+The orders that matter are forced, on a bucket in memory and on a local folder that pretends to have no locks; then left
+to chance on real stores, with runs that make other bytes of the same, and that are killed between any two requests.
 """
 
 import io
 import random
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,9 +30,16 @@ from tests.spelling import NAME, Hooked, Killed, Mortal, letters_of, spell, writ
 PLAIN = Hooked()
 
 
+def root_of(tmp_path: Path, locks: bool) -> str:
+    """Of a store with locks, a local disk; else of a bucket in memory."""
+    return f"file://{tmp_path}" if locks else f"memory://{uuid.uuid4().hex}"
+
+
 @pytest.fixture
-def folder(folder: str) -> str:
-    return f"{folder}/{NAME}"
+def folder(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """On a local disk where the test is one of locks."""
+    of_locks = "locks" in getattr(getattr(request.node, "callspec", None), "params", {})
+    return f"{root_of(tmp_path, of_locks)}/{NAME}"
 
 
 def assert_whole(storage: Storage, folder: str, *possible: str, orphans: bool = False) -> ShardSet:
@@ -187,7 +195,7 @@ def test_killed_between_any_two_requests_the_state_is_the_one_before_or_the_new_
     tmp_path: Path, locks: bool, after: bool, before: str, then: str
 ) -> None:
     for number in range(1, 100):
-        folder = f"file://{tmp_path}/{number}/{NAME}"
+        folder = f"{root_of(tmp_path, locks)}/{number}/{NAME}"
         storage = Mortal(left=[number], locks=locks, after=after)
         plain = Mortal(locks=locks)
         if before:
@@ -215,7 +223,7 @@ def test_a_run_that_fails_at_any_request_changes_nothing_among_the_data(
 ) -> None:
     """A full disk, a store that is away: the run fails, and globs see what they saw, or the whole of the new."""
     for number in range(1, 100):
-        folder = f"file://{tmp_path}/{number}/{NAME}"
+        folder = f"{root_of(tmp_path, locks)}/{number}/{NAME}"
         storage, plain = Mortal(left=[number], locks=locks, fails=1), Mortal(locks=locks)
         old = {info.uri for info in plain.list(write(plain, folder, spell(before)).folder)} if before else set()
         failures: list[ShardmillError] = []
