@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import shardmill
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -17,3 +19,14 @@ def test_every_test_that_the_documentation_names_is_there() -> None:
         for name in re.findall(r"^ *def (test_\w+)\(", file.read_text(), re.MULTILINE)
     }
     assert named - there == set()
+
+
+def test_the_docs_use_the_public_surface_alone(repository: Path) -> None:
+    pages = [repository / "README.md", *(repository / "docs").glob("*.md")]
+    blocks = [code for page in pages for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
+    imported = [line for code in blocks for line in re.findall(r"^(?:from|import) shardmill.*$", code, re.MULTILINE)]
+    assert imported
+    for line in imported:
+        found = re.fullmatch(r"from shardmill import ([\w, ]+)", line)
+        assert found, line
+        assert set(found[1].split(", ")) <= set(shardmill.__all__), line
