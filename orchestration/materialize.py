@@ -15,7 +15,7 @@ import dagster as dg
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from assets.common import partitions_of
 from orchestration.component import dataset_definitions
@@ -109,9 +109,8 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
 def _table(dataset: Dataset, runs: Mapping[str, _Run]) -> Table:
     """A row a partition: samples of each asset, what was rejected anywhere, and how fast this run was."""
     assets = [asset for asset in build_graph(dataset.spec) if asset.scope == "partition"]
-    table = Table(
-        "partition", *(asset.name.replace("_", " ") for asset in assets), "bytes", "rejects by reason", "samples/s"
-    )
+    names = (asset.name.replace("_", " ") for asset in assets)
+    table = Table("partition", *names, "bytes", Column("rejects by reason", no_wrap=True), "samples/s")
     for partition in dataset.known_partitions():
         found = [dataset.stored(asset.name, partition) for asset in assets]
         stored = [shards.commit for shards in found if shards is not None]

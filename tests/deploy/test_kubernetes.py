@@ -158,7 +158,14 @@ def test_a_step_that_needs_gpus_has_the_launcher_s_settings_and_those_of_its_dat
 ) -> None:
     project = new_project()
     gpu = {"count": 2, "memory": 16, "accelerator": "nvidia-l4"}
-    dataset = {"name": "tiny", "source": {"uri": "/raw"}, "partitions": ["all"], "root": "/out", "gpu": gpu}
+    dataset = {
+        "name": "tiny",
+        "source": {"uri": "/raw"},
+        "partitions": ["all"],
+        "root": "/out",
+        "gpu": gpu,
+        "embedder": {},
+    }
     component = {"type": "orchestration.component.ImageDataset", "attributes": dataset}
     (project / "orchestration/defs/demo/defs.yaml").write_text(yaml.safe_dump(component))
     image = variables()["DAGSTER_CURRENT_IMAGE"]
@@ -181,7 +188,7 @@ def test_a_step_that_needs_gpus_has_the_launcher_s_settings_and_those_of_its_dat
                 stderr=subprocess.STDOUT,
             )
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while not api.jobs:
                 assert run.poll() is None, (project / "log").read_text()
                 assert time.monotonic() < deadline

@@ -91,7 +91,7 @@ def test_two_datasets_live_side_by_side() -> None:
     datasets = [dataset_definitions(component(name=name).spec) for name in ("one", "two")]
     defs = build_defs(dg.Definitions.merge(*datasets))
     assert {spec.key.path[0] for spec in defs.resolve_all_asset_specs()} == {"one", "two", "health"}
-    assert len(list(defs.resolve_all_asset_specs())) == 12
+    assert len(list(defs.resolve_all_asset_specs())) == 6
     assert {job.name for job in defs.resolve_all_job_defs()} >= {"one_job", "two_job"}
 
 
@@ -122,18 +122,19 @@ for spec in build_defs().resolve_all_asset_specs():
     done = run_in(project, "python", "-W", "ignore", "-c", code)
     assets = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("asset ")]
     names = [name.partition("/")[0] for name, _ in assets]
-    assert {name: names.count(name) for name in names} == {"demo": 5, "copied": 5, "my_pets": 5}
+    assert {name: names.count(name) for name in names} == {"demo": 6, "copied": 6, "my_pets": 6}
     assert {root for name, root in assets if name.startswith("demo/")} == {f"{project}/data/assets"}
 
 
 def test_what_keeps_a_dataset_up_to_date_is_there_if_it_is_declared_and_on() -> None:
     plain = dataset_definitions(component().spec)
-    assert [*(plain.sensors or ()), *(plain.schedules or ())] == []
-    kept = dataset_definitions(
-        component(sensor={}, backfill={"cron": "0 3 * * *"}, automation=True, fresh_hours=24, partitions_per_run=7).spec
-    )
+    assert [each.name for each in (*(plain.sensors or ()), *(plain.schedules or ()))] == ["tiny_committed"]
+    declared = {"sensor": {}, "backfill": {"cron": "0 3 * * *"}, "automation": True, "fresh_hours": 24, "embedder": {}}
+    kept = dataset_definitions(component(**declared, partitions_per_run=7).spec)
     sensors = {sensor.name: sensor.default_status for sensor in kept.sensors or ()}
-    assert sensors == dict.fromkeys(["tiny_new_objects", "tiny_automation"], dg.DefaultSensorStatus.RUNNING)
+    assert sensors == dict.fromkeys(
+        ["tiny_committed", "tiny_new_objects", "tiny_automation"], dg.DefaultSensorStatus.RUNNING
+    )
     schedules = {schedule.name: schedule.default_status for schedule in kept.schedules or ()}
     assert schedules == dict.fromkeys(["tiny_backfill", "tiny_health"], dg.DefaultScheduleStatus.RUNNING)
     assets = [asset for asset in kept.assets or () if isinstance(asset, dg.AssetsDefinition)]

@@ -78,14 +78,15 @@ def assert_stored(made: Made, root: Place, orphans: bool = False) -> None:
     """Everything verifies, webdataset reads the tars, and nothing else stands there; `orphans` may wait beside it."""
     data: set[str] = set()
     side: set[str] = set()
-    for asset, shards in made.items():
+    for shards in made.values():
         assert list(verify(shards)) == []
         if shards.commit.suffix == "tar":
             assert read_with_webdataset(shards)[0] == shards.commit.total_samples
-        data |= {f"d/{asset}/p/{entry.data}" for entry in shards.commit.shardlist}
-        names = {name for name in shards.commit.files if not is_data_name(name)} | {"index.json", "rejects.parquet"}
-        side |= {f"d/_shardmill/{asset}/p/{name}" for name in names}
-    found = {name for name in root.contents() if "/basis/" not in name and "shardmill-" not in name}
+        name = shards.layout.name
+        data |= {f"d/{name}/{entry.data}" for entry in shards.commit.shardlist}
+        names = {file for file in shards.commit.files if not is_data_name(file)} | {"index.json", "rejects.parquet"}
+        side |= {f"d/_shardmill/{name}/{file}" for file in names}
+    found = {name for name in root.contents() if "shardmill-" not in name}
     assert {name for name in found if "/_shardmill/" not in name} == data
     if not orphans:
         assert {name for name in found if "/_shardmill/" in name} == side
