@@ -1,5 +1,6 @@
 """Checks fail when they should, and say why."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,13 @@ def test_a_vector_that_is_zero_or_not_a_number_is_not_sound(stored: Any, value: 
     bad = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=column.type)
     file.unlink()
     pq.write_table(table.set_column(table.schema.get_field_index("embedding"), "embedding", bad), file)
-    assert not stored.check("embeddings", "sound", "a").passed
+    tamper_entry(
+        stored, "embeddings", sha256=hashlib.sha256(file.read_bytes()).hexdigest(), filesize=file.stat().st_size
+    )
+    evaluation = stored.check("embeddings", "sound", "a")
+    assert not evaluation.passed
+    assert evaluation.metadata["rows"].value == 4  # it could be read
+    assert evaluation.metadata["all finite"].value == (value == 0)
 
 
 def test_vectors_that_were_to_be_normalized_and_are_not_are_not_sound(stored: Any) -> None:
