@@ -1,5 +1,6 @@
 """Checks fail when they should, and say why."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from assets import checks
+from shardmill.dataset import Dataset
+from shardmill.errors import SupersededError
+from shardmill.graph import build_graph
 from shardmill.shards.commit import parse_commit
 
 TARS = ["webdataset_shards", "transformed_shards"]
@@ -42,6 +47,14 @@ def tamper(tiny: Any, asset: str, **changes: int) -> None:
     file.write_bytes(commit.model_copy(update=changes).to_json())
 
 
+def tamper_entry(tiny: Any, asset: str, **changes: Any) -> None:
+    """Change fields of the one shard in the partition's commit."""
+    file = tiny.commit(asset, "a")
+    commit = parse_commit(file.read_bytes(), str(file))
+    [entry] = commit.shardlist
+    file.write_bytes(commit.model_copy(update={"shardlist": [entry.model_copy(update=changes)]}).to_json())
+
+
 def reason(evaluation: Any) -> str:
     return str(evaluation.metadata["reason"].value)
 
@@ -72,6 +85,39 @@ def test_a_shard_with_fewer_samples_than_committed_is_not_readable(stored: Any) 
     assert evaluation.metadata["samples read"].value == 4
 
 
+def test_only_what_was_found_sound_is_remembered_as_read(stored: Any) -> None:
+    remembered = stored.commit("webdataset_shards", "a").with_name("scrubbed.json")
+    remembered.unlink()
+    tamper(stored, "webdataset_shards", total_samples=5)
+    assert not stored.check("webdataset_shards", "readable", "a").passed
+    assert not remembered.exists()
+
+
+def test_a_shard_that_lost_a_sample_is_named(stored: Any) -> None:
+    tamper_entry(stored, "transformed_shards", filtered=1)
+    evaluation = stored.check("transformed_shards", "nothing_lost", "a")
+    assert not evaluation.passed
+    assert evaluation.metadata["shards that lost samples"].value == "000000"
+
+
+def test_vectors_of_another_size_than_was_committed_are_not_sound(stored: Any) -> None:
+    tamper_entry(stored, "embeddings", summary={"dimensions": "7"})
+    assert not stored.check("embeddings", "sound", "a").passed
+
+
+def test_where_another_run_commits_meanwhile_the_verdict_is_on_what_stands_then(stored: Any) -> None:
+    overtaken = [SupersededError("gone"), SupersededError("gone")]
+
+    def verdict(*_: object) -> tuple[bool, dict[str, Any]]:
+        if overtaken:
+            raise overtaken.pop()
+        return True, {}
+
+    spec = stored.spec()
+    found = checks._verdict(verdict, Dataset(spec), build_graph(spec)["webdataset_shards"], "a")
+    assert found == (True, {})
+
+
 def test_a_missing_part_of_the_table_is_not_sound(stored: Any) -> None:
     file = data_file(stored, "embeddings")
     file.unlink()
@@ -87,7 +133,7 @@ def test_a_table_with_fewer_rows_than_committed_is_not_sound(stored: Any) -> Non
     assert evaluation.metadata["rows"].value == 4
 
 
-@pytest.mark.parametrize("value", [0.0, float("nan")])
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 def test_a_vector_that_is_zero_or_not_a_number_is_not_sound(stored: Any, value: float) -> None:
     import numpy as np
     import pyarrow as pa
@@ -101,7 +147,13 @@ def test_a_vector_that_is_zero_or_not_a_number_is_not_sound(stored: Any, value: 
     bad = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=column.type)
     file.unlink()
     pq.write_table(table.set_column(table.schema.get_field_index("embedding"), "embedding", bad), file)
-    assert not stored.check("embeddings", "sound", "a").passed
+    tamper_entry(
+        stored, "embeddings", sha256=hashlib.sha256(file.read_bytes()).hexdigest(), filesize=file.stat().st_size
+    )
+    evaluation = stored.check("embeddings", "sound", "a")
+    assert not evaluation.passed
+    assert evaluation.metadata["rows"].value == 4  # it could be read
+    assert evaluation.metadata["all finite"].value == (value == 0)
 
 
 def test_vectors_that_were_to_be_normalized_and_are_not_are_not_sound(stored: Any) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import dagster as dg
+import pytest
 
 
 def health(tiny: Any, **changes: Any) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def records(value: Any) -> list[dict[str, Any]]:
     return [dict(record.data) for record in value.records]
 
 
-def test_why_something_is_stale_stands_in_the_ui(tiny: Any) -> None:
+def test_why_something_is_stale_stands_in_the_ui(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tiny.materialize(("a", "b"), checks=False).success
     found = health(tiny)
     assert found["passed"]
@@ -32,6 +33,12 @@ def test_why_something_is_stale_stands_in_the_ui(tiny: Any) -> None:
     assert reasons["embeddings"] == "normalize was false, and is true"
     assert reasons["embedding_map"] == "embedding_basis is not up to date"
     assert "transformed_shards" not in reasons
+    assert "not looked at for want of time" not in found
+
+    monkeypatch.setattr("assets.health._LISTED", 1)
+    found = health(tiny, embedder={"normalize": True})
+    assert {row["partition"] for row in records(found["stale partitions"])} == {"b"}
+    assert found["not looked at for want of time"].value == 1
 
 
 def test_what_failed_is_listed_with_its_reason(tiny: Any) -> None:

@@ -91,9 +91,25 @@ def test_a_run_of_dagster_s_own_is_not_reported_again(spec: DatasetSpec) -> None
     with dg.instance_for_test() as other:
         events = tick(spec, other).asset_events
         assert {event.asset_key.path[-1]: event.tags["dagster/data_version"] for event in events} == versions
+    changed = DatasetSpec.model_validate({**spec.model_dump(exclude_unset=True), "class_names": ["a"]})
+    with dg.instance_for_test() as third:
+        events = tick(changed, third).asset_events
+        stale = {event.asset_key.path[-1] for event in events if "dagster/code_version" not in event.tags}
+        assert stale == {"embedding_map"}  # it was not made by this code
 
 
-def test_a_partition_that_a_run_is_at_work_on_waits(spec: DatasetSpec) -> None:
+def test_a_damaged_commit_is_not_reported_and_stops_no_other(spec: DatasetSpec, tmp_path: Path) -> None:
+    plain = DatasetSpec.model_validate({**spec.model_dump(exclude_unset=True), "embedder": None, "transform": None})
+    for partition in ("a", "b"):
+        list(graph.run(Dataset(plain), partition, LocalEngine(1)))
+    (tmp_path / "root/d/_shardmill/webdataset_shards/a/index.json").write_text("{}")
+    with dg.instance_for_test() as instance:
+        events = tick(plain, instance).asset_events
+        assert [event.partition for event in events] == ["b", "b"]
+
+
+def test_a_partition_that_a_run_is_at_work_on_waits(spec: DatasetSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestration.committed._SLACK_SECONDS", 0.0)
     list(graph.run(Dataset(spec), "a", LocalEngine(1)))
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions("d", ["a"])

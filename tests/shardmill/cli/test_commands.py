@@ -4,9 +4,12 @@ import hashlib
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+
+from shardmill.cli.showing import _cells
 
 Run = subprocess.CompletedProcess[str]
 
@@ -76,6 +79,9 @@ def test_partitions_lists_states_a_line_each(base: Path, after_run: Run, call_co
     assert found[2][6] == "1"
     assert all(row[0] == "b" and row[2] == "missing" for row in found[7:])
     assert len(found) == 12
+    records = map(json.loads, call_command("partitions", base / "d.yaml", "a", "--json").stdout.splitlines())
+    size = sum(file.stat().st_size for file in (base / "root/d/embeddings/a").iterdir())
+    assert [row["bytes"] for row in records if row["asset"] == "embeddings"] == [size]
 
 
 def test_a_touched_file_makes_its_partition_stale(base: Path, after_run: Run, call_command) -> None:
@@ -149,6 +155,65 @@ def test_verify_says_ok_or_names_what_is_wrong(base: Path, after_run: Run, call_
     done = call_command("verify", base / "d.yaml", "b")
     assert done.returncode == 1
     assert "nothing is committed" in done.stdout
+    assert call_command("verify", base / "d.yaml").stdout.count("embedding_basis") == 1  # all partitions have one
+
+
+def test_verify_names_what_webdataset_does_not_read(
+    base: Path, after_run: Run, call_command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardmill.shards.verify.read_with_webdataset", lambda _: (19, 0))
+    done = call_command("verify", base / "d.yaml", "a")
+    assert done.returncode == 1
+    assert done.stdout.count("webdataset reads 19 samples, index.json says 20") == 2
+
+
+def test_gc_spares_what_is_younger_than_the_grace_and_partitions_that_are_not_named(
+    call_command, tmp_path: Path, write_dataset
+) -> None:
+    file = write_dataset(tmp_path / "d.yaml", tmp_path / "raw/{partition}", tmp_path / "root", partitions=["a", "b"])
+    orphans = [tmp_path / f"root/d/webdataset_shards/{name}/000000-{'0' * 12}-{'0' * 8}.tar" for name in ("a", "b")]
+    half_an_hour_ago = time.time() - 1800
+    for orphan in orphans:
+        orphan.parent.mkdir(parents=True)
+        orphan.write_bytes(b"rubbish")
+        os.utime(orphan, (half_an_hour_ago, half_an_hour_ago))
+    assert call_command("gc", file, "--grace-hours", "1").stdout == "0 files, 0 bytes\n"
+    assert call_command("gc", file, "a", "--grace-hours", "0.25").stdout.splitlines()[-1] == "1 files, 7 bytes"
+    assert [orphan.exists() for orphan in orphans] == [False, True]
+
+
+def test_a_plan_without_a_rate_foretells_no_time(call_command, tmp_path: Path, images, write_dataset) -> None:
+    images(tmp_path / "raw", 3)
+    file = write_dataset(tmp_path / "d.yaml", tmp_path / "raw", tmp_path / "root", embedder=None)
+    planned = call_command("plan", file).stdout
+    assert planned.splitlines()[-1] == "3 shards to make"
+    assert [row[6] for row in rows(planned) if len(row) == 8] == ["time", *["unknown"] * 3]
+
+
+def test_a_partition_whose_state_cannot_be_told_fails_the_command_and_hides_no_other(
+    call_command, tmp_path: Path, images, write_dataset
+) -> None:
+    images(tmp_path / "raw/b", 3)
+    fields = {"partitions": ["a", "b"], "embedder": None}
+    file = write_dataset(tmp_path / "d.yaml", tmp_path / "raw/{partition}", tmp_path / "root", **fields)
+    for verb in ("plan", "partitions"):
+        done = call_command(verb, file)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: no object below")
+        assert [row[0] for row in rows(done.stdout)][:4] == ["partition", "b", "b", "b"]
+
+
+def test_what_the_dataset_has_once_is_planned_if_any_partition_needs_it(
+    call_command, tmp_path: Path, images, write_dataset, embedder_of_tests
+) -> None:
+    (tmp_path / "raw/2026-01-01").mkdir(parents=True)
+    images(tmp_path / "raw/2026-01-02", 3)
+    days = {"by": "time", "every": "day", "start": "2026-01-01"}
+    fields = {"partitions": days, "embedder": embedder_of_tests}
+    file = write_dataset(tmp_path / "d.yaml", tmp_path / "raw/%Y-%m-%d", tmp_path / "root", **fields)
+    done = call_command("plan", file, "2026-01-01", "2026-01-02", "--json")
+    [basis] = [row for row in map(json.loads, done.stdout.splitlines()) if row["asset"] == "embedding_basis"]
+    assert basis["to_make"] == 1
 
 
 def test_show_prints_a_sample_and_where_it_comes_from(base: Path, after_run: Run, call_command, tmp_path: Path) -> None:
@@ -169,6 +234,27 @@ def test_show_prints_a_sample_and_where_it_comes_from(base: Path, after_run: Run
     assert (tmp_path / "saved/image_00005.jpg").stat().st_size == int(cells["jpg"][1].replace(",", ""))
 
 
+def test_show_takes_a_key_as_it_stands_in_the_source(call_command, tmp_path: Path, images, write_dataset) -> None:
+    images(tmp_path / "raw", 1)
+    (tmp_path / "raw/image_00000.jpg").rename(tmp_path / "raw/an odd name.jpg")
+    (tmp_path / "raw/image_00000.cls").unlink()
+    file = write_dataset(tmp_path / "d.yaml", tmp_path / "raw", tmp_path / "root", embedder=None)
+    assert call_command("run", file).returncode == 0
+    done = call_command("show", file, "--key", "an odd name")
+    assert done.returncode == 0, done.stderr
+    assert f"file://{tmp_path}/raw/an odd name.jpg" in done.stdout
+    (tmp_path / "raw/an odd name.jpg").unlink()
+    (tmp_path / "raw/empty.jpg").write_bytes(b"")
+    file = write_dataset(tmp_path / "d.yaml", tmp_path / "raw", tmp_path / "root", embedder=None, max_reject_ratio=1)
+    assert call_command("run", file).returncode == 0
+    assert "transformed_shards of p holds no samples" in call_command("show", file).stderr
+
+
+def test_only_a_vector_of_more_elements_than_are_shown_is_cut() -> None:
+    assert list(_cells({"v": [0.5] * 6})) == [f"6 dimensions, [{', '.join(['0.500'] * 6)}]"]
+    assert list(_cells({"v": [0.5] * 7})) == [f"7 dimensions, [{', '.join(['0.500'] * 6)}, …]"]
+
+
 def test_an_error_ends_the_process_with_one_sentence_and_status_1(base: Path, command) -> None:
     done = in_a_process(command, "run", base / "d.yaml", "nowhere")
     assert (done.returncode, done.stdout) == (1, "")
@@ -182,6 +268,10 @@ def test_an_error_ends_the_process_with_one_sentence_and_status_1(base: Path, co
         (["run", "nowhere.yaml"], "cannot read the dataset file nowhere.yaml"),
         (["show", "{file}", "b"], "is not there yet: run `shardmill run"),
         (["show", "{file}", "a", "-k", "nobody"], "has no sample 'nobody'"),
+        (
+            ["show", "{file}", "a", "--asset", "embeddings"],
+            "embeddings holds no samples; webdataset_shards, transformed_shards do",
+        ),
         (["run", "{file}", "nowhere"], "nowhere"),
         (["verify", "{file}", "nowhere"], "there is no partition 'nowhere'; there are a, b"),
         (["show", "{file}", "nowhere"], "there is no partition 'nowhere'; there are a, b"),

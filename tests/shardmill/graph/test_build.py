@@ -10,7 +10,7 @@ import pytest
 from shardmill import graph
 from shardmill.dataset import DatasetSpec
 from shardmill.engines import LocalEngine
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ConfigurationError, EngineError
 from shardmill.graph import build_graph
 from shardmill.samples import EncodedSample
 from shardmill.stages import RowStage
@@ -34,6 +34,19 @@ class Plain(RowStage):
 
 class AlsoPlain(Plain):
     """Another stage of the same name."""
+
+
+class Renamed(Plain):
+    """The same by another name."""
+
+    name = "renamed"
+
+
+class Talkative(Plain):
+    """Says more than it has columns for."""
+
+    def row(self, sample: EncodedSample) -> dict[str, Any]:
+        return {"length": len(sample.key)}
 
 
 def spec(**fields: Any) -> DatasetSpec:
@@ -133,6 +146,17 @@ def test_what_cannot_be_is_refused_in_plain_words(fields: dict[str, Any], messag
         ({"embedder": {}, "embedders": {"a": {}}}, "give either `embedder`, or several by name"),
         ({"embedders": {"a-b": {}}}, "should match pattern"),
         ({"gpu": True}, "there is no embedder"),
+        ({"source": {"table": "/{partition}.csv"}, "partitions": {"by": "prefix"}}, "a table has declared partitions"),
+        ({"source": {"table": "/t.csv"}, "sensor": {}}, "a table has declared partitions and no sensor"),
+        ({"source": {"uri": "/raw", "marker": "_DONE"}, "partitions": {"by": "batch"}}, "a batch is when it is sealed"),
+        (
+            {
+                "source": {"uri": "/raw", "components": {"jpg": "a/{key}.jpg", "cls": "b/{key}.cls"}},
+                "partitions": {"by": "batch"},
+            },
+            "would be torn apart by batches",
+        ),
+        ({"embedder": {"model": "efficientnet-lite9"}}, "efficientnet-lite9"),
     ],
 )
 def test_what_a_file_cannot_say(fields: dict[str, Any], message: str) -> None:
@@ -192,6 +216,18 @@ def test_another_class_of_the_same_name_is_another_stage(tmp_path: Path, images:
     assert asset == "own"
     assert why.startswith("stage was ")
     assert dict(graph.run(other, "p", LocalEngine(1)))["own"].made == 1
+    renamed = make_dataset(
+        tmp_path / "raw", tmp_path / "root", stages={"own": {"stage": f"{__name__}:Renamed"}}, **fields
+    )
+    assert ("own", "it was made by plain, and is made by renamed now") in list(graph.why_stale(renamed, "p"))
+
+
+def test_a_cell_without_a_column_is_a_mistake_that_names_it(tmp_path: Path, images: Any, make_dataset: Any) -> None:
+    images(tmp_path / "raw", 1)
+    stages = {"own": {"stage": f"{__name__}:Talkative"}}
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "root", stages=stages, embedder=None, transform=None)
+    with pytest.raises(EngineError, match="plain gives 'length', which its schema has no column for"):
+        list(graph.run(dataset, "p", LocalEngine(1)))
 
 
 def draw(sample: Any) -> Any:

@@ -228,6 +228,46 @@ def test_a_mistake_in_the_dataset_file_is_not_taken_for_a_deletion(
     shards = dataset.stored("raw_images", "p")
     assert shards is not None
     assert shards.commit.total_samples == 2
+    shorter = make_dataset(tmp_path / "ra", tmp_path / "root")  # the folder's name begins so
+    with pytest.raises(ConfigurationError, match=r"made of objects elsewhere, such as .*/raw/"):
+        next(graph.run(shorter, "p", LocalEngine(1)))
+
+
+def test_a_batch_of_objects_elsewhere_stays_as_it_is(tmp_path: Path, images: Any, make_dataset: Any) -> None:
+    images(tmp_path / "raw", 2)
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "root", partitions={"by": "batch"})
+    batch = seal_batch(dataset.storage, dataset.home, 1, list(dataset.storage.list(f"file://{tmp_path}/raw"))).key
+    moved = make_dataset(tmp_path / "ra", tmp_path / "root", partitions={"by": "batch"})
+    with pytest.raises(ConfigurationError, match=r"was made of objects elsewhere, such as .*/raw/image_00000"):
+        next(graph.run(moved, batch, LocalEngine(1)))
+    with pytest.raises(ConfigurationError, match="there is no batch 'b1'"):
+        next(graph.run(dataset, "b1", LocalEngine(1)))
+
+
+def test_a_batch_whose_objects_were_deleted_before_it_was_made_is_a_mistake(
+    tmp_path: Path, images: Any, make_dataset: Any
+) -> None:
+    images(tmp_path / "raw", 2)
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "root", partitions={"by": "batch"})
+    batch = seal_batch(dataset.storage, dataset.home, 1, list(dataset.storage.list(f"file://{tmp_path}/raw"))).key
+    for file in (tmp_path / "raw").iterdir():
+        file.unlink()
+    with pytest.raises(ConfigurationError, match="none of the objects of batch-000001 is there any more"):
+        next(graph.run(dataset, batch, LocalEngine(1)))
+
+
+def test_partitions_of_another_declaration_are_none_of_the_dataset_s(
+    tmp_path: Path, images: Any, make_dataset: Any, run_chain: Any
+) -> None:
+    images(tmp_path / "raw/2026-01-02", 1)
+    images(tmp_path / "raw/b", 1)
+    template = tmp_path / "raw" / "{partition}"
+    for name in ("2026-01-02", "b"):
+        run_chain(make_dataset(template, tmp_path / "root", partitions={"by": "prefix"}), name, last="raw_images")
+    days = {"by": "time", "every": "day", "start": "2026-01-01"}
+    dataset = make_dataset(tmp_path / "raw/%Y-%m-%d", tmp_path / "root", partitions=days)
+    assert dataset.stored_partitions("raw_images") == ["2026-01-02"]
+    assert dataset.known_partitions() == ["2026-01-02"]
 
 
 @pytest.mark.parametrize("leaves", ["an empty folder", "nothing"])

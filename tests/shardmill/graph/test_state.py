@@ -1,5 +1,6 @@
 """What a plan says is what a run then does; and why something is stale is said."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from shardmill.dataset import Dataset
 from shardmill.engines import LocalEngine
 from shardmill.graph import AssetState
 from shardmill.progress import Progress
+from shardmill.stages.embedding_map import MapStage
 from tests.small import ASSETS, BASIS
 
 Change = Callable[[Path, dict[str, Any]], None]
@@ -216,6 +218,36 @@ def test_partitions_that_share_a_basis_are_planned_as_they_are_run(
     for day in ("2026-01-01", "2026-01-02"):
         assert {state.state for state in graph.states(dataset, day)} == {"up to date"}
         assert not graph.is_stale(dataset, day)
+    planner = graph.Planner(dataset)
+    assert planner.seconds_a_sample(planner.graph["embeddings"], None) > 0  # that of the second: the first took none
+
+
+def test_a_folder_that_is_gone_is_a_reason(folder: Path, make_dataset: Any) -> None:
+    dataset = make_dataset(folder / "raw", folder / "root", **fields(folder))
+    shutil.rmtree(folder / "root/d/webdataset_shards/p")
+    found = dict(graph.why_stale(dataset, "p"))
+    assert "raw_images" not in found
+    assert found["webdataset_shards"] == "its files are gone"
+    assert found["transformed_shards"] == "webdataset_shards is not up to date"
+
+
+def test_a_reason_quotes_the_beginning_of_a_long_value(folder: Path, make_dataset: Any) -> None:
+    names = [f"class {number}" for number in range(30)]
+    dataset = make_dataset(folder / "raw", folder / "root", class_names=names, **fields(folder))
+    [(asset, why)] = list(graph.why_stale(dataset, "p"))
+    assert asset == "embedding_map"
+    assert why == f"class_names was [], and is {json.dumps(names)[:59]}…"
+
+
+def test_a_stage_of_another_version_is_a_reason_and_both_are_named(
+    folder: Path, make_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_dataset(folder / "raw", folder / "root", **fields(folder))
+    monkeypatch.setattr(MapStage, "version", 9)
+    version = dataset.stored("embedding_map", "p").commit.stage_version
+    assert list(graph.why_stale(dataset, "p")) == [
+        ("embedding_map", f"map is at version 9, and it was made by version {version}")
+    ]
 
 
 def test_all_assets_are_covered() -> None:

@@ -11,7 +11,11 @@ from shardmill import graph
 from shardmill.dataset import Dataset
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError
+from shardmill.progress import Progress
 from shardmill.shards.layout import Layout
+from shardmill.stages import embedding_basis
+from shardmill.stages.embed import EmbedStage
+from shardmill.stages.embedding_map import MapStage
 from tests.small import plan
 
 
@@ -95,8 +99,51 @@ def test_a_basis_of_tables_that_are_not_final_is_fitted_again(two: Dataset, tmp_
     made = dict(listed)
     assert made["embedding_basis"].commit.cut != {"tables": "settled"}
     elsewhere.rename(file)
+    tried_again = "1 rejects are tried again"
+    assert ("webdataset_shards", tried_again) in list(graph.why_stale(generous, "a"))
+    [packed] = [state for state in graph.states(generous, "a") if state.asset == "webdataset_shards"]
+    assert tried_again in packed.why
     again = run_chain(generous, "a")
     assert again["embedding_basis"].commit.cut == {"tables": "settled"}
     assert again["embedding_basis"].made == 1
     run_chain(generous, "b")
     assert run_chain(generous, "a")["embedding_basis"].made == 0
+
+
+def test_a_basis_is_fitted_on_final_tables_where_there_are_some(two: Dataset, tmp_path: Path, run_chain) -> None:
+    file = tmp_path / "raw/a/image_00003.jpg"
+    generous = Dataset(two.spec.model_copy(update={"max_reject_ratio": 0.5}))
+    listed = graph.run(generous, "a", LocalEngine(1))
+    next(listed)
+    file.unlink()  # between listing and packing
+    list(listed)
+    [entry] = run_chain(generous, "b")["embedding_basis"].commit.shards
+    assert entry.summary["fitted on"] == "b"
+
+
+def test_a_basis_is_fitted_on_no_more_rows_than_it_says(
+    two: Dataset, run_chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding_basis, "_FIT_ROWS", 7)
+    seen: list[Progress] = []
+    made = dict(graph.run(two, "a", LocalEngine(1), seen.append))["embedding_basis"]
+    assert made.commit.total_samples_in == 7
+    [last] = [progress.done for progress in seen if progress.task == "basis d/embedding_basis/all"][-1:]
+    assert last == 7
+
+
+def test_no_basis_is_fitted_on_tables_of_another_version_of_the_embedder(
+    two: Dataset, run_chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = run_chain(two, "a")["embeddings"]
+    planner = graph.Planner(two)
+    stage = planner.stage(planner.graph["embeddings"])
+    assert list(embedding_basis.tables_of(stage, [table])) == [table]
+    monkeypatch.setattr(EmbedStage, "version", 99)
+    assert list(embedding_basis.tables_of(stage, [table])) == []
+
+
+def test_a_class_has_its_declared_name_and_any_other_its_own() -> None:
+    labels = ["0", "1", "2", "²", "-1", "cat", None]
+    stage = MapStage(("red", "green"))
+    assert [stage._named(label) for label in labels] == ["red", "green", *labels[2:]]

@@ -71,6 +71,9 @@ def test_one_to_many_gives_children_of_their_parents(transformed) -> None:
     commit = made["transformed_shards"].commit
     assert (commit.total_samples_in, commit.total_samples, commit.total_filtered) == (45, 90, 0)
     assert sum(entry.kept for entry in commit.shards) == 45
+    read = list(made["webdataset_shards"].samples())
+    sizes = sum(len(data) for sample in read for data in sample.components.values())
+    assert sum(entry.bytes_in for entry in commit.shards) == sizes
     assert len(table) == table["key"].nunique() == 90
     assert_lineage(table, made["transformed_shards"], lambda key: key.rpartition("~")[0])
 
