@@ -417,6 +417,7 @@ def test_failures_of_dagster_show_no_secret(
     assert searched.where([control.encode()]) != []
 
 
+@pytest.mark.slow
 def test_failures_of_the_command_and_the_library_show_no_secret(
     failing: dict[str, tuple[str, tuple[Credentials, ...]]],
     raw: Place,
@@ -458,6 +459,7 @@ def test_failures_of_the_command_and_the_library_show_no_secret(
     assert searched.where(everything) == []
 
 
+@pytest.mark.slow
 def test_a_stage_that_raises_shows_no_secret(
     place: NewPlace, tmp_path: Path, searched: Searched, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -278,6 +278,7 @@ def test_a_failed_run_shows_one_error_in_plain_words(ui: Ui, good_run: str) -> N
     ui.keep("asset-graph-afterwards")
 
 
+@pytest.mark.slow
 def test_a_backfill_of_a_range_ends_with_a_result_for_each_partition(ui: Ui, good_run: str) -> None:
     """Two partitions share a run, and one of them fails: the other is carried on with."""
     before = {run for run, _, _ in ui.runs()}

@@ -95,6 +95,7 @@ def test_two_datasets_live_side_by_side() -> None:
     assert {job.name for job in defs.resolve_all_job_defs()} >= {"one_job", "two_job"}
 
 
+@pytest.mark.slow
 def test_a_copied_folder_is_another_dataset_and_a_scaffolded_one_too(
     new_project: Callable[[], Path], run_in: Callable[..., Any]
 ) -> None:

@@ -21,7 +21,7 @@ def rows(operator: Operator, partition: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["file", "gs", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["file", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gs", "s3"))])
 def test_objects_come_change_and_go_and_the_embeddings_follow(
     kind: Kind, place: NewPlace, new_operator: NewOperator
 ) -> None:

@@ -52,6 +52,7 @@ def lines(text: str, start: str = "") -> list[str]:
     return [re.sub(r"\s+#.*", "", line) for line in found]
 
 
+@pytest.mark.slow
 def test_the_readme_s_command_lines_work_as_they_stand_there(
     readme: str, project: Path, run_in: Callable[..., Any], gcs_server: GCSServer, s3_server: S3Server, tmp_path: Path
 ) -> None:

@@ -228,15 +228,9 @@ KILL_AT = """
 """
 
 
-@pytest.mark.parametrize(
-    ("update", "when"),
-    [
-        (True, "before"),
-        pytest.param(True, "after", marks=pytest.mark.slow),
-        pytest.param(False, "before", marks=pytest.mark.slow),
-        pytest.param(False, "after", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("update", [True, False])
+@pytest.mark.parametrize("when", ["before", "after"])
 def test_a_run_killed_before_or_after_any_change_to_the_store_is_completed_by_the_next(
     tmp_path: Path, images, write_dataset, run_chain, monkeypatch: pytest.MonkeyPatch, update: bool, when: str
 ) -> None:
@@ -327,7 +321,7 @@ def long_run(tmp_path: Path, images, write_dataset, command, write_module) -> It
         process.communicate()
 
 
-@pytest.mark.parametrize("workers", [2, 8])
+@pytest.mark.parametrize("workers", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_a_run_soon_quietly_and_wholly(tmp_path: Path, long_run, run_chain, workers: int) -> None:
     start, file = long_run
     process = start(workers)
@@ -347,6 +341,7 @@ def test_ctrl_c_ends_a_run_soon_quietly_and_wholly(tmp_path: Path, long_run, run
     assert made["transformed_shards"].made < len(made["transformed_shards"].commit.shards)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_workers_start_is_quiet_too(tmp_path: Path, images, write_dataset, command) -> None:
     images(tmp_path / "raw", 160)
     file = write_dataset(tmp_path / "d.yaml", tmp_path / "raw", tmp_path / "root", **FIELDS)
