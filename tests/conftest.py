@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.projects", "tests.servers.fixtures", "tests.servers.places"]
+pytest_plugins = ["tests.projects", "tests.small_embedder", "tests.servers.fixtures", "tests.servers.places"]
 
 # The same examples in every run: what fails here fails everywhere. No database in the working tree.
 settings.register_profile(

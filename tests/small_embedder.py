@@ -1,10 +1,13 @@
 """An embedder for tests in which any vectors will do: the mean colours of sixteen fields of an image."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from shardmill.embedders import EMBEDDERS
 from shardmill.embedders.modules import resize
 from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.spec import EmbedderSpec
@@ -44,3 +47,11 @@ def load(spec: EmbedderSpec, weights: str | None, storage: Storage) -> Embedder:
 
 def weights_identity(spec: EmbedderSpec, storage: Storage) -> str:
     return SmallEmbedder.weights_digest
+
+
+@pytest.fixture(scope="session")
+def embedder_of_tests() -> Iterator[dict[str, str]]:
+    """What to declare as `embedder` in this process: its vectors cost next to nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EMBEDDERS, SMALL["model"], __name__)
+        yield SMALL

@@ -12,6 +12,7 @@ from PIL import Image
 from orchestration.component import dataset_definitions
 from orchestration.definitions import build_defs
 from shardmill.dataset import DatasetSpec
+from tests import small_embedder
 from tests.projects import one_database
 
 RESIZE = {"operations": [{"operation": "Resize", "arguments": {"size": 48}}]}
@@ -42,7 +43,7 @@ class Tiny:
             "source": {"uri": str(self.folder / "raw/{partition}")},
             "partitions": ["a", "b", "c"],
             "transform": RESIZE,
-            "embedder": {},
+            "embedder": small_embedder.SMALL,
             "min_same_class_rate": 0.5,
         }
         return DatasetSpec.model_validate(fields | changes)
@@ -92,7 +93,9 @@ class Tiny:
 
 
 @pytest.fixture(scope="session")
-def new_tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Tiny]]:
+def new_tiny(
+    tmp_path_factory: pytest.TempPathFactory, embedder_of_tests: dict[str, str]
+) -> Iterator[Callable[[], Tiny]]:
     """Makes datasets of three partitions, of 4, 5 and 6 samples, each with an instance of its own."""
     instances: list[dg.DagsterInstance] = []
 

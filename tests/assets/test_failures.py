@@ -67,7 +67,7 @@ def test_a_gpu_that_is_not_there_is_named_and_not_tried_again(tiny: Any, retryin
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    result = tiny.materialize("a", gpu=True, checks=False)
+    result = tiny.materialize("a", gpu=True, embedder={}, checks=False)
     assert "the runtime cuda is not available here: torch sees no GPU" in said(result)
     assert retries(result) == 0
 
@@ -112,7 +112,7 @@ def test_a_failed_run_leaves_the_last_commit_as_it_was(tiny: Any) -> None:
 
 
 def test_a_gpu_dataset_asks_for_one_for_its_embeddings_alone(tiny: Any) -> None:
-    defs = tiny.defs(gpu=True)
+    defs = tiny.defs(gpu=True, embedder={})
     for asset in ("raw_images", "webdataset_shards", "transformed_shards", "embeddings", "embedding_map"):
         definition = defs.resolve_assets_def(dg.AssetKey(["tiny", asset]))
         config = definition.op.tags.get("dagster-k8s/config")

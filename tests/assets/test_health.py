@@ -5,6 +5,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from tests.small_embedder import SMALL
+
 
 def health(tiny: Any, **changes: Any) -> dict[str, Any]:
     """The metadata of the check, executed by hand."""
@@ -26,7 +28,7 @@ def test_why_something_is_stale_stands_in_the_ui(tiny: Any, monkeypatch: pytest.
     assert found["passed"]
     assert "stale partitions" not in found
 
-    found = health(tiny, embedder={"normalize": True})
+    found = health(tiny, embedder={**SMALL, "normalize": True})
     stale = records(found["stale partitions"])
     assert {row["partition"] for row in stale} == {"a", "b"}
     reasons = {row["asset"]: row["why"] for row in stale}
@@ -36,7 +38,7 @@ def test_why_something_is_stale_stands_in_the_ui(tiny: Any, monkeypatch: pytest.
     assert "not looked at for want of time" not in found
 
     monkeypatch.setattr("assets.health._LISTED", 1)
-    found = health(tiny, embedder={"normalize": True})
+    found = health(tiny, embedder={**SMALL, "normalize": True})
     assert {row["partition"] for row in records(found["stale partitions"])} == {"b"}
     assert found["not looked at for want of time"].value == 1
 

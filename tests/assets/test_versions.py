@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.small import ASSETS, BASIS
+from tests.small_embedder import SMALL
 
 ALL = [*ASSETS[:-1], BASIS, ASSETS[-1]]
 RESIZED = {"operations": [{"operation": "Resize", "arguments": {"size": 44}}]}
@@ -44,13 +45,13 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         ({}, []),
         ({"description": "Others.", "owners": ["team:other"]}, []),
         ({"max_reject_ratio": 0.5, "min_same_class_rate": 0.1, "partitions": ["a"]}, []),
-        ({"embedder": {"batch_size": 7}}, []),
+        ({"embedder": {**SMALL, "batch_size": 7}}, []),
         ({"transform": SMALLER}, ["transformed_shards"]),
         ({"shards": {"max_samples": 3}}, ["webdataset_shards"]),
-        ({"embedder": {"normalize": True}}, ["embeddings"]),
+        ({"embedder": {**SMALL, "normalize": True}}, ["embeddings"]),
         ({"projection": "umap"}, ["embedding_basis"]),
         ({"class_names": ["a"]}, ["embedding_map"]),
-        ({"gpu": True}, ["embeddings"]),  # bfloat16
+        ({"gpu": True, "embedder": {**SMALL, "runtime": "auto"}}, ["embeddings"]),  # bfloat16
         ({"source": {"uri": "/elsewhere/{partition}"}}, ["raw_images"]),
     ],
 )

@@ -23,7 +23,12 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
-def new_operator(tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> NewOperator:
+def new_operator(
+    tmp_path: Path,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    embedder_of_tests: dict[str, str],
+) -> NewOperator:
     """`new_operator(place, partitions_per_run=2)`: of a dataset whose partitions are prefixes of the place."""
 
     def make(place: Place, template: str = "{partition}", **fields: Any) -> Operator:
@@ -35,7 +40,7 @@ def new_operator(tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pyte
             "shards": {"max_samples": 4},
             "sensor": {"quiet_seconds": 0},
             "transform": {"operations": []},
-            "embedder": {},
+            "embedder": embedder_of_tests,
         }
         file, secrets = credentials_file(tmp_path / "credentials.yaml", place)
         for name, secret in secrets.items():

@@ -5,7 +5,7 @@ import io
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -19,10 +19,8 @@ from typer.testing import CliRunner
 from shardmill import graph
 from shardmill.cli import app
 from shardmill.dataset import Dataset, DatasetSpec
-from shardmill.embedders import EMBEDDERS
 from shardmill.engines import LocalEngine
 from shardmill.shards.reader import ShardSet
-from tests import small_embedder
 
 CallCommand = Callable[..., subprocess.CompletedProcess[str]]
 Files = Mapping[str, tuple[str, int]]
@@ -63,14 +61,6 @@ def images() -> Images:
         return keys
 
     return make
-
-
-@pytest.fixture(scope="session")
-def embedder_of_tests() -> Iterator[dict[str, str]]:
-    """What to declare as `embedder` in this process: its vectors cost next to nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(EMBEDDERS, small_embedder.SMALL["model"], small_embedder.__name__)
-        yield small_embedder.SMALL
 
 
 @pytest.fixture(scope="session")
