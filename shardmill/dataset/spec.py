@@ -53,7 +53,7 @@ class StageSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
-    """`package.module:Class`, a `shardmill.stages.Stage` over stored shards, importable where shards are made."""
+    """`package.module:Class`, a `shardmill.Stage` over stored shards, importable where shards are made."""
     of: str | None = None
     """The asset that it is made of, shard by shard; by default `webdataset_shards`."""
     arguments: dict[str, Any] = {}
