@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from shardmill import graph
-from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.dataset import WHOLE, Dataset, DatasetSpec
 from shardmill.engines import LocalEngine
 from shardmill.errors import AccessDeniedError, EngineError
 from shardmill.shards.commit import ShardEntry
@@ -28,7 +28,7 @@ from tests.servers import GCSServer, S3Server
 from tests.servers.fixtures import StartProxy
 from tests.servers.places import BUCKETS, KINDS, Kind, NewPlace, Place, credentials_file
 from tests.shardmill.conftest import CallCommand
-from tests.small import ASSETS, states
+from tests.small import ASSETS, BASIS, states
 
 SAMPLES = 24
 FIELDS: dict[str, Any] = {
@@ -305,7 +305,8 @@ def test_a_killed_command_costs_the_shard_at_hand_and_nothing_else(
     data = {name.rpartition("/")[2]: state[0] for name, state in after.items() if "d/webdataset_shards/p/" in name}
     assert all(data[name] == waiting[name] for name in waiting.keys() & data.keys())
     assert len(waiting.keys() & data.keys()) >= len(finished)
-    stored = {asset: found for asset in ASSETS if (found := dataset.stored(asset, "p"))}
+    places = {**dict.fromkeys(ASSETS, "p"), BASIS: WHOLE}
+    stored = {asset: found for asset, at in places.items() if (found := dataset.stored(asset, at))}
     assert_stored(stored, root, orphans=True)  # what was uploaded at that moment may wait there still
 
 
