@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.common import AnyOutput, asset_key, asset_options, planned_output, upstream_of
+from assets.common import AnyOutput, asset_options, planned_output, upstream_of
 from assets.gpu import gpu_options
 from resources.storage import StorageResource
 from shardmill.dataset import Dataset, DatasetSpec
@@ -61,8 +61,3 @@ class _Plans:
                 raise one
             sets[name] = one
         return sets
-
-
-def keys_of(spec: DatasetSpec, graph: Graph) -> list[dg.AssetKey]:
-    """The keys of all assets, in the graph's order."""
-    return [asset_key(spec, asset.name) for asset in graph]

@@ -47,11 +47,6 @@ class LazyShardSet:
     """The commit, and its version, that stood before it was planned; where not given, that before it is written."""
 
     @cached_property
-    def samples(self) -> int:
-        """Samples that go in."""
-        return sum(shard.samples for shard in self.inputs)
-
-    @cached_property
     def fingerprints(self) -> list[str]:
         """A digest for each shard, in order, of all that determines its bytes."""
         stage = self.stage.identity()
