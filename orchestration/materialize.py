@@ -26,7 +26,7 @@ from shardmill.errors import ShardmillError
 from shardmill.graph import Planner, build_graph, states
 
 # A log has no width of its own; 80 columns would fold the table.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
 
 
 def main(file: Path) -> int:
