@@ -42,7 +42,7 @@ def describe_shard_set(shards: ShardSet, seconds: float | None, masks: Sequence[
         "dagster/uri": shards.folder,
         "dagster/row_count": commit.total_samples,
         **_counts(commit),
-        **({} if seconds is None else _pace(commit, shards.made, seconds)),
+        **({} if seconds is None else _pace(shards, seconds)),
         **{name.replace("_", " "): value for entry in commit.shards for name, value in entry.summary.items()},
         **_runtimes(commit),
         "digest": commit.digest,
@@ -63,9 +63,15 @@ def _counts(commit: Commit) -> dict[str, Any]:
     }
 
 
-def _pace(commit: Commit, made: int, seconds: float) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"shards made": made, "seconds": round(seconds, 2)}
-    if made == len(commit.shards) > 0:  # else the rate would count samples that stood already
+def _pace(shards: ShardSet, seconds: float) -> dict[str, Any]:
+    commit = shards.commit
+    metadata: dict[str, Any] = {
+        "shards made": shards.made,
+        "samples computed": shards.computed,
+        "samples copied": shards.reused,
+        "seconds": round(seconds, 2),
+    }
+    if shards.made == len(commit.shards) > 0 and not shards.reused:  # else the rate would count what was not computed
         metadata["samples per second"] = round(commit.total_samples / max(seconds, 1e-9), 1)
     return metadata
 

@@ -128,7 +128,10 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
                 lazy = anew
                 context.log.info(f"{error}. Trying again")
         total = len(result.commit.shards)
-        context.log.info(f"{name}: {result.made} of {total} shards made, {total - result.made} stood already")
+        context.log.info(
+            f"{name}: {result.made} of {total} shards made, {total - result.made} stood already; "
+            f"{result.computed:,} samples computed, {result.reused:,} copied"
+        )
         return result
 
     def _describe(

@@ -19,22 +19,37 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def bounded_map(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+def bounded_map(
+    function: Callable[[T], R], items: Iterable[T], threads: int, is_quick: Callable[[T], bool] | None = None
+) -> Iterator[R]:
     """`map` over threads: results in the order of `items`, at most `2 * threads` of them read ahead.
 
-    The first exception ends it. Closing the iterator waits for the calls under way and starts no other.
+    The first exception ends it. Closing the iterator waits for the calls under way and starts no other. Items that are
+    quick to do are done in the calling thread: another one would cost more than they do.
     """
     executor = ThreadPoolExecutor(threads, thread_name_prefix="shardmill")
     pending: deque[Future[R]] = deque()
     try:
         for item in items:
-            pending.append(executor.submit(function, item))
+            if is_quick is not None and is_quick(item):
+                if not pending:
+                    yield function(item)
+                    continue
+                pending.append(_done(function, item))
+            else:
+                pending.append(executor.submit(function, item))
             if len(pending) >= 2 * threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _done(function: Callable[[T], R], item: T) -> Future[R]:
+    future: Future[R] = Future()
+    future.set_result(function(item))
+    return future
 
 
 def usable_cores() -> int:

@@ -16,6 +16,7 @@ from shardmill.progress import format_duration
 if TYPE_CHECKING:
     from shardmill.graph import AssetState, Planner
     from shardmill.shards.commit import Commit
+    from shardmill.shards.reader import ShardSet
 
 
 def run(
@@ -60,12 +61,18 @@ def _run_one(planner: Planner, partition: str, engine: Any, output: Output) -> N
             rejects = f", {commit.total_rejects} rejects" if commit.total_rejects else ""
             output.result(
                 f"{partition} {asset}: {commit.total_samples:,} samples, {len(commit.shards)} shards "
-                f"({shards.made} made), {decimal(commit.total_bytes)}{rejects}",
+                f"({shards.made} made{_copied(shards)}), {decimal(commit.total_bytes)}{rejects}",
                 partition=shards.layout.name.rpartition("/")[2],
                 asset=asset,
                 **_figures(commit),
                 made=shards.made,
+                computed=shards.computed,
+                reused=shards.reused,
             )
+
+
+def _copied(shards: ShardSet) -> str:
+    return f": {shards.computed:,} samples computed, {shards.reused:,} copied" if shards.reused else ""
 
 
 def _figures(commit: Commit) -> dict[str, Any]:
@@ -87,7 +94,7 @@ def plan(
     from shardmill.graph import Planner
 
     output = Output(as_json)
-    header = ("partition", "asset", "state", "to make", "samples", "bytes", "time", "why")
+    header = ("partition", "asset", "state", "to make", "samples", "to compute", "bytes", "time", "why")
     rows = []
     with output.readable_errors():
         planner = Planner(open_dataset(file, credentials))
@@ -100,13 +107,15 @@ def plan(
                 "shards": state.shards,
                 "to_make": state.to_make,
                 "samples": state.samples,
+                "to_compute": state.to_compute,
                 "bytes": state.bytes,
                 "seconds": state.seconds,
                 "why": list(state.why),
             }
             cells = (
                 *(state.partition, state.asset, state.state, f"{state.to_make} of {state.shards} shards"),
-                *(f"{state.samples:,}", decimal(state.bytes), _time(state), "; ".join(state.why)),
+                *(f"{state.samples:,}", f"{state.to_compute:,}", decimal(state.bytes), _time(state)),
+                "; ".join(state.why),
             )
             rows.append((cells, fields))
         output.records(header, rows)

@@ -9,6 +9,7 @@ from typing import Any
 
 from shardmill.errors import ConflictError, EngineError, ShardmillError
 from shardmill.shards.commit import ShardEntry
+from shardmill.shards.earlier import NOTHING, Earlier
 from shardmill.shards.layout import Layout
 from shardmill.shards.publish import MadeShard, publish_shard
 from shardmill.stages.stage import InputShard, Stage, Work
@@ -21,6 +22,8 @@ class PlannedShard:
 
     input: InputShard
     fingerprint: str
+    earlier: Earlier = NOTHING
+    """What stands of the same computation, and may hold some of its samples."""
 
     @property
     def id(self) -> str:
@@ -74,7 +77,7 @@ def make_one(
 
     try:
         with storage.scratch(make.layout.side_of_all) as scratch:
-            return make(shard, Work(storage, scratch, threads, count))
+            return make(shard, Work(storage, scratch, threads, count, shard.earlier))
     except CancelledError as cancelled:
         raise cancelled.__cause__ or cancelled from None
     except ConflictError:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 from shardmill.engines.making import MakeShard, PlannedShard
@@ -15,6 +15,7 @@ from shardmill.engines.protocol import Engine
 from shardmill.errors import ConflictError, SupersededError, TooManyRejectsError
 from shardmill.progress import ProgressMeter, ProgressSink, silent
 from shardmill.shards.commit import Commit, ShardEntry, read_commit
+from shardmill.shards.earlier import Earlier
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.layout import Layout
 from shardmill.shards.reader import ShardSet
@@ -82,12 +83,12 @@ class LazyShardSet:
         """
         layout = Layout.at(folder)
         committed, version = self.base or read_commit(storage, layout)
-        made = 0
+        made: list[ShardEntry] = []
         for _ in range(_TRIES):
             entries = self.standing(storage, folder, committed)
             todo = [
-                PlannedShard(shard, digest)
-                for shard, digest in zip(self.inputs, self.fingerprints, strict=True)
+                PlannedShard(shard, digest, earlier)
+                for shard, digest, earlier in self.with_earlier(layout, committed)
                 if digest not in entries
             ]
             if todo:
@@ -97,15 +98,18 @@ class LazyShardSet:
             planned = {shard.id: shard.fingerprint for shard in todo}
             for entry in engine.run(MakeShard(self.stage, layout), todo, storage, meter.advance):
                 entries[planned[entry.id]] = entry
-                made += 1
+                made.append(entry)
             commit = self.commit_of(name, [entries[digest] for digest in self.fingerprints])
+            commit = commit.model_copy(update={"seconds_a_sample": _pace(made, committed)})
             _check_rejects(storage, layout, commit, max_reject_ratio)
             if committed is None or not commit.says_the_same_as(committed):
                 self._check_that_it_is_of_what_stands()
             try:
                 published = publish_commit(storage, layout, commit, committed, version, keep_seconds)
                 if published is not None:
-                    return ShardSet(storage, layout, published, made)
+                    reused = sum(entry.reused for entry in made)
+                    computed = sum(entry.samples_in for entry in made) - reused
+                    return ShardSet(storage, layout, published, len(made), computed, reused)
                 committed, version = read_commit(storage, layout)
             except ConflictError:
                 committed, version = read_commit(storage, layout)
@@ -117,6 +121,15 @@ class LazyShardSet:
         """Entries of the shards that stand, by fingerprint: their files are there, of the right size."""
         planned = [(shard.id, digest) for shard, digest in zip(self.inputs, self.fingerprints, strict=True)]
         return standing(storage, Layout.at(folder), planned, committed)
+
+    def with_earlier(self, layout: Layout, committed: Commit | None) -> Iterator[tuple[InputShard, str, Earlier]]:
+        """Each shard with its fingerprint, and what stands that may hold some of its samples."""
+        computation = self.stage.computation()
+        starts = sorted({shard.start for shard in self.inputs})
+        ends = dict(pairwise([*starts, ""]))
+        for shard, digest in zip(self.inputs, self.fingerprints, strict=True):
+            earlier = Earlier.of(layout, committed, computation, self.order, shard.start, ends[shard.start])
+            yield shard, digest, earlier
 
     def _check_that_it_is_of_what_stands(self) -> None:
         """Refuse a plan that was overtaken: it would put an older state in a newer one's place.
@@ -139,6 +152,7 @@ class LazyShardSet:
             order=self.order,
             stage=self.stage.name,
             stage_version=self.stage.version,
+            computation=self.stage.computation(),
             suffix=self.stage.suffix,
             parameters=self.stage.parameters(),
             cut=dict(self.cut),
@@ -152,6 +166,15 @@ class LazyShardSet:
             rejects_by_reason=_added_up(entry.rejects for entry in entries),
             may_pass_before=sum(commit.may_pass + commit.may_pass_before for commit in before),
         )
+
+
+def _pace(made: Iterable[ShardEntry], before: Commit | None) -> float | None:
+    """Seconds a sample of the shards that were computed and not copied for the most part; else those of before."""
+    computed = [entry for entry in made if 2 * entry.reused <= entry.samples_in]
+    samples = sum(entry.samples_in - entry.reused for entry in computed)
+    if samples:
+        return sum(entry.seconds for entry in computed) / samples
+    return before.seconds_a_sample if before else None
 
 
 def _added_up(reasons: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -112,6 +112,4 @@ class Planner:
 
 
 def _rate(commit: Commit | None) -> float | None:
-    if commit is None or not commit.total_samples_in:
-        return None
-    return sum(entry.seconds for entry in commit.shards) / commit.total_samples_in
+    return commit.seconds_a_sample if commit else None

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from shardmill.dataset import Dataset
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ConfigurationError, CorruptionError, SupersededError
 from shardmill.graph.asset import Asset, Cut, Inputs
 from shardmill.graph.lazy_shard_set import LazyShardSet
 from shardmill.graph.planner import Planner
 from shardmill.shards.commit import Commit, ShardEntry
 from shardmill.shards.layout import data_name, index_name
 from shardmill.shards.reader import ShardSet
+from shardmill.shards.stored import StoredShard
 from shardmill.stages.stage import InputShard, Stage
 
 State = Literal["missing", "stale", "up to date"]
+_FORESEEN = "of "
+"""Begins the digests of what is not made yet."""
 _SHOWN = 60
 """Characters of a value that a reason quotes."""
 
@@ -39,10 +43,12 @@ class AssetState:
     """Those of them that are not there."""
     samples: int = 0
     """Samples that go into these, at most: those that an asset before rejects do not arrive."""
+    to_compute: int = 0
+    """Those of them that are computed, at most: the others are copied from what stands."""
     bytes: int = 0
     """Bytes that are read for them."""
     seconds: float | None = None
-    """Time that they take, one shard after the other, at the rate of the last time; None where there was none."""
+    """Time that computing takes, one shard after the other, at the rate of the last time; None where none is known."""
 
 
 def states(dataset: Dataset | Planner, partition: str) -> Iterator[AssetState]:
@@ -54,6 +60,7 @@ def states(dataset: Dataset | Planner, partition: str) -> Iterator[AssetState]:
     planner = dataset if isinstance(dataset, Planner) else Planner(dataset)
     sets: dict[str, ShardSet] = {}
     planned: dict[str, LazyShardSet] = {}
+    computed: dict[str, Mapping[str, int]] = {}
     for asset in planner.graph:
         place = asset.place(partition)
         present = planner.dataset.stored(asset.name, place)
@@ -61,7 +68,10 @@ def states(dataset: Dataset | Planner, partition: str) -> Iterator[AssetState]:
         standing = lazy.standing(
             planner.dataset.storage, planner.dataset.folder(asset.name, place), present.commit if present else None
         )
-        state = _state(planner, asset, place, present, lazy, standing)
+        commit = present.commit if present else None
+        before = computed.get(asset.inputs[0], {}) if asset.inputs else {}
+        computed[asset.name] = _computed(planner.dataset, asset, place, commit, lazy, standing, before)
+        state = _state(planner, asset, place, present, lazy, standing, sum(computed[asset.name].values()))
         if present is not None and state.state == "up to date":
             sets[asset.name] = present
         else:
@@ -132,9 +142,9 @@ def _state(
     present: ShardSet | None,
     lazy: LazyShardSet,
     standing: Mapping[str, ShardEntry],
+    to_compute: int,
 ) -> AssetState:
     todo = [shard for shard, digest in _shards(lazy) if digest not in standing]
-    samples = sum(shard.samples for shard in todo)
     commit = present.commit if present else None
     if commit is None:
         state, why = "missing", ["nothing is committed"]
@@ -151,10 +161,39 @@ def _state(
         commit=commit,
         shards=len(lazy.inputs),
         to_make=len(todo),
-        samples=samples,
+        samples=sum(shard.samples for shard in todo),
+        to_compute=to_compute,
         bytes=sum(shard.size for shard in todo),
-        seconds=None if rate is None else rate * samples,
+        seconds=None if rate is None else rate * to_compute,
     )
+
+
+def _computed(
+    dataset: Dataset,
+    asset: Asset,
+    place: str,
+    commit: Commit | None,
+    lazy: LazyShardSet,
+    standing: Mapping[str, ShardEntry],
+    before: Mapping[str, int],
+) -> dict[str, int]:
+    """How many samples of each shard that is to be made are computed, by the shard's id.
+
+    A shard that is only foreseen tells nothing of its samples: what is computed for it (`before`) is new to this one.
+    """
+    counts = {}
+    for shard, digest, earlier in lazy.with_earlier(dataset.layout(asset.name, place), commit):
+        if digest in standing:
+            continue
+        if not earlier.shards:
+            counts[shard.id] = shard.samples
+        elif isinstance(shard, StoredShard) and shard.entry.sha256.startswith(_FORESEEN):
+            counts[shard.id] = min(shard.samples, before.get(shard.id, shard.samples))
+        else:
+            counts[shard.id] = shard.samples
+            with suppress(CorruptionError, SupersededError):  # what it is made of is lost itself
+                counts[shard.id] -= lazy.stage.reusable(shard, dataset.storage, earlier)
+    return counts
 
 
 def _differences(
@@ -237,10 +276,10 @@ def _foreseen(
             id=shard.id,
             start=shard.start,
             fingerprint=digest,
-            sha256=f"of {digest}",
+            sha256=f"{_FORESEEN}{digest}",
             index=index_name(shard.id, digest),
             index_bytes=0,
-            index_sha256=f"of {digest}",
+            index_sha256=f"{_FORESEEN}{digest}",
             samples_in=shard.samples,
             kept=shard.samples,
             filtered=0,

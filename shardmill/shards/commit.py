@@ -56,6 +56,8 @@ class ShardEntry(BaseModel):
     """Time that the stage took to make the shard."""
     runtime: str = ""
     """What computed the shard, where there is a choice and the run that committed it also made it."""
+    reused: int = 0
+    """How many of `samples_in` were copied from an earlier commit, if the run that committed the shard also made it."""
     picture: str | None = None
     """A picture of the shard, relative to `index.json`."""
     summary: dict[str, float | str] = {}
@@ -99,6 +101,7 @@ class ShardEntry(BaseModel):
             bytes_in=report.bytes_in,
             seconds=report.seconds,
             runtime=report.runtime,
+            reused=report.reused,
             picture=owner.picture,
             summary=report.summary,
         )
@@ -120,6 +123,8 @@ class Commit(BaseModel):
     """What the shards are ordered by: see `position`."""
     stage: str
     stage_version: int
+    computation: str = ""
+    """Digest of what the stage does to a sample (`Stage.computation`)."""
     suffix: Suffix
     parameters: dict[str, Any] = {}
     """What the stage was told; part of every fingerprint."""
@@ -135,6 +140,8 @@ class Commit(BaseModel):
     total_filtered: int = 0
     total_rejects: int = 0
     rejects_by_reason: dict[str, int] = {}
+    seconds_a_sample: float | None = None
+    """What a sample takes that is not copied: of the shards of this run, else what the commit before says."""
     rejects_sha256: str = ""
     """Of what the rows of `rejects.parquet` say."""
     may_pass_before: int = 0

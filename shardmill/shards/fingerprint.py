@@ -12,6 +12,11 @@ def fingerprint(**parts: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def sample_fingerprint(computation: str, *inputs: str) -> str:
+    """128 bits of SHA-256, in hexadecimal: of what is done to a sample, and of all of the sample that it depends on."""
+    return hashlib.sha256("\0".join((computation, *inputs)).encode()).hexdigest()[:32]
+
+
 def file_sha256(file: Path) -> str:
     """SHA-256, in hexadecimal, of a local file of any size."""
     with file.open("rb") as stream:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -49,8 +49,7 @@ class Source:
     """Of the raw object's bytes."""
 
 
-@dataclass(frozen=True)
-class IndexRow:
+class IndexRow(NamedTuple):
     """One component of one sample."""
 
     key: str
@@ -65,6 +64,8 @@ class IndexRow:
     source_sha256: str
     origin: str
     """Key of the packed sample that this one descends from."""
+    fingerprint: str = ""
+    """Of the sample: digest of all that determined what was made of it, whatever shard it is in. Empty: not known."""
 
     @property
     def source(self) -> Source:
@@ -76,25 +77,33 @@ class IndexWriter:
     """Collects rows and writes them; the file's metadata say whose they are, and hold the shard's report."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[object]] = {field.name: [] for field in fields(IndexRow)}
+        self._columns: dict[str, list[object]] = {name: [] for name in IndexRow._fields}
 
     def add(
-        self, key: str, component: str, offset: int, size: int, sha256: str, source: Source, origin: str | None = None
+        self,
+        key: str,
+        component: str,
+        offset: int,
+        size: int,
+        sha256: str,
+        source: Source,
+        origin: str | None = None,
+        fingerprint: str = "",
     ) -> None:
         """Append one row. `origin` is the key of the packed sample behind it, by default its own."""
         lineage = (source.uri, source.version, source.sha256, key if origin is None else origin)
-        values = (key, component, offset, size, sha256, *lineage)
+        values = (key, component, offset, size, sha256, *lineage, fingerprint)
         for column, value in zip(self._columns.values(), values, strict=True):
             column.append(value)
 
     def write(self, file: Path, report: ShardReport, owner: Owner) -> None:
-        """Write the Parquet file. Equal rows give equal bytes: the report's `seconds` and `runtime` are left out."""
+        """Write the Parquet file. Equal rows give equal bytes: what the report says for the record is left out."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        stable = report.model_copy(update={"seconds": 0.0, "runtime": ""})
+        stable = report.model_copy(update={"seconds": 0.0, "runtime": "", "reused": 0})
         said = {_REPORT: stable, _OWNER: owner}
-        schema = _schema().with_metadata({name: model.model_dump_json().encode() for name, model in said.items()})
+        schema = index_schema().with_metadata({name: model.model_dump_json().encode() for name, model in said.items()})
         pq.write_table(pa.table(self._columns, schema=schema), file, compression="zstd")
 
 
@@ -104,15 +113,27 @@ def read_index(data: bytes, where: str) -> Iterator[IndexRow]:
     Raises:
         CorruptionError: It is damaged, or no index; names `where`.
     """
+    try:
+        for batch in read_index_batches(data, where):
+            yield from rows_of(batch)
+    except UnicodeDecodeError as error:
+        raise CorruptionError(f"{where} is damaged: {error}") from error
+
+
+def rows_of(batch: pa.RecordBatch | pa.Table) -> Iterator[IndexRow]:
+    """The rows in a part of an index."""
+    return map(IndexRow._make, zip(*(batch[name].to_pylist() for name in IndexRow._fields), strict=True))
+
+
+def read_index_batches(data: bytes, where: str) -> Iterator[pa.RecordBatch]:
+    """Like `read_index`, some thousand rows at a time."""
     import pyarrow as pa
 
     schema = _schema_in(data, where)
-    if not schema.equals(_schema()):
+    if not schema.equals(index_schema()):
         raise CorruptionError(f"{where} is not a shard's index: its columns are {', '.join(schema.names)}")
     try:
-        for batch in iterate_parquet(io.BytesIO(data)):
-            for row in batch.to_pylist():
-                yield IndexRow(**row)
+        yield from iterate_parquet(io.BytesIO(data))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptionError(f"{where} is damaged: {error}") from error
 
@@ -153,8 +174,9 @@ def _schema_in(data: bytes, where: str) -> pa.Schema:
         raise CorruptionError(f"{where} is not a shard's index: {error}") from error
 
 
-def _schema() -> pa.Schema:
+def index_schema() -> pa.Schema:
+    """The columns of an index."""
     import pyarrow as pa
 
     types = {"offset": pa.int64(), "size": pa.int64()}
-    return pa.schema([pa.field(f.name, types.get(f.name, pa.string()), nullable=False) for f in fields(IndexRow)])
+    return pa.schema([pa.field(f, types.get(f, pa.string()), nullable=False) for f in IndexRow._fields])

@@ -10,7 +10,6 @@ loop: a shard that has not been read yet is read in the state that stands then.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.errors import ConfigurationError, NothingCommittedError, SupersededError
 from shardmill.samples import EncodedSample
 from shardmill.shards.commit import Commit, parse_commit, read_commit
-from shardmill.shards.index import IndexRow
+from shardmill.shards.index import rows_of
 from shardmill.shards.layout import Layout, Suffix
 from shardmill.shards.rejects import rejects_of
 from shardmill.shards.report import Reject
@@ -30,7 +29,6 @@ from shardmill.shards.retention import kept_commit_name
 from shardmill.shards.standing import list_files
 from shardmill.shards.stored import Rows, StoredShard
 from shardmill.storage import Storage
-from shardmill.tables import read_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,6 +81,10 @@ class ShardSet:
     commit: Commit
     made: int = 0
     """Shards that the write which returned this set had to make; the others stood already."""
+    computed: int = 0
+    """Samples that went into these and were computed, or rejected."""
+    reused: int = 0
+    """Samples that went into these and were copied from an earlier commit."""
     pinned: bool = False
     """Whether this state is read and no other."""
 
@@ -294,12 +296,10 @@ class ShardSet:
 
         table = self._indexes.get(shard.id)
         if table is None:
-            table = read_parquet(io.BytesIO(shard.index_data(self.storage)))
-            self._indexes[shard.id] = table
+            table = self._indexes[shard.id] = shard.index_table(self.storage)
             for earlier in list(self._indexes)[:-_INDEXES]:
                 self._indexes.pop(earlier, None)
-        rows = table.filter(pc.equal(table["key"], key)).to_pylist()
-        return {row["component"]: IndexRow(**row) for row in rows}
+        return {row.component: row for row in rows_of(table.filter(pc.equal(table["key"], key)))}
 
     @cached_property
     def _indexes(self) -> dict[str, pa.Table]:

@@ -21,11 +21,20 @@ class Reject(BaseModel):
     """The raw object at fault, or the first of the sample's."""
     may_pass: bool = False
     """Whether the same sample may be processed another time, although nothing of it has changed."""
+    fingerprint: str = ""
+    """Of the sample that was refused, like `IndexRow.fingerprint`; empty where another try may end otherwise."""
 
     @classmethod
-    def of(cls, key: str, why: Rejected, source_uri: str) -> Self:
+    def of(cls, key: str, why: Rejected, source_uri: str, fingerprint: str = "") -> Self:
         """The reject of a sample that was refused."""
-        return cls(key=key, reason=why.reason, detail=why.detail, source_uri=source_uri, may_pass=why.may_pass)
+        return cls(
+            key=key,
+            reason=why.reason,
+            detail=why.detail,
+            source_uri=source_uri,
+            may_pass=why.may_pass,
+            fingerprint="" if why.may_pass else fingerprint,
+        )
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.detail})" if self.detail else self.reason
@@ -54,7 +63,11 @@ class ShardReport(BaseModel):
     """Time that the stage took."""
     runtime: str = ""
     """What computed it, where there is a choice. Like `seconds` for the record: not part of the shard's identity."""
+    reused: int = 0
+    """Samples of the input of which nothing was computed anew: copied from an earlier commit. For the record."""
     rejects: list[Reject] = []
+    filtered_fingerprints: list[str] = []
+    """Of the samples that were left out on purpose, like `IndexRow.fingerprint`."""
     picture: bool = False
     """Whether a picture was made of it."""
     summary: dict[str, float | str] = {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from shardmill.errors import ConfigurationError, CorruptionError, SupersededError
 from shardmill.samples import EncodedSample
 from shardmill.shards.commit import ShardEntry, read_commit
-from shardmill.shards.index import IndexRow, read_index, read_owner, read_report
+from shardmill.shards.index import IndexRow, index_schema, read_index, read_index_batches, read_owner, read_report
 from shardmill.shards.layout import Layout
 from shardmill.shards.report import ShardReport
 from shardmill.shards.ustar import read_samples
@@ -77,7 +77,7 @@ class StoredShard:
 
     def read(self, storage: Storage) -> Iterator[tuple[EncodedSample, Rows]]:
         """Each sample of a tar with its rows of the index, in order, streaming."""
-        rows = _by_key(self.index(storage))
+        rows = self.rows(storage)
         with self.open(storage) as stream:
             uri = self.layout.data(self.file_name)
             for sample in self._reading(read_samples(stream, uri)):
@@ -85,7 +85,7 @@ class StoredShard:
                 if key != sample.key or components.keys() != sample.components.keys():
                     raise CorruptionError(f"{uri} and its index disagree at {sample.key}. {_REMEDY}")
                 for name, row in components.items():
-                    self._check(row, sample.components[name])
+                    self.check(row, sample.components[name])
                 yield sample, components
             if next(rows, None) is not None:
                 raise CorruptionError(f"{uri} lacks samples that its index names. {_REMEDY}")
@@ -98,10 +98,10 @@ class StoredShard:
     def sample(self, storage: Storage, rows: Rows) -> EncodedSample:
         """The sample of a tar whose rows of the index these are, by one ranged read."""
         start = min(row.offset for row in rows.values())
-        data = self._range(storage, start, max(row.offset + row.size for row in rows.values()) - start)
+        data = self.read_range(storage, start, max(row.offset + row.size for row in rows.values()) - start)
         components = {name: data[row.offset - start :][: row.size] for name, row in rows.items()}
         for name, row in rows.items():
-            self._check(row, components[name])
+            self.check(row, components[name])
         return EncodedSample(next(iter(rows.values())).key, components)
 
     def batches(self, storage: Storage, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
@@ -127,6 +127,17 @@ class StoredShard:
         """The rows of the shard's index: of a tar one a component, of embeddings one a vector."""
         return read_index(self.index_data(storage), self.layout.beside(self.entry.index))
 
+    def rows(self, storage: Storage) -> Iterator[tuple[str, Rows]]:
+        """The key of each sample and its rows of the index, in order."""
+        return _by_key(self.index(storage))
+
+    def index_table(self, storage: Storage) -> pa.Table:
+        """All rows of the shard's index, with the columns of `IndexRow`."""
+        import pyarrow as pa
+
+        batches = list(read_index_batches(self.index_data(storage), self.layout.beside(self.entry.index)))
+        return pa.Table.from_batches(batches, index_schema())
+
     def index_data(self, storage: Storage) -> bytes:
         """The index as a Parquet file, compared with the commit."""
         uri = self.layout.beside(self.entry.index)
@@ -145,7 +156,8 @@ class StoredShard:
         with stream:
             yield stream
 
-    def _range(self, storage: Storage, offset: int, length: int) -> bytes:
+    def read_range(self, storage: Storage, offset: int, length: int) -> bytes:
+        """`length` bytes of the data file from `offset`, nothing compared; fewer where it ends."""
         return self._found(storage, self._places(), lambda uri: storage.read_range(uri, offset, length))
 
     def _found(self, storage: Storage, places: Sequence[str], read: Callable[[str], T]) -> T:
@@ -174,7 +186,8 @@ class StoredShard:
         except FileNotFoundError:
             raise self._superseded(self.layout.data(self.file_name)) from None
 
-    def _check(self, row: IndexRow, data: bytes) -> None:
+    def check(self, row: IndexRow, data: bytes) -> None:
+        """Refuse bytes that are not those of the component."""
         if hashlib.sha256(data).hexdigest() != row.sha256:
             uri = self.layout.data(self.file_name)
             raise CorruptionError(f"{row.key}.{row.component} in {uri} is not what the index says. {_REMEDY}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from functools import cache, lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 from typing_extensions import override
 
@@ -22,13 +24,20 @@ from shardmill.embedders import (
 )
 from shardmill.errors import Rejected
 from shardmill.images import MAX_PIXELS, decode_image
-from shardmill.samples import EncodedSample, image_format
+from shardmill.samples import image_format
+from shardmill.shards.earlier import Former
+from shardmill.shards.fingerprint import sample_fingerprint
+from shardmill.shards.gathered import GatheredRows
 from shardmill.shards.index import IndexRow
 from shardmill.shards.layout import Suffix
-from shardmill.shards.report import ShardReport
-from shardmill.shards.stored import StoredShard
-from shardmill.stages.samples import Counts, ReadSample, TableOutput
-from shardmill.stages.stage import OutputFiles, Resources, Stage, Work
+from shardmill.shards.parts import Bytes, Part, read_parts
+from shardmill.shards.report import Reject, ShardReport
+from shardmill.shards.stored import Rows, StoredShard
+from shardmill.stages.counts import Counts
+from shardmill.stages.lineage import Lineage
+from shardmill.stages.outputs import Cell, TableOutput
+from shardmill.stages.reuse import Fingerprints, InputSample, StoredSamplesStage, components_of
+from shardmill.stages.stage import OutputFiles, Resources, Work, stage_identity
 from shardmill.storage import Storage
 
 if TYPE_CHECKING:
@@ -39,16 +48,38 @@ _MODELS = 4
 """Models that a process keeps: a dataset may have several embedders, and its partitions come one after the other."""
 
 
-@dataclass(frozen=True)
-class _Row:
+_ROWS = 1024
+"""Most that are written at once."""
+
+
+class _Plan(NamedTuple):
+    """How the row of a sample is had."""
+
+    sample: InputSample
+    read: Sequence[str] = ()
+    """Components that are read for it."""
+    cls: str | None = None
+    """Where it need not be read."""
+    refused: Rejected | None = None
+    is_copied: bool = False
+
+
+class _Row(NamedTuple):
     key: str
     cls: str | None
     origin: IndexRow
     """Of the image that is embedded."""
+    fingerprint: str
+    former: Former | None
+    """Has the vector, where it is copied."""
+
+
+_Prepared: TypeAlias = "tuple[_Row, np.ndarray[Any, Any] | None]"
+"""A row, and the image to embed where there is no vector of it."""
 
 
 @dataclass(frozen=True)
-class EmbedStage(Stage[StoredShard]):
+class EmbedStage(StoredSamplesStage):
     """Embeds one image of every sample."""
 
     spec: EmbedderSpec
@@ -87,55 +118,122 @@ class EmbedStage(Stage[StoredShard]):
         return replace(self, weights=weights_identity(self.spec, storage))
 
     @override
+    def computation(self) -> str:
+        """Which component is embedded changes no vector of it."""
+        parameters = {name: value for name, value in self.parameters().items() if name not in ("component", "masks")}
+        return stage_identity(self.name, self.version, parameters)
+
+    @override
+    def fingerprints(self, computation: str, key: str, rows: Rows) -> Fingerprints:
+        try:
+            row = rows[self._component(rows)]
+        except Rejected:
+            return Fingerprints("", "")
+        digest = sample_fingerprint(computation, image_format(row.component) or "", row.sha256)
+        return Fingerprints(digest, digest)
+
+    @override
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
-        """Decode in threads while the model runs.
+        """Decode in threads while the model runs. The model is loaded only where it has something to embed.
 
         Raises:
             CorruptionError: The shard's bytes are not those that were committed.
             StorageError: A store cannot give them.
         """
-        threads = None if self.resources.gpus else work.threads  # a device's model does not depend on them
-        embedder, runtime = _loaded(self.spec, self.weights, work.storage, threads)
         counts = Counts(shard, work)
+        formers = (sample.former for sample in self.look_up(shard, work.storage, work.earlier))
+        known = GatheredRows(work.storage, work.scratch, (each for each in formers if each), ["embedding", "cls"])
+        threads = None if self.resources.gpus else work.threads  # a device's model does not depend on them
+        model = cache(lambda: _loaded(self.spec, self.weights, work.storage, threads))
         waiting: deque[list[_Row]] = deque()
 
-        def prepare(read: ReadSample) -> np.ndarray[Any, Any]:
-            component = self._component(read[0])
-            return embedder.preprocess(decode_image(read[0].components[component], component, self.max_pixels))
+        def planned() -> Iterator[tuple[_Plan, list[Part]]]:
+            for sample in self.look_up(shard, work.storage, work.earlier):
+                counts.bytes_in += sum(row.size for row in sample.rows.values())
+                plan = self._plan(sample, known)
+                if not plan.is_copied and plan.refused is None:
+                    model()  # here, and not in several threads at once
+                yield plan, [Part(shard, sample.rows[name]) for name in plan.read]
+
+        def prepare(read: tuple[_Plan, list[Bytes]]) -> _Prepared | Reject:
+            try:
+                return self._prepare(*read, lambda pixels: model()[0].preprocess(pixels))
+            except Rejected as rejected:
+                sample = read[0].sample
+                uri = Lineage(sample.rows, self.masks)(self.spec.component or "").uri
+                return Reject.of(sample.key, rejected, uri, sample.fingerprints.refusal)
 
         def batches() -> Iterator[np.ndarray[Any, Any]]:
             import numpy as np
 
             rows: list[_Row] = []
             images: list[np.ndarray[Any, Any]] = []
-            for (sample, origins), image in counts.samples(prepare, shard, self.masks, self.spec.component or ""):
-                origin = origins[self._component(sample)]
-                rows.append(_Row(sample.key, _text(sample.components.get("cls")), origin))
-                images.append(image)
-                if len(rows) == self.spec.batch_size:
+            read = read_parts(work.storage, planned())
+            for _, (row, image) in counts.each(prepare, read, lambda each: each[0].is_copied):
+                rows.append(row)
+                if image is not None:
+                    images.append(image)
+                if len(images) == self.spec.batch_size:
                     waiting.append(rows)
                     yield np.stack(images)
                     rows, images = [], []
-            if rows:
-                waiting.append(rows)
+            waiting.append(rows)
+            if images:
                 yield np.stack(images)
 
-        with _open_table(work, embedder.dimension, self.spec) as table:
-            for vectors in runtime.embed(batches()):
-                rows, stored = waiting.popleft(), self.spec.finish(vectors)
-                columns = _columns(rows, stored, shard, self.spec, embedder.dimension)
-                table.add(columns, "embedding", [vector.tobytes() for vector in stored], [row.origin for row in rows])
+        stacked = batches()
+        first = next(stacked, None)
+        vectors = iter(()) if first is None else model()[1].embed(chain([first], stacked))
+        dimension = known.dimension or model()[0].dimension
+        with _open_table(work, dimension, self.spec) as table:
+            for computed in chain(vectors, [None]):
+                rows = waiting.popleft() if waiting else []
+                for columns, cells in _columns(rows, computed, known, shard, self.spec, dimension):
+                    table.add(columns, "embedding", cells)
                 for _ in rows:
                     counts.done()
-        summary = {"model": self.spec.model, "dimensions": embedder.dimension}
-        return table.result(counts, runtime=runtime.name, summary=summary)
+        runtime = "" if first is None else model()[1].name
+        summary = {"model": self.spec.model, "dimensions": dimension}
+        return table.result(counts, runtime=runtime, summary=summary)
 
-    def _component(self, sample: EncodedSample) -> str:
+    def _plan(self, sample: InputSample, known: GatheredRows) -> _Plan:
+        former, cls = sample.former, sample.rows.get("cls")
+        try:
+            component = self._component(sample.rows)
+        except Rejected as refused:
+            return _Plan(sample, refused=refused)
+        if former is not None and former.reject is not None:
+            return _Plan(sample, refused=Rejected(former.reject.reason, former.reject.detail), is_copied=True)
+        if former is None or not known.has(former):
+            return _Plan(sample, [component, *(["cls"] if cls else [])])
+        text = known.row(former)["cls"][0].as_py()
+        if cls is None or (text is not None and hashlib.sha256(text.encode()).hexdigest() == cls.sha256):
+            return _Plan(sample, cls=cls and text, is_copied=True)
+        return _Plan(sample, ["cls"], is_copied=True)
+
+    def _prepare(
+        self,
+        plan: _Plan,
+        found: list[Bytes],
+        preprocess: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]],
+    ) -> _Prepared:
+        if plan.refused is not None:
+            raise plan.refused
+        sample, data = plan.sample, components_of(plan.read, found)
+        component = self._component(sample.rows)
+        cls = _text(data["cls"]) if "cls" in data else plan.cls
+        former = sample.former if plan.is_copied else None
+        row = _Row(sample.key, cls, sample.rows[component], sample.fingerprints.output, former)
+        if former is not None:
+            return row, None
+        return row, preprocess(decode_image(data[component], component, self.max_pixels))
+
+    def _component(self, names: Collection[str]) -> str:
         if self.spec.component is not None:
-            if self.spec.component not in sample.components:
+            if self.spec.component not in names:
                 raise Rejected("missing component", f"there is no {self.spec.component} to embed")
             return self.spec.component
-        images = [name for name in sample.components if image_format(name) and name not in self.masks]
+        images = [name for name in names if image_format(name) and name not in self.masks]
         if len(images) != 1:
             found = ", ".join(sorted(images)) or "none"
             raise Rejected("no single image", f"images: {found}; say which one in the embedder's `component`")
@@ -162,24 +260,40 @@ def _open_table(work: Work, dimension: int, spec: EmbedderSpec) -> TableOutput:
 
 
 def _columns(
-    rows: list[_Row], vectors: np.ndarray[Any, Any], shard: StoredShard, spec: EmbedderSpec, dimension: int
-) -> dict[str, Any]:
+    rows: list[_Row],
+    computed: np.ndarray[Any, Any] | None,
+    known: GatheredRows,
+    shard: StoredShard,
+    spec: EmbedderSpec,
+    dimension: int,
+) -> Iterator[tuple[dict[str, Any], list[Cell]]]:
+    """The columns of some rows at a time, and what the index says of them. Vectors are computed or copied."""
+    import numpy as np
     import pyarrow as pa
 
     kind = embedding_schema(dimension, spec.dtype).field("embedding").type
-    return {
-        "key": [row.key for row in rows],
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind),
-        "cls": [row.cls for row in rows],
-        "model": [spec.model] * len(rows),
-        "component": [row.origin.component for row in rows],
-        "component_sha256": [row.origin.sha256 for row in rows],
-        "shard": [shard.file_name] * len(rows),
-        "shard_sha256": [shard.entry.sha256] * len(rows),
-        "source_uri": [row.origin.source_uri for row in rows],
-        "source_version": [row.origin.source_version for row in rows],
-        "source_sha256": [row.origin.source_sha256 for row in rows],
-    }
+    fresh = iter(() if computed is None else spec.finish(computed))
+    for start in range(0, len(rows), _ROWS):
+        some = rows[start : start + _ROWS]
+        vectors = np.empty((len(some), dimension), spec.dtype)
+        cells = []
+        for vector, row in zip(vectors, some, strict=True):
+            vector[:] = next(fresh) if row.former is None else vectors_of(known.row(row.former))[0]
+            cells.append(Cell(vector.nbytes, hashlib.sha256(vector.tobytes()).hexdigest(), row.origin, row.fingerprint))
+        columns = {
+            "key": [row.key for row in some],
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind),
+            "cls": [row.cls for row in some],
+            "model": [spec.model] * len(some),
+            "component": [row.origin.component for row in some],
+            "component_sha256": [row.origin.sha256 for row in some],
+            "shard": [shard.file_name] * len(some),
+            "shard_sha256": [shard.entry.sha256] * len(some),
+            "source_uri": [row.origin.source_uri for row in some],
+            "source_version": [row.origin.source_version for row in some],
+            "source_sha256": [row.origin.source_sha256 for row in some],
+        }
+        yield columns, cells
 
 
 def vectors_of(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:

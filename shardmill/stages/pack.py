@@ -5,8 +5,12 @@ that is broken.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from itertools import islice
+from threading import Lock
+from typing import Any, ClassVar, NamedTuple
 
 from typing_extensions import override
 
@@ -14,15 +18,20 @@ from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.errors import ArchivedError, ChangedError, Rejected, StorageError
 from shardmill.images import MAX_PIXELS, verify_image
 from shardmill.samples import image_format
-from shardmill.shards.index import Source
+from shardmill.shards.earlier import Earlier, EarlierReader, Former
+from shardmill.shards.fingerprint import sample_fingerprint
+from shardmill.shards.index import IndexRow, Source
 from shardmill.shards.layout import Suffix
+from shardmill.shards.parts import Bytes, Part, read_parts
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.slicing import slice_by_hash, slice_by_key
 from shardmill.shards.spec import ShardSpec
+from shardmill.shards.stored import StoredShard
 from shardmill.shards.ustar import MAX_MEMBER, stored_size
 from shardmill.sources.manifest import MISSING, Manifest, RawObject
-from shardmill.stages.samples import Counts, TarOutput
-from shardmill.stages.stage import OutputFiles, Resources, Stage, Work
+from shardmill.stages.counts import Counts
+from shardmill.stages.outputs import TarOutput
+from shardmill.stages.stage import OutputFiles, Resources, Stage, Work, stage_identity
 from shardmill.storage import Storage
 
 
@@ -73,8 +82,45 @@ class _Component:
 _VANISHED = "object vanished"
 _FETCHED_BYTES = 256 << 20
 """Most bytes of a shard that are fetched ahead, unless two samples have more."""
+_TOGETHER = 2048
+"""Samples that are looked up together."""
 _Group = tuple[RawObject, ...]
-_Fetched = tuple[_Group, list[bytes] | Reject]
+
+
+class _Plan(NamedTuple):
+    """How a sample is had."""
+
+    group: _Group
+    fingerprint: str
+    places: tuple[Part | None, ...]
+    """Of each object, where its bytes stand already."""
+    refused: Rejected | None = None
+    is_known: bool = False
+    """Whether it was refused before, for what its objects hold."""
+
+    @property
+    def key(self) -> str:
+        return self.group[0].key
+
+    @property
+    def parts(self) -> list[Part]:
+        return [place for place in self.places if place is not None]
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether nothing of it need be fetched."""
+        return self.is_known or (self.refused is None and None not in self.places)
+
+
+class _Fetched(NamedTuple):
+    plan: _Plan
+    data: list[bytes] | Reject
+    """Of each object."""
+    came: Collection[int]
+    """The objects that were fetched."""
+
+    def is_copied(self) -> bool:
+        return self.plan.is_copied and not self.came
 
 
 @dataclass(frozen=True)
@@ -94,54 +140,88 @@ class PackStage(Stage[RawShard]):
         return {"required": list(self.required), "max_pixels": self.max_pixels}
 
     @override
+    def computation(self) -> str:
+        """Which components a sample must have changes no sample that has them."""
+        return stage_identity(self.name, self.version, {"max_pixels": self.max_pixels})
+
+    @override
+    def reusable(self, shard: RawShard, storage: Storage, earlier: Earlier) -> int:
+        return sum(plan.is_copied for plan in self._plans(shard, EarlierReader(earlier, storage)))
+
+    @override
     def __call__(self, shard: RawShard, work: Work) -> tuple[OutputFiles, ShardReport]:
         """Hold some samples for each thread at a time.
 
         Raises:
             StorageError: A store cannot give an object, or all objects are gone since they were listed.
         """
-        counts = Counts(shard, work)
-
-        def fetch(group: _Group) -> _Fetched:
-            return group, self._fetch(group, shard.images, work.storage)
-
+        counts, earlier = Counts(shard, work), EarlierReader(work.earlier, work.storage)
+        seen = _Seen(earlier)
+        plans = ((plan, plan.parts) for plan in self._plans(shard, earlier))
         largest = max((sum(item.size for item in group) for group in shard.groups), default=0)
         requests = min(REQUESTS_AT_ONCE, max(1, _FETCHED_BYTES // (2 * max(1, largest))))
-        fetched = bounded_map(fetch, shard.groups, requests)
+        fetched = bounded_map(
+            lambda read: _fetch(*read, work.storage), read_parts(work.storage, plans), requests, _is_at_hand
+        )
         with TarOutput(work) as output:
-            for (group, _), sample in counts.each(self._check, fetched):
+            for each, sample in counts.each(lambda each: self._check(each, seen), fetched, _Fetched.is_copied):
                 for part in sample:
-                    output.add(group[0].key, part.name, part.data, part.sha256, part.source)
+                    output.add(
+                        each.plan.key, part.name, part.data, part.sha256, part.source, None, each.plan.fingerprint
+                    )
                     counts.bytes_in += len(part.data)
                 output.samples += 1
                 counts.done()
         _check_that_the_source_is_there(shard, counts.rejects)
         return output.result(counts)
 
-    def _fetch(self, group: _Group, images: bool, storage: Storage) -> list[bytes] | Reject:
-        """The bytes of each object of a sample."""
-        item = group[0]
+    def _plans(self, shard: RawShard, earlier: EarlierReader) -> Iterator[_Plan]:
+        """How each sample is had, in order: of stored bytes, as far as its objects are those that they were."""
+        computation, groups = self.computation(), iter(shard.groups)
+        while some := list(islice(groups, _TOGETHER)):
+            digests = [_fingerprint(computation, group) for group in some]
+            formers = earlier.find(digests)
+            unknown = [group for group, digest in zip(some, digests, strict=True) if digest not in formers]
+            places = earlier.objects({item.uri for group in unknown for item in group}) if unknown else {}
+            for group, digest in zip(some, digests, strict=True):
+                yield self._plan(group, shard.images, digest, formers.get(digest), places)
+
+    def _plan(
+        self,
+        group: _Group,
+        images: bool,
+        digest: str,
+        former: Former | None,
+        places: Mapping[tuple[str, str], tuple[StoredShard, IndexRow]],
+    ) -> _Plan:
         try:
             self._check_names(group, images)
-            fetched = []
-            for item in group:
-                fetched.append(_read_object(item, storage))
-        except Rejected as rejected:
-            return _reject(item, rejected)
-        return fetched
+        except Rejected as refused:
+            return _Plan(group, "", (), refused)
+        if former is not None and former.reject is not None:
+            return _Plan(group, digest, (), Rejected(former.reject.reason, former.reject.detail), is_known=True)
+        if former is not None:
+            rows = {row.component: row for row in former.rows if row.key == former.rows[0].key}
+            return _Plan(group, digest, tuple(Part(former.shard, rows[item.component]) for item in group))
+        found = (places.get((item.uri, item.version)) for item in group)
+        return _Plan(group, digest, tuple(place and Part(*place) for place in found))
 
-    def _check(self, fetched: _Fetched) -> list[_Component] | Reject:
-        """The components of a sample, hashed, its images decoded once to see that they can be."""
-        group, read = fetched
-        if isinstance(read, Reject):
-            return read
-        item = group[0]
+    def _check(self, fetched: _Fetched, seen: _Seen) -> list[_Component] | Reject:
+        """The components of a sample, hashed, the images that have come decoded once to see that they can be."""
+        plan = fetched.plan
+        if isinstance(fetched.data, Reject):
+            return fetched.data
+        item = plan.group[0]
         try:
             components = []
-            for item, data in zip(group, read, strict=True):
-                if image_format(item.component):
-                    verify_image(data, item.component, self.max_pixels)
-                digest = hashlib.sha256(data).hexdigest()
+            for number, (item, data) in enumerate(zip(plan.group, fetched.data, strict=True)):
+                place = plan.places[number]
+                if place is not None and number not in fetched.came:
+                    digest = place.row.sha256
+                else:
+                    digest = hashlib.sha256(data).hexdigest()
+                    if image_format(item.component) and not seen.has(item.component, digest):
+                        verify_image(data, item.component, self.max_pixels)
                 source = Source(item.uri, item.version, digest)
                 components.append(_Component(item.component, data, digest, source))
             if item.metadata is not None:
@@ -149,7 +229,7 @@ class PackStage(Stage[RawShard]):
                 components.append(_Component("json", row, hashlib.sha256(row).hexdigest(), components[0].source))
             return sorted(components, key=lambda part: part.name)
         except Rejected as rejected:
-            return _reject(item, rejected)
+            return _reject(item, rejected, plan.fingerprint)
 
     def _check_names(self, group: _Group, images: bool) -> None:
         names = [item.component for item in group]
@@ -178,8 +258,55 @@ def pack(manifest: Manifest, spec: ShardSpec, images: bool = False) -> list[RawS
     return [RawShard(piece.id, piece.start, tuple(groups[i] for i in piece.members), images) for piece in slices]
 
 
-def _reject(item: RawObject, why: Rejected) -> Reject:
-    return Reject.of(item.key, why, item.uri)
+def _fingerprint(computation: str, group: _Group) -> str:
+    """What the objects hold is not known before they are fetched: their places and versions stand for it."""
+    objects = (part for item in group for part in (item.component, item.uri, item.version))
+    return sample_fingerprint(computation, *objects)
+
+
+def _is_at_hand(read: tuple[_Plan, list[Bytes]]) -> bool:
+    """Whether nothing has to be fetched."""
+    plan, found = read
+    return plan.refused is not None or (plan.is_copied and not any(isinstance(data, Exception) for data in found))
+
+
+def _fetch(plan: _Plan, found: list[Bytes], storage: Storage) -> _Fetched:
+    """The bytes of each object of a sample: those that were found, and the others from the source."""
+    item = plan.group[0]
+    if plan.refused is not None:
+        return _Fetched(plan, _reject(item, plan.refused, plan.fingerprint), ())
+    stored, data, came = iter(found), [], []
+    try:
+        for number, (item, place) in enumerate(zip(plan.group, plan.places, strict=True)):
+            known = next(stored) if place is not None else None
+            if isinstance(known, bytes):
+                data.append(known)
+            else:
+                came.append(number)
+                data.append(_read_object(item, storage))
+    except Rejected as rejected:
+        return _Fetched(plan, _reject(item, rejected, plan.fingerprint), came)
+    return _Fetched(plan, data, came)
+
+
+class _Seen:
+    """Contents that were found to be sound when an earlier shard was made."""
+
+    def __init__(self, earlier: EarlierReader) -> None:
+        self._earlier = earlier
+        self._lock = Lock()
+
+    def has(self, component: str, sha256: str) -> bool:
+        with self._lock:
+            return (component, sha256) in self._contents
+
+    @cached_property
+    def _contents(self) -> Collection[tuple[str, str]]:
+        return self._earlier.contents()
+
+
+def _reject(item: RawObject, why: Rejected, fingerprint: str) -> Reject:
+    return Reject.of(item.key, why, item.uri, fingerprint)
 
 
 def _check_that_the_source_is_there(shard: RawShard, rejects: list[Reject]) -> None:

@@ -1,188 +1,55 @@
-"""What stages of samples share: threads in order, rejects, counts, and the files that are written.
-
-A stage over the samples of stored shards is a function over samples: `SampleStage` makes samples of samples, `RowStage`
-a table with a row a sample.
-"""
+"""Stages that are functions over samples: `SampleStage` makes samples of samples, `RowStage` a table's row of each."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from typing_extensions import override
 
-from shardmill.concurrency import bounded_map
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.samples import EncodedSample
-from shardmill.shards.fingerprint import file_sha256
-from shardmill.shards.index import IndexRow, IndexWriter, Source
+from shardmill.shards.gathered import GatheredRows
 from shardmill.shards.layout import Suffix
+from shardmill.shards.parts import Bytes, Part, read_parts
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.stored import Rows, StoredShard
-from shardmill.shards.ustar import TarWriter
 from shardmill.sources.names import MAX_NAME, is_member_name
+from shardmill.stages.counts import Counts
 from shardmill.stages.lineage import Lineage
-from shardmill.stages.stage import InputShard, OutputFiles, Stage, Work
+from shardmill.stages.outputs import Cell, TableOutput, TarOutput
+from shardmill.stages.reuse import Fingerprints, InputSample, StoredSamplesStage, components_of, of_all
+from shardmill.stages.stage import OutputFiles, Work
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-T = TypeVar("T")
-R = TypeVar("R")
 
-ReadSample = tuple[EncodedSample, Rows]
-"""A sample of a stored shard, and its rows of the shard's index."""
-
-_ROW_GROUP = 1024
+class _Component(NamedTuple):
+    name: str
+    data: bytes
+    sha256: str
 
 
-class Counts:
-    """The samples of a shard while it is made: how many were kept, filtered and rejected."""
-
-    def __init__(self, shard: InputShard, work: Work) -> None:
-        self._shard = shard
-        self._work = work
-        self.rejects: list[Reject] = []
-        self.kept = self.filtered = self.bytes_in = 0
-
-    def each(self, prepare: Callable[[T], R | Reject], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-        """Each item with what `prepare` makes of it, in order, computed in `work.threads` threads.
-
-        Rejects are counted and left out. Holds `2 * work.threads` items.
-        """
-        for item, made in bounded_map(lambda item: (item, prepare(item)), items, self._work.threads):
-            if isinstance(made, Reject):
-                self.rejects.append(made)
-                self._work.advance(1)
-            else:
-                yield item, made
-
-    def samples(
-        self, prepare: Callable[[ReadSample], R], shard: StoredShard, masks: Collection[str] = (), component: str = ""
-    ) -> Iterator[tuple[ReadSample, R]]:
-        """Call `each` over the samples of a stored shard; `prepare` refuses a sample with `Rejected`.
-
-        A reject names the raw object of `component`, else that of an image which is no mask.
-        """
-
-        def try_it(read: ReadSample) -> R | Reject:
-            try:
-                return prepare(read)
-            except Rejected as rejected:
-                return Reject.of(read[0].key, rejected, Lineage(read[1], masks)(component).uri)
-
-        def counted() -> Iterator[ReadSample]:
-            for sample, rows in shard.read(self._work.storage):
-                self.bytes_in += sum(len(data) for data in sample.components.values())
-                yield sample, rows
-
-        return self.each(try_it, counted())
-
-    def done(self, kept: bool = True) -> None:
-        """Count an item of `each` as kept, or as filtered."""
-        self.kept += kept
-        self.filtered += not kept
-        self._work.advance(1)
-
-    def report(self, samples: int, file: Path | None, sha256: str, **figures: Any) -> ShardReport:
-        """The report of the shard, `samples` of which stand in `file`."""
-        return ShardReport(
-            samples_in=self._shard.samples,
-            kept=self.kept,
-            filtered=self.filtered,
-            samples=samples,
-            bytes_in=self.bytes_in,
-            bytes=file.stat().st_size if file else 0,
-            sha256=sha256 if file else "",
-            rejects=self.rejects,
-            **figures,
-        )
+_Children = list[tuple[str, list[_Component]]]
+"""Keys and components of the samples that are made of one, the components sorted."""
 
 
-class TarOutput:
-    """A tar shard that is being written, with its index."""
+class _Plan(NamedTuple):
+    """How the output for a sample is had."""
 
-    def __init__(self, work: Work) -> None:
-        self._file = work.scratch / "data.tar"
-        self._stream = self._file.open("wb")
-        self._tar = TarWriter(self._stream)
-        self.index = IndexWriter()
-        self.samples = 0
+    sample: InputSample
+    children: list[tuple[str, list[Part]]] | None
+    """Keys and components of what is copied; None if it is computed."""
 
-    def add(
-        self, key: str, component: str, data: bytes, sha256: str, source: Source, origin: str | None = None
-    ) -> None:
-        """Append a component; those of a sample one after the other, sorted."""
-        offset = self._tar.write(key, component, data)
-        self.index.add(key, component, offset, len(data), sha256, source, origin)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._sha256 = self._tar.close()
-        self._stream.close()
-
-    def result(self, counts: Counts) -> tuple[OutputFiles, ShardReport]:
-        """What the stage returns, once the file is closed."""
-        file = self._file if self.samples else None
-        return OutputFiles(file, self.index), counts.report(self.samples, file, self._sha256)
+    @property
+    def parts(self) -> list[Part]:
+        return [part for _, parts in self.children or () for part in parts]
 
 
-class TableOutput:
-    """A part of a table that is being written, with its index. Memory does not grow with the shard."""
-
-    def __init__(self, work: Work, schema: pa.Schema, **options: Any) -> None:
-        """`options` are those of `pyarrow.parquet.ParquetWriter`."""
-        import pyarrow.parquet as pq
-
-        self._schema = schema
-        self._file = work.scratch / "data.parquet"
-        self._writer = pq.ParquetWriter(self._file, schema, **{"compression": "zstd", **options})
-        self._waiting: list[pa.Table] = []
-        self.index = IndexWriter()
-        self.rows = 0
-
-    def add(self, columns: dict[str, Any], component: str, cells: Sequence[bytes], origins: Sequence[IndexRow]) -> None:
-        """Append rows. `cells` has the bytes of what was computed for each, `origins` what that was computed from."""
-        import pyarrow as pa
-
-        for key, cell, row in zip(columns["key"], cells, origins, strict=True):
-            digest = hashlib.sha256(cell).hexdigest()
-            self.index.add(key, component, self.rows, len(cell), digest, row.source, row.origin)
-            self.rows += 1
-        self._waiting.append(pa.table(columns, schema=self._schema))
-        if sum(part.num_rows for part in self._waiting) >= _ROW_GROUP:
-            self._flush(_ROW_GROUP)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._waiting:
-            self._flush(1)
-        self._writer.close()
-
-    def result(self, counts: Counts, **figures: Any) -> tuple[OutputFiles, ShardReport]:
-        """What the stage returns, once the file is closed."""
-        file = self._file if self.rows else None
-        return OutputFiles(file, self.index), counts.report(self.rows, file, file_sha256(self._file), **figures)
-
-    def _flush(self, least: int) -> None:
-        """Write row groups of one size, whatever the sizes that rows come in, as long as `least` rows wait."""
-        import pyarrow as pa
-
-        waiting = pa.concat_tables(self._waiting).combine_chunks()
-        while waiting.num_rows >= least:
-            self._writer.write_table(waiting.slice(0, _ROW_GROUP))
-            waiting = waiting.slice(_ROW_GROUP)
-        self._waiting = [waiting] if waiting.num_rows else []
-
-
-class SampleStage(Stage[StoredShard]):
+class SampleStage(StoredSamplesStage):
     """A stage that makes samples of samples: `process` is all there is to it."""
 
     suffix: ClassVar[Suffix] = "tar"
@@ -191,6 +58,15 @@ class SampleStage(Stage[StoredShard]):
     def masks(self) -> Collection[str]:
         """Components that are label maps: no other component descends from one if there is an image."""
         return ()
+
+    @property
+    def reads_keys(self) -> bool:
+        """Whether what is made of a sample depends on its key. If not, that is one sample of the same key, or none."""
+        return True
+
+    def reads(self, component: str) -> bool:  # noqa: ARG002
+        """Whether what is made of a sample depends on this component. If not, all that is made has it as it is."""
+        return True
 
     @abstractmethod
     def process(self, sample: EncodedSample) -> Iterable[EncodedSample]:
@@ -201,24 +77,82 @@ class SampleStage(Stage[StoredShard]):
         """
 
     @override
+    def fingerprints(self, computation: str, key: str, rows: Rows) -> Fingerprints:
+        whole = of_all(computation, key, rows)
+        read = {name: row for name, row in rows.items() if self.reads(name)}
+        if self.reads_keys and len(read) == len(rows):
+            return whole
+        return Fingerprints(of_all(computation, key if self.reads_keys else "", read).output, whole.refusal)
+
+    @override
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
         counts, keys = Counts(shard, work), set[str]()
+
+        def planned() -> Iterator[tuple[_Plan, list[Part]]]:
+            for sample in self.look_up(shard, work.storage, work.earlier):
+                counts.bytes_in += sum(row.size for row in sample.rows.values())
+                plan = self._plan(shard, sample)
+                whole = [Part(shard, row) for row in sample.rows.values()]
+                yield plan, whole if plan.children is None else plan.parts
+
+        def make(read: tuple[_Plan, list[Bytes]]) -> _Children | Reject:
+            plan, found = read
+            if _is_copied(read):
+                assert plan.children is not None
+                data = iter(found)
+                former = plan.sample.former
+                if former is not None and former.reject is not None:
+                    why = Rejected(former.reject.reason, former.reject.detail)
+                    return self._reject(plan.sample, why)
+                return [
+                    (key, [_Component(part.row.component, next(data), part.row.sha256) for part in parts])  # type: ignore[arg-type]
+                    for key, parts in plan.children
+                ]
+            sample = _whole(shard, work, plan, found)
+            try:
+                children = list(self.process(sample))
+            except Rejected as rejected:
+                return self._reject(plan.sample, rejected)
+            return [(child.key, _hashed(child.components)) for child in children]
+
         with TarOutput(work) as output:
-            for (_, rows), children in counts.samples(lambda read: list(self.process(read[0])), shard, self.masks):
-                source = Lineage(rows, self.masks)
-                for child in children:
-                    _check_names(child, keys)
-                    keys.add(child.key)
-                    for component in sorted(child.components):
-                        data = child.components[component]
-                        digest = hashlib.sha256(data).hexdigest()
-                        output.add(child.key, component, data, digest, source(component), source.origin)
+            for (plan, _), children in counts.each(make, read_parts(work.storage, planned()), _is_copied):
+                sample = plan.sample
+                source = Lineage(sample.rows, self.masks)
+                for key, components in children:
+                    _check_names(key, components, keys)
+                    keys.add(key)
+                    for name, data, digest in components:
+                        output.add(key, name, data, digest, source(name), source.origin, sample.fingerprints.output)
                     output.samples += 1
-                counts.done(kept=bool(children))
+                counts.done(filtered=None if children else sample.fingerprints.refusal)
         return output.result(counts)
 
+    def _plan(self, shard: StoredShard, sample: InputSample) -> _Plan:
+        former = sample.former
+        if former is None:
+            return _Plan(sample, None)
+        passed = [row for row in sample.rows.values() if not self.reads(row.component)]
+        children: dict[str, dict[str, Part]] = {}
+        for row in former.rows:
+            children.setdefault(row.key, {})[row.component] = Part(former.shard, row)
+        made = []
+        for key, parts in children.items():
+            taken = {name: part for name, part in parts.items() if self.reads(name)}
+            for row in passed:
+                same = parts.get(row.component)
+                taken[row.component] = same if same and same.row.sha256 == row.sha256 else Part(shard, row)
+            made.append((key if self.reads_keys else sample.key, [taken[name] for name in sorted(taken)]))
+            if not self.reads_keys:
+                break
+        return _Plan(sample, made)
 
-class RowStage(Stage[StoredShard]):
+    def _reject(self, sample: InputSample, why: Rejected) -> Reject:
+        uri = Lineage(sample.rows, self.masks)("").uri
+        return Reject.of(sample.key, why, uri, sample.fingerprints.refusal)
+
+
+class RowStage(StoredSamplesStage):
     """A stage that makes a table with a row a sample: `row` and `schema` are all there is to it."""
 
     suffix: ClassVar[Suffix] = "parquet"
@@ -236,33 +170,88 @@ class RowStage(Stage[StoredShard]):
         """
 
     @override
+    def fingerprints(self, computation: str, key: str, rows: Rows) -> Fingerprints:
+        return of_all(computation, key, rows)
+
+    @override
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
         import pyarrow as pa
 
         schema = pa.schema([pa.field("key", pa.string(), nullable=False), *self.schema()])
         counts = Counts(shard, work)
+        formers = (sample.former for sample in self.look_up(shard, work.storage, work.earlier))
+        gathered = GatheredRows(work.storage, work.scratch, (former for former in formers if former))
+
+        def is_copied(read: tuple[InputSample, list[Bytes]]) -> bool:
+            former = read[0].former
+            return former is not None and (former.reject is not None or gathered.has(former))
+
+        def planned() -> Iterator[tuple[InputSample, list[Part]]]:
+            for sample in self.look_up(shard, work.storage, work.earlier):
+                counts.bytes_in += sum(row.size for row in sample.rows.values())
+                yield sample, [] if is_copied((sample, [])) else [Part(shard, row) for row in sample.rows.values()]
+
+        def make(read: tuple[InputSample, list[Bytes]]) -> tuple[Mapping[str, Any], Cell] | Reject:
+            sample, found = read
+            origin, digest = next(iter(sample.rows.values())), sample.fingerprints.output
+            former = sample.former
+            if former is not None and former.reject is not None:
+                return _reject(sample, Rejected(former.reject.reason, former.reject.detail))
+            if former is not None and is_copied(read):
+                old = former.rows[0]
+                (cells,) = gathered.row(former).to_pylist()
+                return cells, Cell(old.size, old.sha256, origin, digest)
+            try:
+                cells = self.row(EncodedSample(sample.key, components_of(sample.rows, found)))
+            except Rejected as rejected:
+                return _reject(sample, rejected)
+            unknown = cells.keys() - set(schema.names)
+            if unknown:
+                raise ConfigurationError(f"{self.name} gives {min(unknown)!r}, which its schema has no column for")
+            data = repr(sorted(cells.items())).encode()
+            return cells, Cell(len(data), hashlib.sha256(data).hexdigest(), origin, digest)
+
         with TableOutput(work, schema) as output:
-            for (sample, rows), cells in counts.samples(lambda read: self.row(read[0]), shard):
-                unknown = cells.keys() - set(schema.names)
-                if unknown:
-                    raise ConfigurationError(f"{self.name} gives {min(unknown)!r}, which its schema has no column for")
-                columns = {"key": [sample.key], **{name: [cells.get(name)] for name in schema.names if name != "key"}}
-                output.add(columns, "row", [repr(sorted(cells.items())).encode()], [next(iter(rows.values()))])
+            for (sample, _), (cells, cell) in counts.each(make, read_parts(work.storage, planned()), is_copied):
+                columns = {name: [cells.get(name)] for name in schema.names} | {"key": [sample.key]}
+                output.add(columns, "row", [cell])
                 counts.done()
         return output.result(counts)
 
 
-def _check_names(sample: EncodedSample, taken: set[str]) -> None:
+def _is_copied(read: tuple[_Plan, list[Bytes]]) -> bool:
+    """Whether all of the output was found, and nothing of it is damaged."""
+    return read[0].children is not None and not any(isinstance(data, Exception) for data in read[1])
+
+
+def _whole(shard: StoredShard, work: Work, plan: _Plan, found: list[Bytes]) -> EncodedSample:
+    """The sample itself: as it was read, or now, where what was to be copied is damaged."""
+    if plan.children is not None:
+        return shard.sample(work.storage, plan.sample.rows)
+    return EncodedSample(plan.sample.key, components_of(plan.sample.rows, found))
+
+
+def _hashed(components: Mapping[str, bytes]) -> list[_Component]:
+    return [
+        _Component(name, components[name], hashlib.sha256(components[name]).hexdigest()) for name in sorted(components)
+    ]
+
+
+def _reject(sample: InputSample, why: Rejected) -> Reject:
+    return Reject.of(sample.key, why, Lineage(sample.rows)("").uri, sample.fingerprints.refusal)
+
+
+def _check_names(key: str, components: Iterable[_Component], taken: Collection[str]) -> None:
     """Check the names that custom code gives its children.
 
     Raises:
         ConfigurationError: A shard cannot hold them.
     """
-    if sample.key in taken:
-        raise ConfigurationError(f"the transform gives two samples the key {sample.key!r}; keys must differ")
-    for component in sample.components:
-        if not is_member_name(sample.key, component):
+    if key in taken:
+        raise ConfigurationError(f"the transform gives two samples the key {key!r}; keys must differ")
+    for name, _, _ in components:
+        if not is_member_name(key, name):
             raise ConfigurationError(
-                f"the transform names a component {component!r} of {sample.key!r}; use at most {MAX_NAME} letters, "
+                f"the transform names a component {name!r} of {key!r}; use at most {MAX_NAME} letters, "
                 "digits and _-/ for both, no dot in the key, lower case in the component"
             )

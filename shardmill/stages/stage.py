@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from shardmill.devices import GPUSpec
+from shardmill.shards.earlier import NOTHING, Earlier
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.index import IndexWriter
 from shardmill.shards.layout import Suffix
@@ -50,6 +51,8 @@ class Work:
     """How many threads the stage may keep busy."""
     advance: Callable[[int], None]
     """Called with the number of input samples that are done. An exception that it raises cancels the run."""
+    earlier: Earlier = NOTHING
+    """Shards that the same computation made: what they hold of the shard's samples is copied."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,14 @@ class Stage(ABC, Generic[InputT]):
     def identity(self) -> str:
         """Digest of what it does to any input."""
         return stage_identity(self.name, self.version, self.parameters(), self.imported_from)
+
+    def computation(self) -> str:
+        """Digest of what it does to one sample: what was made of an equal sample by an equal computation is copied."""
+        return self.identity()
+
+    def reusable(self, shard: InputT, storage: Storage, earlier: Earlier) -> int:  # noqa: ARG002
+        """How many samples of a shard it would copy from what `earlier` holds: 0 where it makes shards as a whole."""
+        return 0
 
     @abstractmethod
     def __call__(self, shard: InputT, work: Work, /) -> tuple[OutputFiles, ShardReport]:

@@ -50,6 +50,15 @@ class TransformStage(SampleStage):
         build_transform(self.spec)
         return type(self)(self.spec, self.max_pixels, self.parameters())
 
+    @property
+    @override
+    def reads_keys(self) -> bool:
+        return self._transform.reads_keys
+
+    @override
+    def reads(self, component: str) -> bool:
+        return self._transform.reads(component)
+
     @cached_property
     def _transform(self) -> SampleTransform:
         return build_transform(self.spec, max_pixels=self.max_pixels)

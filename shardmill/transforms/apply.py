@@ -8,7 +8,7 @@ from shardmill.errors import ConfigurationError
 from shardmill.images import MAX_PIXELS
 from shardmill.samples import IMAGE_FORMATS, EncodedSample, image_format
 from shardmill.torchvision_compat import import_torchvision
-from shardmill.transforms.operations import Step, build_step, close_matches
+from shardmill.transforms.operations import Step, build_step, close_matches, draws_nothing
 from shardmill.transforms.sample import DecodedSample, seeded_generator
 from shardmill.transforms.spec import TransformSpec
 from shardmill.transforms.values import decode_value, encode_value
@@ -51,6 +51,17 @@ class SampleTransform:
         self._rewritten = _union([each.components for each in spec.operations if not each.is_custom])
         self._steps: list[Step] | None = None
         self._lock = threading.Lock()
+
+    @property
+    def reads_keys(self) -> bool:
+        """Whether the result depends on the key: randomness does, and a callable of the user's own may."""
+        return not all(draws_nothing(operation) for operation in self._spec.operations)
+
+    def reads(self, component: str) -> bool:
+        """Whether the result depends on this component; if not, it passes byte for byte."""
+        if any(operation.is_custom for operation in self._spec.operations):
+            return True
+        return image_format(component) is not None and (self._seen is None or component in self._seen)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SampleTransform, (self._spec, self._max_pixels)

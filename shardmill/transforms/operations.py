@@ -34,6 +34,11 @@ _UNUSABLE: Mapping[str, str] = {
     "LinearTransformation": "its matrix has no place in a spec; write a callable",
 }
 
+_DRAW_NOTHING = frozenset(
+    {"CenterCrop", "ConvertImageDtype", "Grayscale", "Identity", "Normalize", "Pad", "RGB", "Resize", "ToDtype"}
+    | {"ToImage", "ToPILImage", "ToTensor"}
+)
+
 
 def build_step(operation: Operation, masks: Collection[str]) -> Step:
     """Make the step, checking all that can be checked without a sample.
@@ -46,6 +51,11 @@ def build_step(operation: Operation, masks: Collection[str]) -> Step:
     built = _build_named(operation.operation, operation.arguments)
     names = None if operation.components is None else tuple(sorted(operation.components))
     return functools.partial(_run_named, operation.operation, built, names)
+
+
+def draws_nothing(operation: Operation) -> bool:
+    """Whether an operation is known to do the same to equal images, whatever the generator."""
+    return operation.operation in _DRAW_NOTHING
 
 
 def close_matches(word: str, known: Iterable[str]) -> str:

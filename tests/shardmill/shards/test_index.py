@@ -12,7 +12,7 @@ from shardmill.shards.index import IndexRow, IndexWriter, Owner, Source, read_in
 from shardmill.shards.report import Reject, ShardReport
 
 TEXT = st.text(st.characters(codec="utf-8"))
-ROWS = st.lists(st.builds(IndexRow, TEXT, TEXT, st.integers(0, 2**62), st.integers(0, 2**62), *[TEXT] * 5))
+ROWS = st.lists(st.builds(IndexRow, TEXT, TEXT, st.integers(0, 2**62), st.integers(0, 2**62), *[TEXT] * 6))
 REPORT = ShardReport(
     samples_in=3,
     kept=1,
@@ -32,7 +32,7 @@ OWNER = Owner(shard="00ff00", start="00ff00", fingerprint="f" * 64, data="00ff00
 def written(rows: list[IndexRow], report: ShardReport, folder: Path) -> bytes:
     writer = IndexWriter()
     for row in rows:
-        writer.add(row.key, row.component, row.offset, row.size, row.sha256, row.source, row.origin)
+        writer.add(row.key, row.component, row.offset, row.size, row.sha256, row.source, row.origin, row.fingerprint)
     writer.write(folder / "index.parquet", report, OWNER)
     return (folder / "index.parquet").read_bytes()
 
@@ -100,7 +100,7 @@ def test_an_altered_index_is_read_or_corrupt_and_never_another_error(tmp_path: P
     "table",
     [
         pa.table({"key": ["a"]}),
-        pa.table({**{name: ["a"] for name in IndexRow.__dataclass_fields__}}),
+        pa.table({**{name: ["a"] for name in IndexRow._fields}}),
         pa.table({"embedding": [[1.0]]}),
     ],
     ids=["a column", "offsets as text", "another table"],

@@ -1,0 +1,67 @@
+"""The samples of a shard while it is made: in order over threads, each of them counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shardmill.concurrency import bounded_map
+from shardmill.shards.report import Reject, ShardReport
+from shardmill.stages.stage import InputShard, Work
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Counts:
+    """How many samples were kept, filtered and rejected, and how many of them were copied."""
+
+    def __init__(self, shard: InputShard, work: Work) -> None:
+        self._shard = shard
+        self._work = work
+        self.rejects: list[Reject] = []
+        self.filtered_fingerprints: list[str] = []
+        self.kept = self.filtered = self.reused = self.bytes_in = 0
+
+    def each(
+        self,
+        prepare: Callable[[T], R | Reject],
+        items: Iterable[T],
+        is_quick: Callable[[T], bool] | None = None,
+    ) -> Iterator[tuple[T, R]]:
+        """Each item with what `prepare` makes of it, in order, computed in `work.threads` threads.
+
+        Rejects are counted and left out. Holds `2 * work.threads` items.
+        """
+        for item, made in bounded_map(lambda item: (item, prepare(item)), items, self._work.threads, is_quick):
+            if isinstance(made, Reject):
+                self.rejects.append(made)
+                self._work.advance(1)
+            else:
+                yield item, made
+
+    def done(self, filtered: str | None = None) -> None:
+        """Count an item of `each` as kept, or as filtered, with its fingerprint."""
+        if filtered is None:
+            self.kept += 1
+        else:
+            self.filtered += 1
+            self.filtered_fingerprints.append(filtered)
+        self._work.advance(1)
+
+    def report(self, samples: int, file: Path | None, sha256: str, **figures: Any) -> ShardReport:
+        """The report of the shard, `samples` of which stand in `file`."""
+        return ShardReport(
+            samples_in=self._shard.samples,
+            kept=self.kept,
+            filtered=self.filtered,
+            reused=self.reused,
+            samples=samples,
+            bytes_in=self.bytes_in,
+            bytes=file.stat().st_size if file else 0,
+            sha256=sha256 if file else "",
+            rejects=self.rejects,
+            filtered_fingerprints=self.filtered_fingerprints,
+            **figures,
+        )

@@ -1,0 +1,86 @@
+"""Samples of stored shards, and what was made of each before: the part that stages over them share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from typing_extensions import override
+
+from shardmill.shards.earlier import Earlier, EarlierReader, Former
+from shardmill.shards.fingerprint import sample_fingerprint
+from shardmill.shards.parts import Bytes
+from shardmill.shards.stored import Rows, StoredShard
+from shardmill.stages.stage import Stage
+from shardmill.storage import Storage
+
+_TOGETHER = 2048
+"""Samples that are looked up together."""
+
+
+class Fingerprints(NamedTuple):
+    """Of what a stage makes of a sample. Empty ones are never looked up."""
+
+    output: str
+    """Of the output, as far as it is computed."""
+    refusal: str
+    """Of a refusal, which may say more of the sample than the output depends on."""
+
+
+class InputSample(NamedTuple):
+    """A sample of a stored shard, as its index describes it."""
+
+    key: str
+    rows: Rows
+    fingerprints: Fingerprints
+    former: Former | None
+    """What was made of it before."""
+
+
+class StoredSamplesStage(Stage[StoredShard]):
+    """A stage that makes something of each sample of a stored shard, for itself."""
+
+    @abstractmethod
+    def fingerprints(self, computation: str, key: str, rows: Rows) -> Fingerprints:
+        """Of what `computation`, that of this stage, makes of the sample with these rows of the index."""
+
+    @override
+    def reusable(self, shard: StoredShard, storage: Storage, earlier: Earlier) -> int:
+        return sum(sample.former is not None for sample in self.look_up(shard, storage, earlier))
+
+    def look_up(self, shard: StoredShard, storage: Storage, earlier: Earlier) -> Iterator[InputSample]:
+        """The samples of a shard, in order, each with what was made of it before. Memory does not grow with them."""
+        reader, computation = EarlierReader(earlier, storage), self.computation()
+        samples = shard.rows(storage)
+        while some := list(islice(samples, _TOGETHER)):
+            fingerprints = [self.fingerprints(computation, key, rows) for key, rows in some]
+            found = reader.find({digest for each in fingerprints for digest in each})
+            for (key, rows), each in zip(some, fingerprints, strict=True):
+                former = found.get(each.refusal)
+                if former is None or former.rows:
+                    former = found.get(each.output)
+                yield InputSample(key, rows, each, former)
+
+
+def of_all(computation: str, key: str, rows: Rows) -> Fingerprints:
+    """Where everything of the sample counts: its key, and the names and bytes of its components."""
+    components = (part for row in rows.values() for part in (row.component, row.sha256))
+    digest = sample_fingerprint(computation, key, *components)
+    return Fingerprints(digest, digest)
+
+
+def components_of(names: Iterable[str], found: Iterable[Bytes]) -> dict[str, bytes]:
+    """The components with these names, as they were read.
+
+    Raises:
+        CorruptionError: One is damaged.
+        SupersededError: They are gone.
+    """
+    components = {}
+    for name, data in zip(names, found, strict=True):
+        if not isinstance(data, bytes):
+            raise data
+        components[name] = data
+    return components
