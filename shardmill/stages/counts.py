@@ -25,16 +25,14 @@ class Counts:
         self.kept = self.filtered = self.reused = self.bytes_in = 0
 
     def each(
-        self,
-        prepare: Callable[[T], R | Reject],
-        items: Iterable[T],
-        is_quick: Callable[[T], bool] | None = None,
+        self, prepare: Callable[[T], R | Reject], items: Iterable[T], is_copied: Callable[[T], bool]
     ) -> Iterator[tuple[T, R]]:
         """Each item with what `prepare` makes of it, in order, computed in `work.threads` threads.
 
-        Rejects are counted and left out. Holds `2 * work.threads` items.
+        Rejects are counted and left out, and so is what is copied counted. Holds `2 * work.threads` items.
         """
-        for item, made in bounded_map(lambda item: (item, prepare(item)), items, self._work.threads, is_quick):
+        for item, made in bounded_map(lambda item: (item, prepare(item)), items, self._work.threads, is_copied):
+            self.reused += is_copied(item)
             if isinstance(made, Reject):
                 self.rejects.append(made)
                 self._work.advance(1)

@@ -94,7 +94,7 @@ class _Plan(NamedTuple):
     fingerprint: str
     places: tuple[Part | None, ...]
     """Of each object, where its bytes stand already."""
-    refused: Rejected | None = None
+    reject: Reject | None = None
     is_known: bool = False
     """Whether it was refused before, for what its objects hold."""
 
@@ -109,7 +109,7 @@ class _Plan(NamedTuple):
     @property
     def is_copied(self) -> bool:
         """Whether nothing of it need be fetched."""
-        return self.is_known or (self.refused is None and None not in self.places)
+        return self.is_known or (self.reject is None and None not in self.places)
 
 
 class _Fetched(NamedTuple):
@@ -197,9 +197,9 @@ class PackStage(Stage[RawShard]):
         try:
             self._check_names(group, images)
         except Rejected as refused:
-            return _Plan(group, "", (), refused)
+            return _Plan(group, "", (), _reject(group[0], refused, ""))
         if former is not None and former.reject is not None:
-            return _Plan(group, digest, (), Rejected(former.reject.reason, former.reject.detail), is_known=True)
+            return _Plan(group, digest, (), former.reject.model_copy(update={"key": group[0].key}), is_known=True)
         if former is not None:
             rows = {row.component: row for row in former.rows if row.key == former.rows[0].key}
             return _Plan(group, digest, tuple(Part(former.shard, rows[item.component]) for item in group))
@@ -267,14 +267,14 @@ def _fingerprint(computation: str, group: _Group) -> str:
 def _is_at_hand(read: tuple[_Plan, list[Bytes]]) -> bool:
     """Whether nothing has to be fetched."""
     plan, found = read
-    return plan.refused is not None or (plan.is_copied and not any(isinstance(data, Exception) for data in found))
+    return plan.reject is not None or (plan.is_copied and not any(isinstance(data, Exception) for data in found))
 
 
 def _fetch(plan: _Plan, found: list[Bytes], storage: Storage) -> _Fetched:
     """The bytes of each object of a sample: those that were found, and the others from the source."""
+    if plan.reject is not None:
+        return _Fetched(plan, plan.reject, ())
     item = plan.group[0]
-    if plan.refused is not None:
-        return _Fetched(plan, _reject(item, plan.refused, plan.fingerprint), ())
     stored, data, came = iter(found), [], []
     try:
         for number, (item, place) in enumerate(zip(plan.group, plan.places, strict=True)):
