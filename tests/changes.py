@@ -1,5 +1,6 @@
 """A dataset that changes, and instruments that count what each change costs."""
 
+import io
 import os
 import uuid
 from collections import Counter
@@ -7,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from shardmill import graph
 from shardmill.dataset import Dataset, DatasetSpec
@@ -20,6 +23,14 @@ from shardmill.transforms import SampleTransform
 from tests.servers.places import Place
 
 Files = Mapping[str, bytes]
+
+
+def photograph(number: int, kind: str = "JPEG") -> bytes:
+    """An image of 24 pixels, another one for each number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (4, 4, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((24, 24), Image.Resampling.BICUBIC).save(buffer, kind)
+    return buffer.getvalue()
 
 
 class Cost(NamedTuple):
@@ -87,9 +98,9 @@ class Changing:
             DatasetSpec.model_validate({**given, "partitions": self.partitions, **fields}), self.place.storage
         )
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, partition: str = "p") -> None:
         """Store a raw object, at a version that it never had."""
-        uri = self.place.put(f"{self.source}/p/{name}", data)
+        uri = self.place.put(f"{self.source}/{partition}/{name}", data)
         if self.place.kind == "file":  # an equal file written within a tick of the clock would have an equal version
             file = uri.removeprefix("file://")
             os.utime(file, ns=(next(_TICKS), next(_TICKS)))
@@ -112,15 +123,15 @@ class Changing:
     def files(self, root: str = "root") -> Files:
         """Every file of the samples' assets but the commits, which say when and how things were made.
 
-        The map's basis is that of the partitions that came first, and stays.
+        The manifest has times, which count for nothing; the map's basis is that of the first partitions, and stays.
         """
         found = {}
         base = f"{self.place.uri}/{root}/d"
         for info in self.place.storage.list(base):
             name = info.uri.removeprefix(f"{base}/")
             place = name.removeprefix(f"{SIDE}/").split("/")
-            ours = place[1] in self.partitions and not place[0].startswith(("embedding_map", "embedding_basis"))
-            if ours and place[-1] != "index.json":
+            other = place[0].startswith(("raw_images", "embedding_map", "embedding_basis"))
+            if place[1] in self.partitions and not other and place[-1] != "index.json":
                 found[name] = self.place.storage.read(info.uri)
         return found
 

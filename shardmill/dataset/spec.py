@@ -13,14 +13,15 @@ from shardmill.durations import DURATION, seconds_of
 from shardmill.embedders import EMBEDDERS, EmbedderSpec, unknown_model
 from shardmill.images import MAX_PIXELS
 from shardmill.partitions import BatchPartitions, PartitionsSpec, partitioning_of
+from shardmill.shards.catalog import catalogs_below
 from shardmill.shards.layout import SIDE
 from shardmill.shards.spec import ShardSpec
 from shardmill.sources.spec import SourceSpec
 from shardmill.storage import absolute_uri, join_uri
 from shardmill.transforms.spec import TransformSpec
 
-Named = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
-"""Letters, digits and underscores: a part of assets' keys."""
+Named = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
+"""Letters, digits and underscores, none of them first: a part of assets' keys."""
 
 
 class DeclaredTransform(TransformSpec):
@@ -155,6 +156,7 @@ class DatasetSpec(BaseModel):
             base = join_uri(partitioning.base, "")
             home = join_uri(absolute_uri(self.root), self.name)
             ours = [f"{home}/raw_images/partition/data.parquet", f"{home}/{SIDE}/raw_images/partition/index.json"]
+            ours.append(f"{catalogs_below(absolute_uri(self.root))}/computation/file.parquet")
             if any(uri.startswith(base) and partitioning.match(uri.removeprefix(base)) for uri in ours):
                 raise ValueError(f"the root {self.root!r} lies within the source: what is made would be listed as raw")
         if self.source.table is not None and (self.sensor or not isinstance(self.partitions, list)):

@@ -14,8 +14,9 @@ from shardmill.engines.making import MakeShard, PlannedShard
 from shardmill.engines.protocol import Engine
 from shardmill.errors import ConflictError, SupersededError, TooManyRejectsError
 from shardmill.progress import ProgressMeter, ProgressSink, silent
+from shardmill.shards.catalog import Catalog
 from shardmill.shards.commit import Commit, ShardEntry, read_commit
-from shardmill.shards.earlier import Earlier
+from shardmill.shards.earlier import Earlier, new_places
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.layout import Layout
 from shardmill.shards.reader import ShardSet
@@ -100,6 +101,7 @@ class LazyShardSet:
                 entries[planned[entry.id]] = entry
                 made.append(entry)
             commit = self.commit_of(name, [entries[digest] for digest in self.fingerprints])
+            new = new_places(storage, layout, commit, committed)
             commit = commit.model_copy(update={"seconds_a_sample": _pace(made, committed)})
             _check_rejects(storage, layout, commit, max_reject_ratio)
             if committed is None or not commit.says_the_same_as(committed):
@@ -107,6 +109,7 @@ class LazyShardSet:
             try:
                 published = publish_commit(storage, layout, commit, committed, version, keep_seconds)
                 if published is not None:
+                    Catalog.beside(layout, commit.computation).add(storage, new)
                     reused = sum(entry.reused for entry in made)
                     computed = sum(entry.samples_in for entry in made) - reused
                     return ShardSet(storage, layout, published, len(made), computed, reused)

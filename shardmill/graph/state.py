@@ -185,12 +185,11 @@ def _computed(
     for shard, digest, earlier in lazy.with_earlier(dataset.layout(asset.name, place), commit):
         if digest in standing:
             continue
-        if not earlier.shards:
-            counts[shard.id] = shard.samples
-        elif isinstance(shard, StoredShard) and shard.entry.sha256.startswith(_FORESEEN):
-            counts[shard.id] = min(shard.samples, before.get(shard.id, shard.samples))
+        counts[shard.id] = shard.samples
+        if isinstance(shard, StoredShard) and shard.entry.sha256.startswith(_FORESEEN):
+            if earlier.shards:
+                counts[shard.id] = min(shard.samples, before.get(shard.id, shard.samples))
         else:
-            counts[shard.id] = shard.samples
             with suppress(CorruptionError, SupersededError):  # what it is made of is lost itself
                 counts[shard.id] -= lazy.stage.reusable(shard, dataset.storage, earlier)
     return counts

@@ -1,22 +1,25 @@
-"""What earlier commits hold of the samples that are to be made: found by fingerprint, copied and not made again."""
+"""What commits hold of the samples that are to be made: found by fingerprint, copied and not made again."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from shardmill.errors import CorruptionError, SupersededError
-from shardmill.shards.commit import Commit, ShardEntry
+from shardmill.errors import CorruptionError, ShardmillError, SupersededError
+from shardmill.shards.catalog import Catalog, ShardPlace, sample_numbers
+from shardmill.shards.commit import Commit, ShardEntry, read_commit
 from shardmill.shards.index import IndexRow, rows_of
 from shardmill.shards.layout import Layout
 from shardmill.shards.report import Reject
 from shardmill.shards.slicing import Order
 from shardmill.shards.stored import StoredShard
-from shardmill.storage import Storage
+from shardmill.storage import Storage, join_uri
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 _REMEMBERED = 4
@@ -38,6 +41,8 @@ class Earlier:
     """Shards of an earlier commit that may hold what is to be made. Picklable."""
 
     shards: tuple[StoredShard, ...] = ()
+    catalog: Catalog | None = None
+    """Knows of shards of other partitions."""
 
     @classmethod
     def of(cls, layout: Layout, commit: Commit | None, computation: str, order: Order, start: str, end: str) -> Earlier:
@@ -45,16 +50,16 @@ class Earlier:
 
         None if the commit was made by another computation, and all if it is ordered otherwise.
         """
+        catalog = Catalog.beside(layout, computation)
         if commit is None or commit.computation != computation:
-            return cls()
+            return cls(catalog=catalog)
         spans = _spans(commit.shards) if commit.order == order else ((entry, "", "") for entry in commit.shards)
-        return cls(
-            tuple(
-                StoredShard(layout, entry)
-                for entry, low, high in spans
-                if (not end or low < end) and (not high or high > start)
-            )
+        shards = (
+            StoredShard(layout, entry)
+            for entry, low, high in spans
+            if (not end or low < end) and (not high or high > start)
         )
+        return cls(tuple(shards), catalog)
 
 
 NOTHING = Earlier()
@@ -75,16 +80,26 @@ class EarlierReader:
     earlier: Earlier
     storage: Storage
     _indexes: dict[str, pa.Table | None] = field(default_factory=dict)
+    _is_alone: bool = False
+    """Whether what is not in the shards was looked for elsewhere, and nothing of it found: so it is with the rest."""
 
     def find(self, fingerprints: Collection[str]) -> Mapping[str, Former]:
         """What was made of the samples with these fingerprints, by fingerprint."""
+        wanted = set(fingerprints) - {""}
+        found = self._find(self.earlier.shards, wanted)
+        if self.earlier.catalog is not None and not self._is_alone and len(found) < len(wanted):
+            elsewhere = self._elsewhere(self.earlier.catalog, wanted - found.keys())
+            found |= elsewhere
+            self._is_alone = not elsewhere
+        return found
+
+    def _find(self, shards: Iterable[StoredShard], wanted: set[str]) -> dict[str, Former]:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        wanted = set(fingerprints) - {""}
         values = pa.array(sorted(wanted), pa.string())
         found: dict[str, Former] = {}
-        for shard, index in self._each():
+        for shard, index in self._each(shards):
             rows: dict[str, list[IndexRow]] = {}
             for row in rows_of(index.filter(pc.is_in(index["fingerprint"], values))):
                 if row.fingerprint not in found:
@@ -96,6 +111,21 @@ class EarlierReader:
                 break
         return found
 
+    def _elsewhere(self, catalog: Catalog, wanted: set[str]) -> Mapping[str, Former]:
+        """What other partitions hold."""
+        by_partition: dict[str, set[str]] = {}
+        for partition, shard in catalog.find(self.storage, wanted):
+            by_partition.setdefault(partition, set()).add(shard)
+        found: dict[str, Former] = {}
+        for partition, ids in sorted(by_partition.items()):
+            layout = Layout.at(join_uri(catalog.root, partition))
+            with suppress(ShardmillError):
+                commit, _ = read_commit(self.storage, layout)
+                if commit is not None and commit.computation == catalog.computation:
+                    shards = (StoredShard(layout, entry) for entry in commit.shards if entry.id in ids)
+                    found |= self._find(shards, wanted - found.keys())
+        return found
+
     def objects(self, uris: Collection[str]) -> Mapping[tuple[str, str], tuple[StoredShard, IndexRow]]:
         """Where the bytes of raw objects with these URIs stand as they are, by URI and version."""
         import pyarrow as pa
@@ -103,7 +133,7 @@ class EarlierReader:
 
         values = pa.array(sorted(set(uris)), pa.string())
         found = {}
-        for shard, index in self._each():
+        for shard, index in self._each(self.earlier.shards):
             whole = pc.equal(index["sha256"], index["source_sha256"])
             for row in rows_of(index.filter(pc.and_(whole, pc.is_in(index["source_uri"], values)))):
                 found[row.source_uri, row.source_version] = shard, row
@@ -113,18 +143,18 @@ class EarlierReader:
         """(component, SHA-256) of all that the shards hold."""
         return {
             pair
-            for _, index in self._each()
+            for _, index in self._each(self.earlier.shards)
             for pair in zip(index["component"].to_pylist(), index["sha256"].to_pylist(), strict=True)
         }
 
-    def _each(self) -> Iterator[tuple[StoredShard, pa.Table]]:
-        for shard in self.earlier.shards:
+    def _each(self, shards: Iterable[StoredShard]) -> Iterator[tuple[StoredShard, pa.Table]]:
+        for shard in shards:
             index = self._index(shard)
             if index is not None:
                 yield shard, index
 
     def _index(self, shard: StoredShard) -> pa.Table | None:
-        name = shard.entry.index
+        name = shard.layout.beside(shard.entry.index)
         if name not in self._indexes:
             for earlier in list(self._indexes)[: 1 - _REMEMBERED]:
                 del self._indexes[earlier]
@@ -142,3 +172,31 @@ class EarlierReader:
         filtered = {digest: Former(shard) for digest in report.filtered_fingerprints if digest in wanted}
         rejects = {each.fingerprint: Former(shard, (), each) for each in report.rejects if each.fingerprint in wanted}
         return filtered | rejects
+
+
+def new_places(
+    storage: Storage, layout: Layout, commit: Commit, before: Commit | None
+) -> dict[ShardPlace, np.ndarray[Any, Any]]:
+    """The samples that the shards of a commit hold and those of the one before did not: for `Catalog.add`."""
+    import numpy as np
+
+    partition = f"{layout.home.rpartition('/')[2]}/{layout.name}"
+    earlier = {entry.id: entry for entry in before.shards} if before else {}
+    stood = {entry.fingerprint for entry in earlier.values()}
+    places = {}
+    for entry in commit.shards:
+        if entry.fingerprint not in stood:
+            held = _numbers_of(storage, layout, entry)
+            if entry.id in earlier:
+                held = np.setdiff1d(held, _numbers_of(storage, layout, earlier[entry.id]))
+            places[ShardPlace(partition, entry.id)] = held
+    return places
+
+
+def _numbers_of(storage: Storage, layout: Layout, entry: ShardEntry) -> np.ndarray[Any, Any]:
+    """Of the samples that a shard holds; none if its index is damaged or gone."""
+    try:
+        index = StoredShard(layout, entry).index_table(storage)
+    except (CorruptionError, SupersededError):
+        return sample_numbers(())
+    return sample_numbers({*index["fingerprint"].to_pylist()} - {""})

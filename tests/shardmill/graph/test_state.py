@@ -148,7 +148,7 @@ def test_what_is_planned_is_what_a_run_makes(folder: Path, make_dataset: Any, ki
         assert planned[asset].state == "stale"
     for state in planned.values():
         assert (state.state == "up to date") == (not state.why)
-        assert state.seconds is None or (state.seconds > 0) == (state.to_make > 0)
+        assert state.seconds is None or (state.seconds > 0) == (state.to_compute > 0)
     assert {state.state for state in graph.states(dataset, "p")} == {"up to date"}
 
 

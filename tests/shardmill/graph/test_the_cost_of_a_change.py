@@ -1,15 +1,12 @@
 """What each kind of change to a partition costs, by counting; the result is always that of a build from nothing."""
 
-import io
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from shardmill import graph
-from tests.changes import Changing, Cost, Instruments, counting
+from tests.changes import Changing, Cost, Instruments, counting, photograph
 from tests.servers.places import Kind, NewPlace
 from tests.small_embedder import SMALL
 
@@ -26,13 +23,6 @@ FIELDS: dict[str, Any] = {
     "max_reject_ratio": 1.0,
 }
 NewChanging = Callable[..., Changing]
-
-
-def photograph(number: int, kind: str = "JPEG") -> bytes:
-    pixels = np.random.default_rng(number).integers(0, 256, (4, 4, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).resize((24, 24), Image.Resampling.BICUBIC).save(buffer, kind)
-    return buffer.getvalue()
 
 
 @pytest.fixture(params=["file", "s3"])
