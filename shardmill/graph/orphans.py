@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator
 
 from shardmill.dataset import Dataset
 from shardmill.errors import CorruptionError
 from shardmill.shards import retention
+from shardmill.shards.catalog import unused_catalogs
 from shardmill.shards.layout import SIDE, Layout
 from shardmill.storage import ObjectInfo, join_uri, relative_to
 
@@ -25,7 +27,8 @@ def remove_orphans(
 ) -> Iterator[ObjectInfo | CorruptionError]:
     """The orphans of all partitions, or of these, and an error for each partition that was left alone.
 
-    The scratch space of killed runs goes too. `retention.remove_orphans` says what an orphan is.
+    The scratch space of killed runs goes too, and so do catalogs of which no run has made use for 90 days.
+    `retention.remove_orphans` says what an orphan is.
     """
     if not dry_run:
         dataset.storage.sweep(join_uri(dataset.home, SIDE))
@@ -38,3 +41,7 @@ def remove_orphans(
             )
         except CorruptionError as error:
             yield error
+    for info in unused_catalogs(dataset.storage, dataset.home.rpartition("/")[0], time.time()):
+        if not dry_run:
+            dataset.storage.delete(info.uri)
+        yield info

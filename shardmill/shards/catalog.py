@@ -15,7 +15,7 @@ import io
 import logging
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.errors import ShardmillError
 from shardmill.shards.layout import SIDE, Layout
-from shardmill.storage import ObjectInfo, Storage, join_uri
+from shardmill.storage import ObjectInfo, Storage, join_uri, relative_to
 from shardmill.tables import read_parquet, read_row_groups
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _SMALLEST, _LARGEST = 1 << 12, 1 << 21
 """Rows: files with fewer are of one size, those with more are merged no further."""
 _MOST = 1 << 24
 """Rows of a computation; beyond, the file that was written longest ago goes."""
+_UNUSED_SECONDS = 90 * 86_400.0
 
 
 class ShardPlace(NamedTuple):
@@ -113,6 +114,17 @@ class Catalog:
 def catalogs_below(root: str) -> str:
     """URI of the folder of all catalogs below a root."""
     return join_uri(root, f"{SIDE}/samples")
+
+
+def unused_catalogs(storage: Storage, root: str, now: float) -> Iterator[ObjectInfo]:
+    """The files of computations of which nothing was made for a long time: retired models, transforms of the past."""
+    folder = catalogs_below(root)
+    files: dict[str, list[ObjectInfo]] = {}
+    for info in storage.list(folder):
+        files.setdefault(relative_to(folder, info.uri).partition("/")[0], []).append(info)
+    for some in files.values():
+        if now - max(info.modified for info in some) > _UNUSED_SECONDS:
+            yield from some
 
 
 _NAME = re.compile(r"(\d+)-[0-9a-f]{12}\.parquet")
