@@ -49,6 +49,10 @@ def weights_identity(spec: EmbedderSpec, storage: Storage) -> str:
     return SmallEmbedder.weights_digest
 
 
+def preprocessing(spec: EmbedderSpec) -> str:
+    return "resize to 8"
+
+
 @pytest.fixture(scope="session")
 def embedder_of_tests() -> Iterator[dict[str, str]]:
     """What to declare as `embedder` in this process: its vectors cost next to nothing."""

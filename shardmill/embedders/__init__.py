@@ -1,7 +1,7 @@
 """Embedders: a model with its own preprocessing, and the runtimes that compute it. Importing this imports no torch."""
 
 from shardmill.embedders.protocol import Embedder
-from shardmill.embedders.registry import EMBEDDERS, load_embedder, weights_identity
+from shardmill.embedders.registry import EMBEDDERS, load_embedder, preprocessing, weights_identity
 from shardmill.embedders.runtimes import Runtime, available_runtimes, build_runtime, choose_runtime
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.embedders.unknown import unknown_model
@@ -15,6 +15,7 @@ __all__ = [
     "build_runtime",
     "choose_runtime",
     "load_embedder",
+    "preprocessing",
     "unknown_model",
     "weights_identity",
 ]

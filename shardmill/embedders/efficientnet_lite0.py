@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SIZE = 224
 CROP = SIZE / (SIZE + 32)  # 0.875 of the shorter side, as in EfficientNet's own input pipeline
+MEAN, STD = 127.0, 128.0
 
 
 class EfficientNetLite0:
@@ -33,7 +34,7 @@ class EfficientNetLite0:
         fit_state_dict(net, state, source)
         self._state = state
         _, self._head = split_classifier(net)
-        self._module = on_pixels(net, mean=[127.0] * 3, std=[128.0] * 3)
+        self._module = on_pixels(net, mean=[MEAN] * 3, std=[STD] * 3)
 
     @cached_property
     def weights_digest(self) -> str:
@@ -65,6 +66,11 @@ def load(spec: EmbedderSpec, weights: str | None, storage: Storage) -> Embedder:
 def weights_identity(spec: EmbedderSpec, storage: Storage) -> str:
     """The digest of the weights' file."""
     return file_identity(spec.weights or _bundled(), storage)
+
+
+def preprocessing(spec: EmbedderSpec) -> str:  # noqa: ARG001
+    """The same whatever the weights."""
+    return f"centre square of {CROP}, bicubic to {SIZE} px, (x - {MEAN}) / {STD}"
 
 
 def _bundled() -> str:

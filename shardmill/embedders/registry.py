@@ -24,6 +24,9 @@ class EmbedderModule(Protocol):
     def weights_identity(self, spec: EmbedderSpec, storage: Storage) -> str:
         """Changes whenever the weights do; needs no model in memory."""
 
+    def preprocessing(self, spec: EmbedderSpec) -> str:
+        """Changes whenever what is done to an image before the network does; needs no model in memory."""
+
 
 def load_embedder(spec: EmbedderSpec, weights: str | None = None, storage: Storage | None = None) -> Embedder:
     """The embedder that `spec` names, its weights in memory.
@@ -47,6 +50,15 @@ def weights_identity(spec: EmbedderSpec, storage: Storage) -> str:
         ConfigurationError: The model is unknown, or its weights cannot be read.
     """
     return _module(spec.model).weights_identity(spec, storage)
+
+
+def preprocessing(spec: EmbedderSpec) -> str:
+    """What the model that `spec` names does to an image before its network, in words that change when that does.
+
+    Raises:
+        ConfigurationError: The model is unknown.
+    """
+    return _module(spec.model).preprocessing(spec)
 
 
 def _module(model: str) -> EmbedderModule:

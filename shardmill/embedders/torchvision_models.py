@@ -113,6 +113,13 @@ def weights_identity(spec: EmbedderSpec, storage: Storage) -> str:
     return file_identity(spec.weights, storage)
 
 
+def preprocessing(spec: EmbedderSpec) -> str:
+    """The preset that torchvision publishes with the weights, else with the model's default ones."""
+    preset = _published(_name(spec), spec.weights).transforms()
+    settings = (preset.resize_size, preset.crop_size, preset.interpolation.value, preset.mean, preset.std)
+    return "resize {}, crop {}, {}, mean {}, std {}".format(*settings)
+
+
 def _name(spec: EmbedderSpec) -> str:
     models: Any = import_torchvision().models
     name = spec.model.partition("/")[2]

@@ -16,7 +16,7 @@ from shardmill.shards.report import ShardReport
 from shardmill.shards.slicing import Order, position
 from shardmill.storage import Storage, join_uri
 
-FORMAT = 1
+FORMAT = 2
 """Of everything below a dataset's folder. A change that older readers would take for something else raises it."""
 
 _CHECKSUM = "checksum"
@@ -230,6 +230,11 @@ def parse_commit(data: bytes, uri: str) -> Commit:
         if isinstance(found, int) and found > FORMAT:
             raise ConfigurationError(
                 f"{uri} is of format {found}, and this version of Shardmill reads formats up to {FORMAT}: upgrade it"
+            )
+        if isinstance(found, int) and found < FORMAT:
+            raise ConfigurationError(
+                f"{uri} is of format {found}, of an early version of Shardmill, and this one reads format {FORMAT}. Give "
+                "the dataset another `root`, or delete what it has stored and run again"
             )
         checksum = content.pop(_CHECKSUM)
         if checksum != fingerprint(content=content):

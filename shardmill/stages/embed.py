@@ -20,6 +20,7 @@ from shardmill.embedders import (
     build_runtime,
     choose_runtime,
     load_embedder,
+    preprocessing,
     weights_identity,
 )
 from shardmill.errors import Rejected
@@ -90,6 +91,8 @@ class EmbedStage(StoredSamplesStage):
     """What it takes of a machine's CUDA devices, where it runs on CUDA."""
     weights: str = ""
     """Identity of the weights (`weights_identity`), found out when the stage is resolved. Others are refused."""
+    preprocessing: str = ""
+    """What is done to an image before the network, found out like the weights."""
 
     name: ClassVar[str] = "embed"
     version: ClassVar[int] = 2
@@ -107,7 +110,7 @@ class EmbedStage(StoredSamplesStage):
 
     @override
     def parameters(self) -> dict[str, Any]:
-        return {**self.declared(), "weights": self.weights}
+        return {**self.declared(), "weights": self.weights, "preprocessing": self.preprocessing}
 
     @override
     def declared(self) -> dict[str, Any]:
@@ -115,7 +118,7 @@ class EmbedStage(StoredSamplesStage):
 
     @override
     def resolve(self, storage: Storage) -> Self:
-        return replace(self, weights=weights_identity(self.spec, storage))
+        return replace(self, weights=weights_identity(self.spec, storage), preprocessing=preprocessing(self.spec))
 
     @override
     def computation(self) -> str:

@@ -77,6 +77,12 @@ def test_one_of_a_later_format_is_refused_with_what_to_do() -> None:
         parse_commit(newer, "here")
 
 
+def test_one_of_an_earlier_format_is_refused_with_what_to_do() -> None:
+    older = json.dumps({"shardmill_format": FORMAT - 1, "whatever": True}).encode()
+    with pytest.raises(ConfigurationError, match=rf"here is of format {FORMAT - 1}.*another `root`"):
+        parse_commit(older, "here")
+
+
 @pytest.mark.parametrize("name", ["index.json", "_index/index.json"])
 def test_a_folder_of_the_old_layout_is_refused_with_what_to_do(storage: Storage, layout: Layout, name: str) -> None:
     storage.replace(layout.data(name), b"{}", None)

@@ -1,0 +1,271 @@
+"""What is copied is what a build from nothing would make: never of another computation, never damaged bytes."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pytest
+
+from shardmill import graph
+from shardmill.engines import LocalEngine
+from shardmill.errors import Rejected
+from shardmill.samples import EncodedSample
+from shardmill.shards.reader import ShardSet
+from shardmill.stages import RowStage, SampleStage
+from shardmill.stages.embed import EmbedStage
+from shardmill.stages.pack import PackStage
+from shardmill.stages.transform import TransformStage
+from shardmill.transforms import DecodedSample
+from tests import small_embedder
+from tests.changes import Changing, Cost, Instruments, counting, photograph
+from tests.servers.places import NewPlace
+from tests.small_embedder import SMALL
+
+__all__ = ["counting"]
+
+COUNT = 12
+CROP = {"operation": "CenterCrop", "arguments": {"size": 16}}
+
+
+def grey(sample: DecodedSample) -> DecodedSample:
+    """A transform of the user's own."""
+    image = sample.components["jpg"]
+    return sample.replace({**sample.components, "jpg": image.float().mean(0, keepdim=True).expand(3, -1, -1).byte()})
+
+
+@pytest.fixture
+def changing(place: NewPlace, counting: Instruments, embedder_of_tests: dict[str, str]) -> Changing:
+    """One shard of each asset."""
+    made = Changing(place("file"), counting, {"transform": {"operations": [CROP]}, "embedder": SMALL})
+    for number in range(COUNT):
+        made.put(f"image_{number:03}.jpg", photograph(number))
+    assert made.run()[0] == Cost(COUNT, COUNT, COUNT)
+    return made
+
+
+def add_one(changing: Changing) -> Cost:
+    changing.put("new.jpg", photograph(1000))
+    cost, _ = changing.run()
+    return cost
+
+
+# Another computation.
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        (PackStage, Cost(1, 1, COUNT + 1)),
+        (TransformStage, Cost(1, COUNT + 1, 1)),
+        (EmbedStage, Cost(COUNT + 1, 1, 1)),
+    ],
+)
+def test_a_raised_version_copies_nothing(
+    changing: Changing, stage: type, expected: Cost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes after it finds the same bytes, and copies what was made of them."""
+    monkeypatch.setattr(stage, "version", stage.version + 1)
+    assert add_one(changing) == expected
+    assert changing.files() == changing.files_from_nothing()
+
+
+def test_other_weights_copy_nothing(changing: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_embedder.SmallEmbedder, "weights_digest", "others")
+    assert add_one(changing) == Cost(COUNT + 1, 1, 1)
+
+
+def test_another_preprocessing_copies_nothing(changing: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_embedder, "preprocessing", lambda _: "resize to 9")
+    assert add_one(changing) == Cost(COUNT + 1, 1, 1)
+
+
+@pytest.mark.parametrize("changed", [{"precision": "bfloat16"}, {"dtype": "float16"}, {"normalize": True}])
+def test_another_arithmetic_copies_nothing(changing: Changing, changed: Mapping[str, Any]) -> None:
+    changing.fields["embedder"] = {**SMALL, **changed}
+    assert add_one(changing) == Cost(COUNT + 1, 1, 1)
+    assert changing.files() == changing.files_from_nothing()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"jpeg_quality": 50}, {"operations": [{**CROP, "arguments": {"size": 12}}]}, {"seed": 1}]
+)
+def test_another_transform_copies_nothing(changing: Changing, changed: Mapping[str, Any]) -> None:
+    changing.fields["transform"] = {"operations": [CROP], **changed}
+    cost = add_one(changing)
+    assert cost.transformed == COUNT + 1
+    assert changing.files() == changing.files_from_nothing()
+
+
+def test_another_code_version_copies_nothing(changing: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
+    changing.fields["transform"] = {"operations": [{"operation": f"{__name__}:grey"}]}
+    assert changing.run()[0].transformed == COUNT
+    assert add_one(changing).transformed == 1
+    monkeypatch.setattr(grey, "code_version", "2", raising=False)
+    changing.delete("new.jpg")
+    assert changing.run()[0].transformed == COUNT
+
+
+def test_lower_limits_are_tried_anew(changing: Changing) -> None:
+    changing.fields |= {"max_pixels": 100, "max_reject_ratio": 1.0}
+    cost, made = changing.run()
+    assert cost.fetched == COUNT
+    assert made["webdataset_shards", "p"].commit.total_rejects == COUNT
+
+
+# Damage.
+
+Damage = Callable[[Path], None]
+
+
+def flip(file: Path) -> None:
+    """A bit of the first image's data, or of a table's vectors."""
+    data = bytearray(file.read_bytes())
+    place = 512 + 300 if file.suffix == ".tar" else 400
+    data[place] ^= 1
+    file.write_bytes(data)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:600])
+
+
+def files_of(changing: Changing, asset: str, side: bool = False) -> list[Path]:
+    home = Path(changing.place.uri.removeprefix("file://"), "root/d", *(["_shardmill"] if side else []))
+    found = (home / asset / "p").glob("*.index.parquet" if side else "0*")
+    return [file for file in found if file.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("asset", "harm", "expected"),
+    [
+        ("webdataset_shards", flip, Cost(1, 1, 2)),
+        ("webdataset_shards", cut, Cost(1, 1, COUNT + 1)),
+        ("webdataset_shards", Path.unlink, Cost(1, 1, COUNT + 1)),
+        ("transformed_shards", flip, Cost(1, 2, 1)),
+        ("transformed_shards", cut, Cost(1, COUNT + 1, 1)),
+        ("transformed_shards", Path.unlink, Cost(1, COUNT + 1, 1)),
+        ("embeddings", flip, Cost(COUNT + 1, 1, 1)),
+        ("embeddings", cut, Cost(COUNT + 1, 1, 1)),
+        ("embeddings", Path.unlink, Cost(COUNT + 1, 1, 1)),
+    ],
+)
+def test_damage_is_found_before_it_is_copied(changing: Changing, asset: str, harm: Damage, expected: Cost) -> None:
+    """A damaged component is made anew alone, and of a table all rows are."""
+    (file,) = files_of(changing, asset)
+    harm(file)
+    assert add_one(changing) == expected
+    assert changing.files() == changing.files_from_nothing()
+
+
+@pytest.mark.parametrize(
+    ("asset", "expected"),
+    [
+        ("webdataset_shards", Cost(1, 1, COUNT + 1)),
+        ("transformed_shards", Cost(1, COUNT + 1, 1)),
+        ("embeddings", Cost(COUNT + 1, 1, 1)),
+    ],
+)
+@pytest.mark.parametrize("harm", [flip, cut, Path.unlink])
+def test_an_index_that_is_damaged_tells_nothing(changing: Changing, asset: str, harm: Damage, expected: Cost) -> None:
+    (index,) = files_of(changing, asset, side=True)
+    harm(index)
+    assert add_one(changing) == expected
+    assert changing.files() == changing.files_from_nothing()
+
+
+# Stages of the user's own.
+
+
+class Halves(SampleStage):
+    """Two of each, none of those that say so, and an error for those that ask for it."""
+
+    name = "halves"
+    calls: ClassVar[list[str]] = []
+
+    def process(self, sample: EncodedSample) -> list[EncodedSample]:
+        self.calls.append(sample.key)
+        said = sample.components["txt"].decode()
+        if said == "refuse":
+            raise Rejected("refused", f"{sample.key} asked for it")
+        if said == "leave out":
+            return []
+        return [EncodedSample(f"{sample.key}~{half}", {"txt": f"{said} {half}".encode()}) for half in "ab"]
+
+
+class Length(RowStage):
+    """How long each text is."""
+
+    name = "length"
+    calls: ClassVar[list[str]] = []
+
+    def schema(self) -> pa.Schema:
+        return pa.schema([("length", pa.int32()), ("half", pa.float32())])
+
+    def row(self, sample: EncodedSample) -> dict[str, Any]:
+        self.calls.append(sample.key)
+        if sample.components["txt"].startswith(b"3"):
+            raise Rejected("three", "is too many")
+        return {"length": len(sample.components["txt"]), "half": 0.1}
+
+
+@pytest.fixture
+def own(place: NewPlace, counting: Instruments) -> Changing:
+    stages = {
+        "halves": {"stage": f"{__name__}:Halves"},
+        "lengths": {"stage": f"{__name__}:Length", "of": "halves"},
+    }
+    made = Changing(place("file"), counting, {"stages": stages, "max_reject_ratio": 1.0})
+    for number in range(6):
+        made.put(f"text_{number}.txt", f"{number}".encode())
+    made.put("text_x.txt", b"refuse")
+    made.put("text_y.txt", b"leave out")
+    return made
+
+
+def run_own(changing: Changing) -> tuple[list[str], list[str], dict[tuple[str, str], ShardSet]]:
+    Halves.calls, Length.calls = [], []
+    _, made = changing.run()
+    return sorted(Halves.calls), sorted(Length.calls), made
+
+
+def test_stages_of_the_users_own_see_what_is_new_and_nothing_else(own: Changing) -> None:
+    """What was refused or left out is not asked again either."""
+    halves, lengths, _ = run_own(own)
+    assert (len(halves), len(lengths)) == (8, 12)
+    own.put("text_new.txt", b"new")
+    halves, lengths, made = run_own(own)
+    assert (halves, lengths) == (["text_new"], ["text_new~a", "text_new~b"])
+    assert (made["halves", "p"].computed, made["halves", "p"].reused) == (1, 8)
+    assert {reject.detail for reject in made["halves", "p"].rejects()} == {"text_x asked for it"}
+    assert made["halves", "p"].commit.total_filtered == 1
+    assert made["lengths", "p"].commit.total_rejects == 2
+    assert own.files() == own.files_from_nothing()
+
+
+def test_they_are_asked_anew_when_their_version_is_raised(own: Changing, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_own(own)
+    monkeypatch.setattr(Halves, "version", 2)
+    halves, lengths, _ = run_own(own)
+    assert (len(halves), lengths) == (8, [])
+
+
+def test_a_damaged_table_of_theirs_is_made_anew(own: Changing) -> None:
+    run_own(own)
+    (table,) = files_of(own, "lengths")
+    flip(table)
+    own.put("text_new.txt", b"new")
+    _, lengths, _ = run_own(own)
+    assert len(lengths) == 12
+    assert own.files() == own.files_from_nothing()
+
+
+def test_a_commit_of_before_says_of_what_computation_it_is(changing: Changing) -> None:
+    """Two assets of one stage and other parameters have other computations; of equal ones, the same."""
+    planner = graph.Planner(changing.dataset())
+    with LocalEngine(1) as engine:
+        sets = dict(graph.run(planner, "p", engine))
+    computations = {name: shards.commit.computation for name, shards in sets.items()}
+    assert len(set(computations.values())) == len(computations)
+    assert all(len(each) == len(hashlib.sha256().hexdigest()) for each in computations.values())
