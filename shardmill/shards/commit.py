@@ -233,8 +233,8 @@ def parse_commit(data: bytes, uri: str) -> Commit:
             )
         if isinstance(found, int) and found < FORMAT:
             raise ConfigurationError(
-                f"{uri} is of format {found}, of an early version of Shardmill, and this one reads format {FORMAT}. Give "
-                "the dataset another `root`, or delete what it has stored and run again"
+                f"{uri} is of format {found}, of an early version of Shardmill, and this one reads format {FORMAT}. "
+                "Give the dataset another `root`, or delete what it has stored and run again"
             )
         checksum = content.pop(_CHECKSUM)
         if checksum != fingerprint(content=content):
