@@ -93,7 +93,7 @@ def test_a_corrupt_shard_is_named_and_not_tried_again(tiny: Any, retrying: None)
     assert tiny.materialize("a", ["raw_images", "webdataset_shards"], checks=False).success
     [file] = tiny.stored("webdataset_shards", "a").glob("*.tar")
     data = bytearray(file.read_bytes())
-    data[700] ^= 255
+    data[data.index(b"\xff\xd8\xff") + 300] ^= 255
     file.unlink()
     file.write_bytes(data)
     result = tiny.materialize("a", ["transformed_shards"], checks=False)

@@ -104,14 +104,15 @@ def test_a_plan_says_what_a_run_would_make_and_why(base: Path, after_run: Run, c
         as_json = call_command("plan", base / "d.yaml", "a", "--json")
     finally:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    found = {tuple(row[:2]): row for row in rows(planned.stdout) if len(row) == 8}
+    found = {tuple(row[:2]): row for row in rows(planned.stdout) if len(row) == 9}
     assert found["a", "webdataset_shards"][2:5] == ["stale", "1 of 2 shards", found["a", "webdataset_shards"][4]]
-    assert "raw_images has changed; 1 shard is new or changed" in found["a", "webdataset_shards"][7]
+    assert "raw_images has changed; 1 shard is new or changed" in found["a", "webdataset_shards"][8]
+    assert found["a", "webdataset_shards"][5] == "1"  # the others are copied
     assert found["b", "raw_images"][2:5] == ["missing", "1 of 1 shards", "20"]
-    assert found["b", "raw_images"][7] == "nothing is committed"
+    assert found["b", "raw_images"][8] == "nothing is committed"
     assert planned.stdout.splitlines()[-1].startswith("13 shards to make, about ")
     records = {row["asset"]: row for row in map(json.loads, as_json.stdout.splitlines())}
-    assert records["transformed_shards"]["to_make"] == 1
+    assert records["transformed_shards"]["to_make"] == records["transformed_shards"]["to_compute"] == 1
     assert records["embedding_basis"]["why"] == []
     assert records["embedding_map"]["seconds"] > 0
 
@@ -187,7 +188,7 @@ def test_a_plan_without_a_rate_foretells_no_time(call_command, tmp_path: Path, i
     file = write_dataset(tmp_path / "d.yaml", tmp_path / "raw", tmp_path / "root", embedder=None)
     planned = call_command("plan", file).stdout
     assert planned.splitlines()[-1] == "3 shards to make"
-    assert [row[6] for row in rows(planned) if len(row) == 8] == ["time", *["unknown"] * 3]
+    assert [row[7] for row in rows(planned) if len(row) == 9] == ["time", *["unknown"] * 3]
 
 
 def test_a_partition_whose_state_cannot_be_told_fails_the_command_and_hides_no_other(
