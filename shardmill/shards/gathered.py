@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class GatheredRows:
-    """The rows that earlier tables hold of some samples, in a file that is mapped into memory.
+    """The row that an earlier table holds of each of some samples, in a file that is mapped into memory.
 
     Each table is read once, and compared with its digest; rows of one that is damaged or gone are not there.
     """
@@ -31,17 +31,17 @@ class GatheredRows:
         for former in formers:
             if former.rows:
                 _, numbers = wanted.setdefault(former.shard.file_name, (former.shard, set()))
-                numbers.update(row.offset for row in former.rows)
+                numbers.add(former.rows[0].offset)
         for shard, numbers in wanted.values():
             with suppress(CorruptionError, SupersededError):
                 self._gather(_selected(shard, storage, numbers, columns), shard, scratch / shard.file_name)
 
     def has(self, former: Former) -> bool:
-        """Whether its rows are there."""
-        return bool(former.rows) and all((former.shard.file_name, row.offset) in self._places for row in former.rows)
+        """Whether its row is there."""
+        return bool(former.rows) and (former.shard.file_name, former.rows[0].offset) in self._places
 
     def row(self, former: Former) -> pa.RecordBatch:
-        """The first row of what was made of a sample."""
+        """What was made of a sample: of equal ones, the first."""
         batch, place = self._places[former.shard.file_name, former.rows[0].offset]
         return self._batches[batch].slice(place, 1)
 

@@ -49,17 +49,15 @@ class SampleTransform:
         self._masks = frozenset(spec.masks)
         self._seen = _union([operation.components for operation in spec.operations])
         self._rewritten = _union([each.components for each in spec.operations if not each.is_custom])
+        self._has_custom = any(operation.is_custom for operation in spec.operations)
+        self.reads_keys = not all(draws_nothing(operation) for operation in spec.operations)
+        """Whether the result depends on the key: randomness does, and a callable of the user's own may."""
         self._steps: list[Step] | None = None
         self._lock = threading.Lock()
 
-    @property
-    def reads_keys(self) -> bool:
-        """Whether the result depends on the key: randomness does, and a callable of the user's own may."""
-        return not all(draws_nothing(operation) for operation in self._spec.operations)
-
     def reads(self, component: str) -> bool:
         """Whether the result depends on this component; if not, it passes byte for byte."""
-        if any(operation.is_custom for operation in self._spec.operations):
+        if self._has_custom:
             return True
         return image_format(component) is not None and (self._seen is None or component in self._seen)
 
