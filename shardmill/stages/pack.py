@@ -64,8 +64,11 @@ class RawShard:
     def identity(self) -> Any:
         """What every object is, but for its time. Whether images are needed counts where a sample has none."""
         objects = list(self.manifest.identities())
+        return [*objects, "images"] if self.images and self._lacks_an_image() else objects
+
+    def _lacks_an_image(self) -> bool:
         pictured = {key for key, component in self.manifest.rows("key", "component") if image_format(component)}
-        return [*objects, "images"] if self.images and len(pictured) < self.samples else objects
+        return len(pictured) < self.samples
 
 
 def has_image(group: tuple[RawObject, ...]) -> bool:
