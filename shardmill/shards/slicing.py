@@ -43,8 +43,9 @@ def slice_by_hash(keys: Sequence[str], sizes: Sequence[int], max_samples: int, m
     `max_bytes`, for such a one splits leaves until it has room. Within a shard, samples are in the order of the hash,
     which is a shuffle. The id is the beginning of the leaf's range of hashes.
     """
-    order = sorted(range(len(keys)), key=lambda index: (_hash(keys[index]), keys[index]))
-    hashes = [_hash(keys[index]) for index in order]
+    places = sorted(zip(map(_hash, keys), keys, range(len(keys)), strict=True))
+    hashes = [place for place, _, _ in places]
+    order = [index for _, _, index in places]
     bytes_before = [0, *accumulate(sizes[index] for index in order)]
     slices: list[Slice] = []
 
@@ -72,7 +73,7 @@ def slice_by_key(keys: Sequence[str], sizes: Sequence[int], max_samples: int, ma
     The id comes from the shard's first key, and is the next free one if another shard has it; the order of the shards
     is that of the list, not that of the ids.
     """
-    order = sorted(range(len(keys)), key=lambda index: keys[index])
+    order = sorted(range(len(keys)), key=keys.__getitem__)
     slices: list[Slice] = []
     members: list[int] = []
     size = 0

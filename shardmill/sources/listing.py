@@ -53,19 +53,11 @@ class SampleNames:
 
 
 def _raw_objects(names: SampleNames, prefix: str, objects: Iterable[ObjectInfo]) -> Iterator[RawObject]:
-    for info in objects:
-        split = names.split(relative_to(prefix, info.uri))
-        if split is None:
-            continue
-        key, component = split
-        yield RawObject(
-            encode_key(key),
-            encode_component(component),
-            _utf8(info.uri),
-            info.size,
-            info.version,
-            info.modified,
-        )
+    for uri, size, version, modified in objects:
+        split = names.split(relative_to(prefix, uri))
+        if split is not None:
+            key, component = split
+            yield RawObject(encode_key(key), encode_component(component), _utf8(uri), size, version, modified)
 
 
 def _utf8(uri: str) -> str:

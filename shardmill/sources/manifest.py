@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import groupby, islice
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shardmill.sources.content import content_digest, content_of
 
@@ -17,9 +18,8 @@ MISSING = "missing"
 """The version of an object that a table names and the store does not hold."""
 
 
-@dataclass(frozen=True)
-class RawObject:
-    """One object of the source, and the place it takes in a sample."""
+class RawObject(NamedTuple):
+    """One object of the source, and the place it takes in a sample: a row of a manifest."""
 
     key: str
     component: str
@@ -35,10 +35,13 @@ class RawObject:
 
 
 class Manifest:
-    """Raw objects sorted by all that they are, the key first, so that equal sets are equal manifests."""
+    """Raw objects sorted by all that they are, the key first, so that equal sets are equal manifests.
+
+    Only a part that was chosen of another (`parts`) is in an order of its own.
+    """
 
     def __init__(self, table: pa.Table) -> None:
-        """`table` has the columns of `manifest_schema()` and is sorted."""
+        """`table` has the columns of `manifest_schema()` and is sorted, or else a part."""
         self.table = table
 
     @classmethod
@@ -47,10 +50,10 @@ class Manifest:
         import pyarrow as pa
 
         schema = manifest_schema()
-        batches = []
-        for chunk in _chunks(objects, 10_000):
-            columns = {name: [getattr(item, name) for item in chunk] for name in schema.names}
-            columns["modified"] = [round(item.modified * 1e6) for item in chunk]
+        batches, rest = [], iter(objects)
+        while chunk := list(islice(rest, _TOGETHER)):
+            columns: dict[str, Sequence[Any]] = dict(zip(RawObject._fields, zip(*chunk, strict=True), strict=True))
+            columns["modified"] = [round(seconds * 1e6) for seconds in columns["modified"]]
             batches.append(pa.RecordBatch.from_pydict(columns, schema=schema))
         table = pa.Table.from_batches(batches, schema=schema)
         return cls(table.sort_by([(name, "ascending") for name in _FIELDS]))
@@ -76,37 +79,40 @@ class Manifest:
     def digest(self) -> str:
         """SHA-256 over what every object is: key, component, URI, size, version and metadata."""
         digest = hashlib.sha256()
-        for item in self:
-            fields = (item.key, item.component, item.uri, item.size, item.version, item.metadata)
-            digest.update(repr(fields).encode())
+        for row in self.identities():
+            digest.update(repr(row).encode())
         return digest.hexdigest()
 
     @cached_property
     def content(self) -> str:
         """What the objects are, by URI and version alone: what a listing can be compared with."""
-        return content_digest(sum(content_of(item.uri, item.version) for item in self))
+        return content_digest(sum(content_of(uri, version) for uri, version in self.rows("uri", "version")))
 
     def __iter__(self) -> Iterator[RawObject]:
-        for batch in self.table.to_batches(max_chunksize=10_000):
-            columns = [batch.column(name).to_pylist() for name in _FIELDS]
-            stamps = batch.column("modified").cast("int64").to_pylist()
-            for (key, component, uri, size, version, metadata), stamp in zip(
-                zip(*columns, strict=True), stamps, strict=True
-            ):
-                yield RawObject(key, component, uri, size, version, stamp / 1e6, metadata)
+        return map(RawObject._make, self.rows(*RawObject._fields))
 
-    def by_key(self) -> Iterator[tuple[str, list[RawObject]]]:
+    def by_key(self) -> Iterator[tuple[str, tuple[RawObject, ...]]]:
         """Each key with its objects, in the order of the keys."""
-        group: list[RawObject] = []
-        for item in self:
-            if group and item.key != group[0].key:
-                yield group[0].key, group
-                group = []
-            group.append(item)
-        if group:
-            yield group[0].key, group
+        for key, group in groupby(self, attrgetter("key")):
+            yield key, tuple(group)
+
+    def identities(self) -> Iterator[tuple[Any, ...]]:
+        """What each object is, but for its time."""
+        return self.rows(*_FIELDS)
+
+    def rows(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """These fields of each object, in order: cheaper than objects with all of them."""
+        for batch in self.table.to_batches(max_chunksize=_TOGETHER):
+            yield from zip(*(_values(batch, name) for name in names), strict=True)
+
+    def parts(self, rows: Iterable[Sequence[int]]) -> Iterator[Manifest]:
+        """A manifest of each of these selections of objects, by their numbers and in that order."""
+        table = self.table.combine_chunks()  # else each object is looked for among the chunks
+        return (Manifest(table.take(part)) for part in rows)
 
 
+_TOGETHER = 1000
+"""Objects that are handled together."""
 _FIELDS = ("key", "component", "uri", "size", "version", "metadata")
 
 
@@ -127,12 +133,7 @@ def manifest_schema() -> pa.Schema:
     )
 
 
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    chunk: list[Any] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _values(batch: pa.RecordBatch, name: str) -> list[Any]:
+    if name == "modified":
+        return [stamp / 1e6 for stamp in batch.column(name).cast("int64").to_pylist()]
+    return batch.column(name).to_pylist()  # type: ignore[no-any-return]

@@ -9,6 +9,7 @@ begin with two underscores: webdataset and Hugging Face skip such files without 
 import hashlib
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from shardmill.errors import ConfigurationError
 
@@ -19,6 +20,8 @@ MAX_COMPONENT = 27
 # Not "~": it marks what was shortened, so that no name in full looks like a shortened one.
 _SAFE_KEY = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/=+@,")
 _SAFE_COMPONENT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.=+@,")
+_PLAIN_PART = r"(?!__)[A-Za-z0-9_\-=+@,]+"
+_PLAIN_KEY = re.compile(rf"{_PLAIN_PART}(/+{_PLAIN_PART})*")
 _PART = r"(?!__)[A-Za-z0-9_\-=+@,~%]+"
 _MEMBER_NAME = re.compile(rf"{_PART}(/+{_PART})*\0(?!__)[a-z0-9_\-.=+@,~%]+")
 
@@ -29,11 +32,9 @@ def split_name(name: str) -> tuple[str, str]:
     >>> split_name("train/cat.trimap.png")
     ('train/cat', 'trimap.png')
     """
-    folder, slash, base = name.rpartition("/")
-    stem = base.lstrip(".")
-    dots = base[: len(base) - len(stem)]
+    stem = name.rpartition("/")[2].lstrip(".")
     first, _, component = stem.partition(".")
-    return folder + slash + dots + first, component
+    return name[: len(name) - len(stem) + len(first)], component
 
 
 def encode_key(key: str) -> str:
@@ -41,6 +42,8 @@ def encode_key(key: str) -> str:
 
     A key that would be longer than `MAX_KEY` keeps its beginning and ends in a digest of the whole.
     """
+    if len(key) <= MAX_KEY and _PLAIN_KEY.fullmatch(key):
+        return key
     encoded = re.sub("(^|/)__", r"\1%5F_", _percent_encode(key, _SAFE_KEY))
     encoded = re.sub("^/|/$", "%2F", encoded)
     if len(encoded) <= MAX_KEY:
@@ -53,6 +56,7 @@ def is_member_name(key: str, component: str) -> bool:
     return bool(_MEMBER_NAME.fullmatch(f"{key}\0{component}")) and len(f"{key}.{component}") <= MAX_NAME
 
 
+@lru_cache(maxsize=1024)
 def encode_component(component: str) -> str:
     """The component as it stands in a shard: lower-case, percent-encoded where needed, its last suffix kept.
 

@@ -41,29 +41,34 @@ class RawShard:
 
     id: str
     start: str
-    groups: tuple[tuple[RawObject, ...], ...]
-    """One a sample."""
+    manifest: Manifest
+    """In the order in which the samples stand in the shard."""
     images: bool = False
     """Whether a sample without an image is rejected: something that is made of the shards reads one."""
 
     @property
     def samples(self) -> int:
         """Number of samples."""
-        return len(self.groups)
+        return self.manifest.samples
 
     @property
     def size(self) -> int:
         """Size of the objects."""
-        return sum(item.size for group in self.groups for item in group)
+        return self.manifest.bytes
+
+    @property
+    def groups(self) -> tuple[tuple[RawObject, ...], ...]:
+        """The objects of each sample, made anew each time: a plan has many shards of which nobody asks for them."""
+        return tuple(group for _, group in self.manifest.by_key())
 
     def identity(self) -> Any:
         """What every object is, but for its time. Whether images are needed counts where a sample has none."""
-        objects = [
-            (item.key, item.component, item.uri, item.size, item.version, item.metadata)
-            for group in self.groups
-            for item in group
-        ]
-        return [*objects, "images"] if self.images and not all(map(has_image, self.groups)) else objects
+        objects = list(self.manifest.identities())
+        return [*objects, "images"] if self.images and self._lacks_an_image() else objects
+
+    def _lacks_an_image(self) -> bool:
+        pictured = {key for key, component in self.manifest.rows("key", "component") if image_format(component)}
+        return len(pictured) < self.samples
 
 
 def has_image(group: tuple[RawObject, ...]) -> bool:
@@ -250,12 +255,20 @@ class PackStage(Stage[RawShard]):
 
 def pack(manifest: Manifest, spec: ShardSpec, images: bool = False) -> list[RawShard]:
     """The samples of a manifest, cut into shards; `images` is that of each `RawShard`."""
-    groups = [tuple(group) for _, group in manifest.by_key()]
-    keys = [group[0].key for group in groups]
-    sizes = [sum(stored_size(item.size) for item in group) for group in groups]
+    keys: list[str] = []
+    sizes: list[int] = []
+    first: list[int] = []  # row of each sample
+    for row, (key, size) in enumerate(manifest.rows("key", "size")):
+        if not keys or key != keys[-1]:
+            keys.append(key)
+            sizes.append(0)
+            first.append(row)
+        sizes[-1] += stored_size(size)
+    first.append(manifest.objects)
     slice_up = slice_by_hash if spec.order == "hash" else slice_by_key
     slices = slice_up(keys, sizes, spec.max_samples, spec.max_bytes)
-    return [RawShard(piece.id, piece.start, tuple(groups[i] for i in piece.members), images) for piece in slices]
+    parts = manifest.parts([row for i in piece.members for row in range(first[i], first[i + 1])] for piece in slices)
+    return [RawShard(piece.id, piece.start, part, images) for piece, part in zip(slices, parts, strict=True)]
 
 
 def _fingerprint(computation: str, group: _Group) -> str:

@@ -225,20 +225,24 @@ class _Listing:
         """The folder whose first object has been given, with its slash."""
 
     def below(self, directory: str) -> Iterator[ObjectInfo]:
+        prefix = f"{directory.removesuffix('/')}/"
         for name in _names(directory):
-            uri = f"file://{directory.removesuffix('/')}/{name}"
+            path = prefix + name
+            uri = f"file://{path}"
             if self._done and uri.startswith(self._done):
                 return
-            place = os.fsencode(uri)
             if name.endswith("/"):
-                if place > self._after or self._after.startswith(place):
-                    yield from self.below(str(_path(uri[:-1])))
-            elif place > self._after:
-                status = _status(uri)
+                if self._is_left(uri) or self._after.startswith(os.fsencode(uri)):
+                    yield from self.below(path[:-1])
+            elif self._is_left(uri):
+                status = _status(path)
                 if status is not None and not _is_special(status.st_mode):
                     yield _info(uri, status)
                     folder = self._first_of(uri) if self._first_of else None
                     self._done = folder and join_uri(folder, "")
+
+    def _is_left(self, uri: str) -> bool:
+        return not self._after or os.fsencode(uri) > self._after
 
 
 def _names(directory: str) -> list[str]:
@@ -256,15 +260,17 @@ def _names(directory: str) -> list[str]:
     return sorted(names, key=os.fsencode)
 
 
-def _status(uri: str) -> os.stat_result | None:
-    """What stands there; None if it went between the listing and the look: it was never there for us."""
-    path = _path(uri)
+def _status(path: str) -> os.stat_result | None:
+    """What stands there; None if it went between the listing and the look: it was never there for us.
+
+    A listing looks at every object of a partition, and a `Path` of each would cost more than the look.
+    """
     try:
-        return path.stat()
+        return os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
-        return path.lstat() if path.is_symlink() else None
+        return os.lstat(path) if os.path.islink(path) else None  # noqa: PTH114
     except OSError as error:
-        raise StorageError(f"cannot look at {uri}: {error.strerror}") from error
+        raise StorageError(f"cannot look at file://{path}: {error.strerror}") from error
 
 
 def _is_special(mode: int) -> bool:

@@ -1,14 +1,13 @@
 """What a listing says of an object, and which objects it may leave out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 FolderOf = Callable[[str], str | None]
 """From an object's URI to a folder that it is in, however deep; None: it counts for itself."""
 
 
-@dataclass(frozen=True)
-class ObjectInfo:
+class ObjectInfo(NamedTuple):
     """One stored object, as a listing gives it."""
 
     uri: str

@@ -296,21 +296,21 @@ def test_prefixes_on_a_local_disk_cost_one_look_at_each_folder(
         for each in range(5):
             (folder / f"{each}.jpg").write_bytes(b"data")
     read: list[str] = []
-    scandir, stat = os.scandir, Path.stat
-    looked_at: list[Path] = []
+    scandir, stat = os.scandir, os.stat
+    looked_at: list[Any] = []
 
     def counted_scandir(directory: str) -> Any:
         read.append(directory)
         return scandir(directory)
 
-    def counted_stat(path: Path, **options: Any) -> os.stat_result:
+    def counted_stat(path: Any, **options: Any) -> os.stat_result:
         looked_at.append(path)
         return stat(path, **options)
 
     made = partitioning(PREFIX, f"{tmp_path}/{template}")
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", counted_scandir)
-        patch.setattr(Path, "stat", counted_stat)
+        patch.setattr(os, "stat", counted_stat)
         keys = made.keys(STORAGE)
     assert keys == sorted(str(number) for number in range(count))
     folders_of_a_partition = template[template.index("{") :].count("/") + 1

@@ -1,4 +1,4 @@
-from dataclasses import replace
+import pickle
 from itertools import groupby
 
 import pytest
@@ -46,7 +46,7 @@ def test_equal_sets_of_objects_are_equal_manifests_whatever_the_order(
 
 
 def test_one_uri_with_different_metadata_is_in_one_order() -> None:
-    two = replace(ONE, metadata='{"label": 2}')
+    two = ONE._replace(metadata='{"label": 2}')
     assert Manifest.from_objects([ONE, two]).digest == Manifest.from_objects([two, ONE]).digest
 
 
@@ -65,28 +65,45 @@ def test_by_key_gives_each_key_once_with_all_its_objects(objects: list[RawObject
     ids=str,
 )
 def test_the_digest_changes_with_all_that_an_object_is(change: dict[str, object]) -> None:
-    assert Manifest.from_objects([replace(ONE, **change)]).digest != Manifest.from_objects([ONE]).digest
+    assert Manifest.from_objects([ONE._replace(**change)]).digest != Manifest.from_objects([ONE]).digest
 
 
 def test_the_digest_does_not_change_with_the_time_alone() -> None:
-    assert Manifest.from_objects([replace(ONE, modified=2.0)]).digest == Manifest.from_objects([ONE]).digest
+    assert Manifest.from_objects([ONE._replace(modified=2.0)]).digest == Manifest.from_objects([ONE]).digest
 
 
 @given(st.lists(OBJECTS, max_size=4), st.lists(OBJECTS, max_size=4))
 def test_different_sets_have_different_digests(one: list[RawObject], two: list[RawObject]) -> None:
     def identity(objects: list[RawObject]) -> list[str]:
-        return sorted(repr(replace(item, modified=0.0)) for item in objects)
+        return sorted(repr(item._replace(modified=0.0)) for item in objects)
 
     same = identity(one) == identity(two)
     assert (Manifest.from_objects(one).digest == Manifest.from_objects(two).digest) == same
 
 
 def test_a_manifest_of_many_objects_is_sorted_across_its_batches() -> None:
-    objects = [replace(ONE, key=f"{number:05d}") for number in reversed(range(25_000))]
+    objects = [ONE._replace(key=f"{number:05d}") for number in reversed(range(25_000))]
     manifest = Manifest.from_objects(objects)
     keys = [key for key, _ in groupby(manifest, key=lambda item: item.key)]
     assert keys == sorted(keys)
     assert manifest.samples == 25_000
+
+
+def test_parts_hold_the_objects_that_were_chosen_in_that_order() -> None:
+    manifest = Manifest.from_objects(ONE._replace(key=f"{number:05d}") for number in range(3000))
+    objects = list(manifest)
+    chosen = [[2999, 0, 1500], [7], list(range(3000))]
+    parts = list(manifest.parts(chosen))
+    assert [list(part) for part in parts] == [[objects[row] for row in rows] for rows in chosen]
+    assert [(part.samples, part.bytes) for part in parts] == [(3, 9), (1, 3), (3000, 9000)]
+
+
+def test_a_part_travels_without_the_other_objects() -> None:
+    manifest = Manifest.from_objects(ONE._replace(key=f"{number:05d}") for number in range(3000))
+    [part] = manifest.parts([[2999, 0]])
+    sent = pickle.dumps(part)
+    assert list(pickle.loads(sent)) == list(part)
+    assert len(sent) < len(pickle.dumps(manifest)) / 10
 
 
 def test_an_empty_manifest_is_one_too() -> None:
@@ -101,5 +118,5 @@ def test_an_empty_manifest_is_one_too() -> None:
 
 
 def test_times_are_kept_to_the_microsecond() -> None:
-    [item] = Manifest.from_objects([replace(ONE, modified=1_790_000_000.123456)])
+    [item] = Manifest.from_objects([ONE._replace(modified=1_790_000_000.123456)])
     assert item.modified == pytest.approx(1_790_000_000.123456, abs=1e-6)

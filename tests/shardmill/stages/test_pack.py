@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shardmill.shards.report import Reject, ShardReport
-from shardmill.sources import RawObject, SourceSpec, list_source
+from shardmill.shards.spec import ShardSpec
+from shardmill.sources import Manifest, RawObject, SourceSpec, list_source
 from shardmill.stages.pack import PackStage, RawShard
+from shardmill.stages.pack import pack as cut
 from shardmill.stages.stage import Work
 from shardmill.storage import Storage
 
@@ -26,7 +27,7 @@ def raw(tmp_path: Path, images: Callable[..., list[str]]) -> Path:
 def shard(raw: Path, storage: Storage) -> RawShard:
     """The folder as it is listed."""
     manifest = list_source(SourceSpec(uri=str(raw)), f"file://{raw}", storage)
-    return RawShard("000000", "000000", tuple(tuple(group) for _, group in manifest.by_key()))
+    return RawShard("000000", "000000", manifest)
 
 
 @pytest.fixture
@@ -82,9 +83,36 @@ OTHERWISE: dict[str, Any] = {
 """Another value of each field that makes an object another; its time alone does not."""
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(RawObject)])
+@pytest.mark.parametrize("name", RawObject._fields)
 def test_a_shard_is_another_when_an_object_of_it_is_and_not_when_that_is_only_younger(name: str) -> None:
     item = RawObject("a", "jpg", "file:///raw/a.jpg", 1, "v1", 1.0, '{"label": 1}')
-    other = replace(item, **{name: OTHERWISE.get(name, 2.0)})
-    same = RawShard("000000", "0", ((item,),)).identity() == RawShard("000000", "0", ((other,),)).identity()
-    assert same == (name == "modified")
+    other = item._replace(**{name: OTHERWISE.get(name, 2.0)})
+    one, two = (RawShard("000000", "0", Manifest.from_objects([each])).identity() for each in (item, other))
+    assert (one == two) == (name == "modified")
+
+
+def listed(*names: str) -> Manifest:
+    """A manifest of objects with these names, `key.component`."""
+    parts = (name.partition(".") for name in names)
+    return Manifest.from_objects(RawObject(key, end, f"file:///{key}.{end}", 1000, "v", 1.0) for key, _, end in parts)
+
+
+@pytest.mark.parametrize("order", ["hash", "key"])
+def test_the_objects_of_a_sample_stay_together_whatever_shard_it_goes_into(order: Any) -> None:
+    names = [f"{number:03}.{component}" for number in range(100) for component in ("jpg", "cls", "trimap.png")]
+    shards = cut(listed(*names), ShardSpec(max_samples=7, order=order))
+    assert len(shards) > 10
+    assert sorted(group[0].key for shard in shards for group in shard.groups) == [
+        f"{number:03}" for number in range(100)
+    ]
+    for shard in shards:
+        assert (shard.samples, shard.size) == (len(shard.groups), 3000 * len(shard.groups))
+        for group in shard.groups:
+            assert {item.key for item in group} == {group[0].key}
+            assert [item.component for item in group] == ["cls", "jpg", "trimap.png"]
+
+
+@pytest.mark.parametrize(("name", "counts"), [("b.jpg", False), ("b.cls", True)])
+def test_that_images_are_needed_counts_where_a_sample_has_none(name: str, counts: bool) -> None:
+    with_images, without = (RawShard("0", "0", listed("a.cls", "a.png", name), images) for images in (True, False))
+    assert (with_images.identity() != without.identity()) == counts
