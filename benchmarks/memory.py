@@ -51,7 +51,7 @@ def main(given: Sequence[str] | None = None) -> None:
                 if stage == "list":
                     continue
                 samples, shards, seconds, peak = map(float, output.split())
-                name = stage if turn < len(turns) else f"{stage}, copied"
+                name = stage if turn < len(turns) else f"{stage}-copied"
                 ratio = peak / smallest.setdefault(name, peak)
                 print(
                     f"{name:18} {samples:7.0f}  {shards:6.0f}  {seconds:7.1f}  {samples / seconds:8.0f}  {peak:8.0f}"

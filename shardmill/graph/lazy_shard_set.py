@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, pairwise
@@ -87,11 +87,7 @@ class LazyShardSet:
         made: list[ShardEntry] = []
         for _ in range(_TRIES):
             entries = self.standing(storage, folder, committed)
-            todo = [
-                PlannedShard(shard, digest, earlier)
-                for shard, digest, earlier in self.with_earlier(layout, committed)
-                if digest not in entries
-            ]
+            todo = self.missing(storage, layout, committed, entries)
             if todo:
                 storage.check_writable(layout.side)
                 storage.check_movable(layout.side, layout.folder)
@@ -125,14 +121,22 @@ class LazyShardSet:
         planned = [(shard.id, digest) for shard, digest in zip(self.inputs, self.fingerprints, strict=True)]
         return standing(storage, Layout.at(folder), planned, committed)
 
-    def with_earlier(self, layout: Layout, committed: Commit | None) -> Iterator[tuple[InputShard, str, Earlier]]:
-        """Each shard with its fingerprint, and what stands that may hold some of its samples."""
-        computation = self.stage.computation()
+    def missing(
+        self, storage: Storage, layout: Layout, committed: Commit | None, standing: Container[str]
+    ) -> list[PlannedShard]:
+        """The shards whose fingerprints are not in `standing`, each with what may hold some of its samples."""
+        todo = [pair for pair in zip(self.inputs, self.fingerprints, strict=True) if pair[1] not in standing]
+        if not todo:
+            return []
+        catalog = Catalog.beside(layout, self.stage.computation()).opened(storage)
         starts = sorted({shard.start for shard in self.inputs})
         ends = dict(pairwise([*starts, ""]))
-        for shard, digest in zip(self.inputs, self.fingerprints, strict=True):
-            earlier = Earlier.of(layout, committed, computation, self.order, shard.start, ends[shard.start])
-            yield shard, digest, earlier
+        return [
+            PlannedShard(
+                shard, digest, Earlier.of(layout, committed, catalog, self.order, shard.start, ends[shard.start])
+            )
+            for shard, digest in todo
+        ]
 
     def _check_that_it_is_of_what_stands(self) -> None:
         """Refuse a plan that was overtaken: it would put an older state in a newer one's place.

@@ -182,9 +182,8 @@ def _computed(
     A shard that is only foreseen tells nothing of its samples: what is computed for it (`before`) is new to this one.
     """
     counts = {}
-    for shard, digest, earlier in lazy.with_earlier(dataset.layout(asset.name, place), commit):
-        if digest in standing:
-            continue
+    for planned in lazy.missing(dataset.storage, dataset.layout(asset.name, place), commit, standing):
+        shard, earlier = planned.input, planned.earlier
         counts[shard.id] = shard.samples
         if isinstance(shard, StoredShard) and shard.entry.sha256.startswith(_FORESEEN):
             if earlier.shards:

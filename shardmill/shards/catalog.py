@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
@@ -59,11 +59,21 @@ class Catalog:
 
     root: str
     computation: str
+    files: tuple[str, ...] = ()
+    """URIs of its files when it was opened, the youngest first."""
 
     @classmethod
     def beside(cls, layout: Layout, computation: str) -> Catalog:
-        """That of the root below which a partition is."""
+        """That of the root below which a partition is, not opened."""
         return cls(layout.home.rpartition("/")[0], computation)
+
+    def opened(self, storage: Storage) -> Catalog:
+        """With the files that there are now."""
+        try:
+            return replace(self, files=tuple(info.uri for info in self._listed(storage)))
+        except ShardmillError as error:
+            logger.warning("cannot look for samples in %s: %s", self.folder, error)
+            return self
 
     @property
     def folder(self) -> str:
@@ -74,11 +84,12 @@ class Catalog:
         """Where samples with these fingerprints may be. Reads little where hardly any is anywhere."""
         import numpy as np
 
+        if not self.files:
+            return set()
         wanted = np.unique(sample_numbers(fingerprints))
         try:
-            files = self._files(storage)
-            places = _look_up(storage, files, wanted[:_SAMPLED])
-            return places | _look_up(storage, files, wanted[_SAMPLED:]) if places else places
+            places = _look_up(storage, self.files, wanted[:_SAMPLED])
+            return places | _look_up(storage, self.files, wanted[_SAMPLED:]) if places else places
         except ShardmillError as error:
             logger.warning("cannot look for samples in %s: %s", self.folder, error)
             return set()
@@ -94,7 +105,7 @@ class Catalog:
         except ShardmillError as error:
             logger.warning("cannot remember in %s where samples are: %s", self.folder, error)
 
-    def _files(self, storage: Storage) -> list[ObjectInfo]:
+    def _listed(self, storage: Storage) -> list[ObjectInfo]:
         """The youngest first."""
         files = [info for info in storage.list(self.folder) if _NAME.fullmatch(info.uri.rpartition("/")[2])]
         return sorted(files, key=lambda info: (info.modified, info.uri), reverse=True)
@@ -152,21 +163,21 @@ def _table(found: Mapping[ShardPlace, np.ndarray[Any, Any]]) -> pa.Table:
     codes = np.repeat(np.arange(len(found), dtype=np.int32), list(map(len, found.values())))[order]
     columns = {"sample": pa.array(numbers[order])}
     for name in ShardPlace._fields:
-        values = [getattr(place, name) for place in found]
-        columns[name] = pa.DictionaryArray.from_arrays(codes, values)
+        values, inverse = np.unique([getattr(place, name) for place in found], return_inverse=True)
+        columns[name] = pa.DictionaryArray.from_arrays(inverse.astype(np.int32)[codes], values.tolist())
     return pa.table(columns)
 
 
-def _look_up(storage: Storage, files: Sequence[ObjectInfo], wanted: np.ndarray[Any, Any]) -> set[ShardPlace]:
+def _look_up(storage: Storage, files: Sequence[str], wanted: np.ndarray[Any, Any]) -> set[ShardPlace]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     values = pa.array(wanted)
 
-    def look_up(info: ObjectInfo) -> set[ShardPlace]:
+    def look_up(uri: str) -> set[ShardPlace]:
         found: set[ShardPlace] = set()
         with suppress(FileNotFoundError, ValueError, OSError):  # gone or damaged
-            stream, _ = storage.open(info.uri)
+            stream, _ = storage.open(uri)
             with stream:
                 for table in read_row_groups(stream, "sample", wanted):
                     some = table.filter(pc.is_in(table["sample"], values))
@@ -181,7 +192,7 @@ def _merge_some(catalog: Catalog, storage: Storage) -> bool:
     """Merge files of one size into one if there are many. Two runs that merge the same write the same file."""
     import pyarrow as pa
 
-    files = catalog._files(storage)
+    files = catalog._listed(storage)
     while sum(map(_rows, files)) > _MOST and len(files) > 1:
         storage.delete(files.pop().uri)
     sizes: dict[int, list[ObjectInfo]] = {}

@@ -44,14 +44,18 @@ class Earlier:
     catalog: Catalog | None = None
     """Knows of shards of other partitions."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing can be found."""
+        return not self.shards and not (self.catalog and self.catalog.files)
+
     @classmethod
-    def of(cls, layout: Layout, commit: Commit | None, computation: str, order: Order, start: str, end: str) -> Earlier:
+    def of(cls, layout: Layout, commit: Commit | None, catalog: Catalog, order: Order, start: str, end: str) -> Earlier:
         """Those of `commit` that share positions with a shard from `start` up to `end`; empty stands for no end.
 
-        None if the commit was made by another computation, and all if it is ordered otherwise.
+        None if the commit was made by another computation than `catalog` is of, and all if it is ordered otherwise.
         """
-        catalog = Catalog.beside(layout, computation)
-        if commit is None or commit.computation != computation:
+        if commit is None or commit.computation != catalog.computation:
             return cls(catalog=catalog)
         spans = _spans(commit.shards) if commit.order == order else ((entry, "", "") for entry in commit.shards)
         shards = (
@@ -85,6 +89,8 @@ class EarlierReader:
 
     def find(self, fingerprints: Collection[str]) -> Mapping[str, Former]:
         """What was made of the samples with these fingerprints, by fingerprint."""
+        if self.earlier.is_empty:
+            return {}
         wanted = set(fingerprints) - {""}
         found = self._find(self.earlier.shards, wanted)
         if self.earlier.catalog is not None and not self._is_alone and len(found) < len(wanted):

@@ -129,7 +129,11 @@ class StoredShard:
 
     def rows(self, storage: Storage) -> Iterator[tuple[str, Rows]]:
         """The key of each sample and its rows of the index, in order."""
-        return _by_key(self.index(storage))
+        return self.rows_in(self.index_data(storage))
+
+    def rows_in(self, index: bytes) -> Iterator[tuple[str, Rows]]:
+        """Like `rows`, of an index that has been read."""
+        return _by_key(read_index(index, self.layout.beside(self.entry.index)))
 
     def index_table(self, storage: Storage) -> pa.Table:
         """All rows of the shard's index, with the columns of `IndexRow`."""

@@ -26,7 +26,7 @@ from shardmill.embedders import (
 from shardmill.errors import Rejected
 from shardmill.images import MAX_PIXELS, decode_image
 from shardmill.samples import image_format
-from shardmill.shards.earlier import Former
+from shardmill.shards.earlier import EarlierReader, Former
 from shardmill.shards.fingerprint import sample_fingerprint
 from shardmill.shards.gathered import GatheredRows
 from shardmill.shards.index import IndexRow
@@ -144,14 +144,17 @@ class EmbedStage(StoredSamplesStage):
             StorageError: A store cannot give them.
         """
         counts = Counts(shard, work)
-        formers = (sample.former for sample in self.look_up(shard, work.storage, work.earlier))
-        known = GatheredRows(work.storage, work.scratch, (each for each in formers if each), ["embedding", "cls"])
+        index, earlier = shard.index_data(work.storage), EarlierReader(work.earlier, work.storage)
+        seen = () if work.earlier.is_empty else self.look_up(shard.rows_in(index), earlier)
+        known = GatheredRows(
+            work.storage, work.scratch, (sample.former for sample in seen if sample.former), ["embedding", "cls"]
+        )
         threads = None if self.resources.gpus else work.threads  # a device's model does not depend on them
         model = cache(lambda: _loaded(self.spec, self.weights, work.storage, threads))
         waiting: deque[list[_Row]] = deque()
 
         def planned() -> Iterator[tuple[_Plan, list[Part]]]:
-            for sample in self.look_up(shard, work.storage, work.earlier):
+            for sample in self.look_up(shard.rows_in(index), earlier):
                 counts.bytes_in += sum(row.size for row in sample.rows.values())
                 plan = self._plan(sample, known)
                 if not plan.is_copied and plan.refused is None:

@@ -48,12 +48,12 @@ class StoredSamplesStage(Stage[StoredShard]):
 
     @override
     def reusable(self, shard: StoredShard, storage: Storage, earlier: Earlier) -> int:
-        return sum(sample.former is not None for sample in self.look_up(shard, storage, earlier))
+        reader = EarlierReader(earlier, storage)
+        return sum(sample.former is not None for sample in self.look_up(shard.rows(storage), reader))
 
-    def look_up(self, shard: StoredShard, storage: Storage, earlier: Earlier) -> Iterator[InputSample]:
+    def look_up(self, samples: Iterator[tuple[str, Rows]], reader: EarlierReader) -> Iterator[InputSample]:
         """The samples of a shard, in order, each with what was made of it before. Memory does not grow with them."""
-        reader, computation = EarlierReader(earlier, storage), self.computation()
-        samples = shard.rows(storage)
+        computation = self.computation()
         while some := list(islice(samples, _TOGETHER)):
             fingerprints = [self.fingerprints(computation, key, rows) for key, rows in some]
             found = reader.find({digest for each in fingerprints for digest in each})

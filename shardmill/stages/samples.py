@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.samples import EncodedSample
+from shardmill.shards.earlier import EarlierReader
 from shardmill.shards.gathered import GatheredRows
 from shardmill.shards.layout import Suffix
 from shardmill.shards.parts import Bytes, Part, read_parts
@@ -89,7 +90,7 @@ class SampleStage(StoredSamplesStage):
         counts, keys = Counts(shard, work), set[str]()
 
         def planned() -> Iterator[tuple[_Plan, list[Part]]]:
-            for sample in self.look_up(shard, work.storage, work.earlier):
+            for sample in self.look_up(shard.rows(work.storage), EarlierReader(work.earlier, work.storage)):
                 counts.bytes_in += sum(row.size for row in sample.rows.values())
                 plan = self._plan(shard, sample)
                 whole = [Part(shard, row) for row in sample.rows.values()]
@@ -179,15 +180,16 @@ class RowStage(StoredSamplesStage):
 
         schema = pa.schema([pa.field("key", pa.string(), nullable=False), *self.schema()])
         counts = Counts(shard, work)
-        formers = (sample.former for sample in self.look_up(shard, work.storage, work.earlier))
-        gathered = GatheredRows(work.storage, work.scratch, (former for former in formers if former))
+        index, earlier = shard.index_data(work.storage), EarlierReader(work.earlier, work.storage)
+        seen = () if work.earlier.is_empty else self.look_up(shard.rows_in(index), earlier)
+        gathered = GatheredRows(work.storage, work.scratch, (sample.former for sample in seen if sample.former))
 
         def is_copied(read: tuple[InputSample, list[Bytes]]) -> bool:
             former = read[0].former
             return former is not None and (former.reject is not None or gathered.has(former))
 
         def planned() -> Iterator[tuple[InputSample, list[Part]]]:
-            for sample in self.look_up(shard, work.storage, work.earlier):
+            for sample in self.look_up(shard.rows_in(index), earlier):
                 counts.bytes_in += sum(row.size for row in sample.rows.values())
                 yield sample, [] if is_copied((sample, [])) else [Part(shard, row) for row in sample.rows.values()]
 

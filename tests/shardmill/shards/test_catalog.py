@@ -43,15 +43,15 @@ def files(catalog: Catalog, storage: Storage) -> list[str]:
 def test_what_was_added_is_found_and_nothing_else(catalog: Catalog, storage: Storage) -> None:
     catalog.add(storage, {HERE: numbered(1, 2), THERE: numbered(3)})
     catalog.add(storage, {THERE: numbered(4)})
-    assert catalog.find(storage, fingerprints(2)) == {HERE}
-    assert catalog.find(storage, fingerprints(1, 3, 9)) == {HERE, THERE}
-    assert catalog.find(storage, fingerprints(4)) == {THERE}
-    assert catalog.find(storage, fingerprints(9)) == catalog.find(storage, []) == set()
+    assert catalog.opened(storage).find(storage, fingerprints(2)) == {HERE}
+    assert catalog.opened(storage).find(storage, fingerprints(1, 3, 9)) == {HERE, THERE}
+    assert catalog.opened(storage).find(storage, fingerprints(4)) == {THERE}
+    assert catalog.opened(storage).find(storage, fingerprints(9)) == catalog.opened(storage).find(storage, []) == set()
 
 
 def test_each_computation_has_its_own(catalog: Catalog, storage: Storage) -> None:
     catalog.add(storage, {HERE: numbered(1)})
-    assert Catalog(catalog.root, "d" * 64).find(storage, fingerprints(1)) == set()
+    assert Catalog(catalog.root, "d" * 64).opened(storage).find(storage, fingerprints(1)) == set()
 
 
 def test_nothing_is_written_of_nothing(catalog: Catalog, storage: Storage) -> None:
@@ -70,7 +70,7 @@ def test_merged_files_say_what_the_many_said(added: list[set[int]], wanted: set[
         place = ShardPlace(f"d/a/{number}", "000000")
         catalog.add(storage, {place: numbered(*numbers)})
         last |= dict.fromkeys(numbers, place)
-    found = catalog.find(storage, fingerprints(*wanted))
+    found = catalog.opened(storage).find(storage, fingerprints(*wanted))
     assert {last[number] for number in wanted & last.keys()} <= found
     assert all(wanted & added[int(place.partition.rpartition("/")[2])] for place in found)
     assert len(files(catalog, storage)) < module._MERGED
@@ -86,8 +86,8 @@ def test_files_stay_few_and_rows_bounded(catalog: Catalog, storage: Storage, mon
     rows = [int(uri.rpartition("/")[2].partition("-")[0]) for uri in files(catalog, storage)]
     assert 128 < sum(rows) <= 256
     assert len(rows) <= 3 * module._MERGED
-    assert catalog.find(storage, fingerprints(1999)) == {HERE}
-    assert catalog.find(storage, fingerprints(0)) == set()
+    assert catalog.opened(storage).find(storage, fingerprints(1999)) == {HERE}
+    assert catalog.opened(storage).find(storage, fingerprints(0)) == set()
 
 
 def test_many_are_looked_up_only_where_some_are_found(
@@ -95,8 +95,8 @@ def test_many_are_looked_up_only_where_some_are_found(
 ) -> None:
     monkeypatch.setattr(module, "_SAMPLED", 4)
     catalog.add(storage, {HERE: numbered(3), THERE: numbered(100)})
-    assert catalog.find(storage, fingerprints(1, 2, 3, 4, 100)) == {HERE, THERE}
-    assert catalog.find(storage, fingerprints(1, 2, 4, 5, 100)) == set()
+    assert catalog.opened(storage).find(storage, fingerprints(1, 2, 3, 4, 100)) == {HERE, THERE}
+    assert catalog.opened(storage).find(storage, fingerprints(1, 2, 4, 5, 100)) == set()
 
 
 def test_a_damaged_file_is_passed_over(catalog: Catalog, storage: Storage, folder: str) -> None:
@@ -105,10 +105,10 @@ def test_a_damaged_file_is_passed_over(catalog: Catalog, storage: Storage, folde
     catalog.add(storage, {THERE: numbered(2)})
     file = Path(uri.removeprefix("file://"))
     file.write_bytes(file.read_bytes()[:-20])
-    assert catalog.find(storage, fingerprints(1, 2)) == {THERE}
+    assert catalog.opened(storage).find(storage, fingerprints(1, 2)) == {THERE}
     for number in range(module._MERGED):
         catalog.add(storage, {THERE: numbered(10 + number)})
-    assert catalog.find(storage, fingerprints(1, 2)) == {THERE}
+    assert catalog.opened(storage).find(storage, fingerprints(1, 2)) == {THERE}
 
 
 def test_what_no_run_has_used_for_long_may_go(catalog: Catalog, storage: Storage) -> None:

@@ -14,7 +14,7 @@ def test_peak_memory_of_5000_images_is_within_1_5_times_that_of_500(tmp_path: Pa
     command = [sys.executable, "-m", "benchmarks.memory", "--folder", tmp_path]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
-    assert [(row[0], row[1]) for row in rows] == [
-        (stage, size) for size in ("500", "5000") for stage in ("pack", "transform", "embed")
-    ]
+    names = [f"{stage}{suffix}" for suffix in ("", "-copied") for stage in ("pack", "transform", "embed")]
+    assert [row[0] for row in rows] == 2 * names
+    assert [int(row[1]) for row in rows] == [size + number // 3 for size in (500, 5000) for number in range(6)]
     assert all(float(row[-1]) <= 1.5 for row in rows), done.stdout
