@@ -77,3 +77,15 @@ def test_requests(capsys: pytest.CaptureFixture[str]) -> None:
 def test_watching(capsys: pytest.CaptureFixture[str]) -> None:
     run("watching", "--objects", "1000", "--rounds", "1")
     assert "get_gcs_keys" in capsys.readouterr().out
+
+
+def test_change(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("change", photographs, "--images", "3", "--rounds", "1")
+    assert "samples computed and copied: list 4 and 0, pack 1 and 3, transform 1 and 3, embed 1 and 3" in (
+        capsys.readouterr().out
+    )
+
+
+def test_catalog(capsys: pytest.CaptureFixture[str]) -> None:
+    run("catalog", "--rows", "300", "--partition", "100")
+    assert "300 rows in 3 files" in capsys.readouterr().out
