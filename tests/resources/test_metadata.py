@@ -55,10 +55,13 @@ def test_a_rate_is_given_only_where_all_shards_were_made(tmp_path: Path) -> None
     first = describe_shard_set(packed(tmp_path), 2.0)
     assert first["samples per second"] == 6.0
     assert first["shards made"] == first["shards"] > 2
+    assert (first["samples computed"], first["samples copied"]) == (12, 0)
 
     write_images(tmp_path / "raw", range(12, 13))
     second = describe_shard_set(packed(tmp_path), 2.0)
     assert 0 < second["shards made"] < second["shards"]
+    assert second["samples computed"] == 1
+    assert second["samples copied"] > 0
     assert "samples per second" not in second
 
     third = describe_shard_set(packed(tmp_path), 2.0)
