@@ -128,10 +128,8 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
                 lazy = anew
                 context.log.info(f"{error}. Trying again")
         total = len(result.commit.shards)
-        context.log.info(
-            f"{name}: {result.made} of {total} shards made, {total - result.made} stood already; "
-            f"{result.computed:,} samples computed, {result.reused:,} copied"
-        )
+        samples = f"; {result.computed:,} samples computed, {result.reused:,} copied" if result.made else ""
+        context.log.info(f"{name}: {result.made} of {total} shards made, {total - result.made} stood already{samples}")
         return result
 
     def _describe(
