@@ -80,7 +80,7 @@ class World:
         """Whether the transform cannot do anything with a sample."""
         sizes = {item.size for item in self.seen(group).values()}
         too_small = self.is_random() and min(sizes, default=0) < CROPPED
-        torn = len(sizes) > 1 and ("mask.png" in self.transform.get("masks", ()) or self.is_random())
+        torn = len(sizes) > 1 and ("mask.png" in self.transform["masks"] or self.is_random())
         return not sizes or too_small or (torn and "mask.png" in self.seen(group))
 
     def transformed(self, key: str, group: Group) -> Mapping[str, Any]:
@@ -88,9 +88,9 @@ class World:
         seen = self.seen(group)
         made: dict[str, Any] = {name: item.data for name, item in group.items()}
         for name in seen:
-            how = (repr(self.transform["operations"]), name in self.transform.get("masks", ()))
-            quality = self.transform.get("jpeg_quality") if name == "jpg" else None
-            draws = (self.transform.get("seed"), key, contents(seen)) if self.is_random() else None
+            how = (repr(self.transform["operations"]), name in self.transform["masks"])
+            quality = self.transform["jpeg_quality"] if name == "jpg" else None
+            draws = (self.transform["seed"], key, contents(seen)) if self.is_random() else None
             made[name] = (how, quality, draws, group[name].data)
         return made
 
@@ -98,12 +98,12 @@ class World:
     def embedded(self) -> Mapping[str, Any]:
         """The format and bytes of each image that is embedded, by key."""
         found = {}
-        raw = self.embedder.get("of") == "webdataset_shards"
-        masks = () if raw else self.transform.get("masks", ())
+        raw = self.embedder["of"] == "webdataset_shards"
+        masks = [] if raw else self.transform["masks"]
         for key, group in self.packed.items():
             if not raw and self.is_refused(group):
                 continue
-            names = [self.embedder["component"]] if "component" in self.embedder else set(images(group)) - set(masks)
+            names = [self.embedder["component"]] if self.embedder["component"] else set(images(group)) - set(masks)
             if len(names) == 1 and set(names) <= group.keys():
                 (name,) = names
                 made = contents(group) if raw else self.transformed(key, group)
@@ -193,9 +193,22 @@ CROPS = (
     {"operation": "RandomCrop", "arguments": {"size": CROPPED}},
     {"operation": "RandomCrop", "arguments": {"size": CROPPED}, "components": ["jpg"]},
 )
-QUALITIES = st.sampled_from([95, 60])
-MASKS: st.SearchStrategy[list[str]] = st.sampled_from([[], ["mask.png"]])
-EMBEDDED: st.SearchStrategy[dict[str, str]] = st.sampled_from([{}, {"component": "jpg"}, {"of": "webdataset_shards"}])
+FIELDS: Mapping[str, Mapping[str, list[Any]]] = {
+    "shards": {"max_samples": [8, 4, 16], "order": ["hash", "key"]},
+    "transform": {
+        "operations": [[crop] for crop in CROPS],
+        "seed": [0, 1, 2],
+        "jpeg_quality": [95, 60, 75],
+        "masks": [[], ["mask.png"]],
+    },
+    "embedder": {
+        "dtype": ["float32", "float16"],
+        "normalize": [False, True],
+        "component": [None, "jpg"],
+        "of": ["transformed_shards", "webdataset_shards"],
+    },
+}
+"""What is declared: at first the first of each."""
 CHANGES = st.one_of(
     st.tuples(st.just("add"), SOME, COMPONENTS),
     st.tuples(st.just("delete"), WHICH, SOME),
@@ -207,9 +220,11 @@ CHANGES = st.one_of(
     st.tuples(st.just("mend")),
     st.tuples(st.just("give"), WHICH, SOME, COMPONENTS),
     st.tuples(st.just("take"), WHICH, SOME),
-    st.tuples(st.just("cut"), st.sampled_from([4, 8, 16]), st.sampled_from(["hash", "key"])),
-    st.tuples(st.just("transform"), st.sampled_from(CROPS), st.integers(0, 1), QUALITIES, MASKS),
-    st.tuples(st.just("embed"), st.sampled_from(["float32", "float16"]), st.booleans(), EMBEDDED),
+    *(
+        st.tuples(st.just("declare"), st.just(part), st.just(name), st.integers(1, len(values) - 1))
+        for part, fields in FIELDS.items()
+        for name, values in fields.items()
+    ),
 )
 """A method of `Walk`, and what it is called with."""
 THEN = st.sampled_from(["change more", "run"]) | st.builds(Break, CALL, st.sampled_from(["store fails", "killed"]))
@@ -314,19 +329,11 @@ class Walk(RuleBasedStateMachine):
             if len(self.source[key]) > 1:
                 self._delete(key, sorted(self.source[key])[which % len(self.source[key])])
 
-    def cut(self, max_samples: int, order: str) -> None:
-        self.changing.fields["shards"] = {"max_samples": max_samples, "order": order}
-
-    def transform(self, crop: dict[str, Any], seed: int, quality: int, masks: list[str]) -> None:
-        self.changing.fields["transform"] = {
-            "operations": [crop],
-            "seed": seed,
-            "jpeg_quality": quality,
-            "masks": masks,
-        }
-
-    def embed(self, dtype: str, normalize: bool, others: dict[str, str]) -> None:
-        self.changing.fields["embedder"] = {**SMALL, "dtype": dtype, "normalize": normalize, **others}
+    def declare(self, part: str, name: str, further: int) -> None:
+        """Another value of a field: that which comes so much after the one it has."""
+        values, fields = FIELDS[part][name], self.changing.fields
+        value = values[(values.index(fields[part][name]) + further) % len(values)]
+        fields[part] = {**fields[part], name: value}
 
     # What is done with it.
 
@@ -457,12 +464,11 @@ def new_walk(place: NewPlace, counting: Instruments, embedder_of_tests: dict[str
 
     def make(kills: int) -> Walk:
         fields: dict[str, Any] = {
-            "shards": {"max_samples": 8},
-            "transform": {"operations": [CROPS[0]]},
-            "embedder": SMALL,
+            **{part: {name: values[0] for name, values in fields.items()} for part, fields in FIELDS.items()},
             "stages": {"sizes": {"stage": f"{__name__}:Sizes"}},
             "max_reject_ratio": 1.0,
         }
+        fields["embedder"] |= SMALL
         changing = Changing(place("file"), counting, fields, last=ASSETS[-1])
 
         def kill(call: int) -> None:
