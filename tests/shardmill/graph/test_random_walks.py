@@ -187,11 +187,11 @@ WHICH = st.integers(0, 63)
 SOME = st.integers(1, 4)
 COMPONENTS = st.sampled_from(["cls", "json", "txt", "mask.png"])
 CROPS = (
+    {"operation": "RandomCrop", "arguments": {"size": CROPPED}},
     {"operation": "CenterCrop", "arguments": {"size": 16}},
     {"operation": "CenterCrop", "arguments": {"size": 12}},
-    {"operation": "CenterCrop", "arguments": {"size": 16}, "components": ["jpg"]},
-    {"operation": "RandomCrop", "arguments": {"size": CROPPED}},
     {"operation": "RandomCrop", "arguments": {"size": CROPPED}, "components": ["jpg"]},
+    {"operation": "CenterCrop", "arguments": {"size": 16}, "components": ["jpg"]},
 )
 FIELDS: Mapping[str, Mapping[str, list[Any]]] = {
     "shards": {"max_samples": [8, 4, 16], "order": ["hash", "key"]},
@@ -213,8 +213,8 @@ CHANGES = st.one_of(
     st.tuples(st.just("add"), SOME, COMPONENTS),
     st.tuples(st.just("delete"), WHICH, SOME),
     st.tuples(st.just("replace"), WHICH, SOME),
-    st.tuples(st.just("copy_over"), WHICH, WHICH),
-    st.tuples(st.just("rename"), WHICH),
+    st.tuples(st.just("copy_over"), WHICH, SOME, WHICH),
+    st.tuples(st.just("rename"), WHICH, SOME),
     st.tuples(st.just("touch"), WHICH, SOME),
     st.tuples(st.just("spoil"), WHICH, SOME),
     st.tuples(st.just("mend")),
@@ -290,19 +290,20 @@ class Walk(RuleBasedStateMachine):
             for component in images(self.source[key]):
                 self._put(key, component, self._image(component))
 
-    def copy_over(self, which: int, other: int) -> None:
-        """A sample gets the image of another."""
-        (key,), (of,) = self._some(which), self._some(other)
-        for component in images(self.source[key]):
-            if component in self.source[of]:
-                self._put(key, component, self.source[of][component])
+    def copy_over(self, which: int, count: int, other: int) -> None:
+        """Samples get the image of another."""
+        (of,) = self._some(other)
+        for key in self._some(which, count):
+            for component in images(self.source[key]):
+                if component in self.source[of]:
+                    self._put(key, component, self.source[of][component])
 
-    def rename(self, which: int) -> None:
-        (key,) = self._some(which)
-        self.count += 1
-        for component, item in list(self.source[key].items()):
-            self._delete(key, component)
-            self._put(f"image_{which:03}_{self.count}", component, item)
+    def rename(self, which: int, count: int) -> None:
+        for key in self._some(which, count):
+            self.count += 1
+            for component, item in list(self.source[key].items()):
+                self._delete(key, component)
+                self._put(f"image_{which:03}_{self.count}", component, item)
 
     def touch(self, which: int, count: int) -> None:
         for key in self._some(which, count):
@@ -379,7 +380,7 @@ class Walk(RuleBasedStateMachine):
         for asset in ASSETS:
             shards = self.changing.dataset().stored(asset, "p")
             if shards is not None:
-                assert [problem for problem in verify(shards) if not is_left_by_a_kill(problem)] == []
+                assert [problem for problem in verify(shards) if not is_left_behind(problem)] == []
 
     def _check_cost(self, cost: Cost) -> None:
         now = self._now()
@@ -435,7 +436,7 @@ class Walk(RuleBasedStateMachine):
         return Object(str(self.count % 3).encode(), 0)
 
 
-def is_left_by_a_kill(problem: str) -> bool:
+def is_left_behind(problem: str) -> bool:
     """Whether the next run settles it, and readers who go by the commit never see it."""
     return "is named by no commit" in problem or "a run was killed before it wrote that" in problem
 
