@@ -2,11 +2,12 @@
 
 import io
 import os
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from shardmill import graph
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.embedders.runtimes.torch_cpu import TorchRuntime
 from shardmill.engines import LocalEngine
+from shardmill.progress import Progress
 from shardmill.shards.layout import SIDE
 from shardmill.shards.reader import ShardSet
 from shardmill.storage import Storage
@@ -43,28 +45,68 @@ class Cost(NamedTuple):
     """Objects of the source."""
 
 
+VERBS = ("list", "stat", "open", "read", "read_range", "publish", "replace", "copy", "move", "delete")
+"""Of a storage; `read_version` beside them."""
+
+
 class Instruments:
-    """Counts calls in this process. `counting` is a fixture that installs them."""
+    """Counts calls in this process, and breaks one if asked. `counting` is a fixture that installs them."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._calls: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._left = 0
+        self._act: Callable[[], NoReturn] | None = None
+        self._for_good = False
         self.source = ""
         """Begins the URIs of raw objects."""
         self._count(patch, TorchRuntime, "infer", lambda _: True)
         self._count(patch, SampleTransform, "__call__", lambda _: True)
         self._count(patch, Storage, "read_version", lambda uri: uri.startswith(self.source))
+        for verb in VERBS:
+            self._count(patch, Storage, verb, lambda _: False)
 
     def taken(self) -> Cost:
         """What was counted since this was asked last."""
         calls, self._calls = self._calls, Counter()
         return Cost(calls["infer"], calls["__call__"], calls["read_version"])
 
+    def break_at(self, call: int, act: Callable[[], NoReturn], for_good: bool = False) -> None:
+        """Do this in the place of a call, and of all that follow if it is `for_good`.
+
+        A call is one to a verb of a store, the transform, the model, or who watches progress.
+        """
+        self._left, self._act, self._for_good = call, act, for_good
+
+    def mend(self) -> None:
+        """Break nothing from now on."""
+        self._act = None
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether a call was broken since that was asked for."""
+        return self._left <= 0
+
+    def watch(self, progress: Progress) -> None:
+        """Be told of progress: the end of each task is a call."""
+        if progress.done == progress.total:
+            self._called()
+
+    def _called(self) -> None:
+        with self._lock:
+            self._left -= 1
+            act = self._act if self._left == 0 or (self._left < 0 and self._for_good) else None
+        if act is not None:
+            act()
+
     def _count(self, patch: pytest.MonkeyPatch, owner: type, name: str, counts: Callable[[Any], bool]) -> None:
         real = getattr(owner, name)
 
-        def counted(this: Any, argument: Any) -> Any:
-            self._calls[name] += counts(argument)
-            return real(this, argument)
+        def counted(this: Any, argument: Any, *others: Any, **named: Any) -> Any:
+            with self._lock:
+                self._calls[name] += counts(argument)
+            self._called()
+            return real(this, argument, *others, **named)
 
         patch.setattr(owner, name, counted)
 
@@ -84,6 +126,8 @@ class Changing:
     """Of the dataset file."""
     partitions: list[str] = field(default_factory=lambda: ["p"])
     source: str = "raw"
+    last: str = ""
+    """The asset that runs end with, if not with all."""
 
     def __post_init__(self) -> None:
         self.instruments.source = f"{self.place.uri}/raw"
@@ -116,8 +160,10 @@ class Changing:
         planner = graph.Planner(self.dataset(root))
         with LocalEngine(1) as engine:
             for partition in self.partitions:
-                for asset, shards in graph.run(planner, partition, engine):
+                for asset, shards in graph.run(planner, partition, engine, self.instruments.watch):
                     made[asset, partition] = shards
+                    if asset == self.last:
+                        break
         return self.instruments.taken(), made
 
     def files(self, root: str = "root") -> Files:
