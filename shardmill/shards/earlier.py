@@ -9,6 +9,7 @@ from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.errors import CorruptionError, ShardmillError, SupersededError
 from shardmill.shards.catalog import Catalog, ShardPlace, sample_numbers
 from shardmill.shards.commit import Commit, ShardEntry, read_commit
@@ -197,14 +198,15 @@ def new_places(
     partition = f"{layout.home.rpartition('/')[2]}/{layout.name}"
     earlier = {entry.id: entry for entry in before.shards} if before else {}
     stood = {entry.fingerprint for entry in earlier.values()}
-    places = {}
-    for entry in commit.shards:
-        if entry.fingerprint not in stood:
-            held = _numbers_of(storage, layout, entry)
-            if entry.id in earlier:
-                held = np.setdiff1d(held, _numbers_of(storage, layout, earlier[entry.id]))
-            places[ShardPlace(partition, entry.id)] = held
-    return places
+    made = [entry for entry in commit.shards if entry.fingerprint not in stood]
+
+    def new_in(entry: ShardEntry) -> np.ndarray[Any, Any]:
+        held = _numbers_of(storage, layout, entry)
+        before = earlier.get(entry.id)
+        return held if before is None else np.setdiff1d(held, _numbers_of(storage, layout, before))
+
+    new = bounded_map(new_in, made, REQUESTS_AT_ONCE)
+    return {ShardPlace(partition, entry.id): held for entry, held in zip(made, new, strict=True)}
 
 
 def _numbers_of(storage: Storage, layout: Layout, entry: ShardEntry) -> np.ndarray[Any, Any]:
