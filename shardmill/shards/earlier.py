@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _REMEMBERED = 4
 """Indexes that are held at a time: a shard that is made seldom has samples of more."""
+_UNKNOWN = 128
+"""Samples that are looked for elsewhere; if none of these is there, none of the others is."""
 _MOST_CONTENTS = 100_000
 """Contents that are held, unless one shard has more."""
 
@@ -91,8 +93,8 @@ class EarlierReader:
     _indexes: dict[str, pa.Table | None] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
     """Threads ask for indexes at once."""
-    _is_alone: bool = False
-    """Whether what is not in the shards was looked for elsewhere, and nothing of it found: so it is with the rest."""
+    _unknown: set[str] = field(default_factory=set)
+    """What was looked for elsewhere where nothing was found."""
 
     def find(self, fingerprints: Collection[str]) -> Mapping[str, Former]:
         """What was made of the samples with these fingerprints, by fingerprint."""
@@ -100,10 +102,12 @@ class EarlierReader:
             return {}
         wanted = set(fingerprints) - {""}
         found = self._find(self.earlier.shards, wanted)
-        if self.earlier.catalog is not None and not self._is_alone and len(found) < len(wanted):
-            elsewhere = self._elsewhere(self.earlier.catalog, wanted - found.keys())
+        missed = wanted - found.keys() - self._unknown
+        if self.earlier.catalog is not None and missed and len(self._unknown) < _UNKNOWN:
+            elsewhere = self._elsewhere(self.earlier.catalog, missed)
             found |= elsewhere
-            self._is_alone = not elsewhere
+            if not elsewhere:
+                self._unknown |= missed
         return found
 
     def _find(self, shards: Iterable[StoredShard], wanted: set[str]) -> dict[str, Former]:

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from shardmill.shards import earlier as module
-from shardmill.shards.earlier import Earlier, EarlierReader
+from shardmill.shards.catalog import Catalog
+from shardmill.shards.earlier import Earlier, EarlierReader, Former
 from shardmill.storage import Storage
 
 
@@ -58,3 +60,33 @@ def test_of_many_contents_not_all_are_held(monkeypatch: pytest.MonkeyPatch) -> N
     shards = [Shard(number) for number in range(12)]
     assert len(reader(shards).contents()) == 4
     assert sum(shard.reads for shard in shards) == 4
+
+
+class Elsewhere(EarlierReader):
+    """Other partitions hold what begins with `there`; notes what is looked for in them."""
+
+    def look_for(self, *fingerprints: str) -> set[str]:
+        """What is found."""
+        self.asked: set[str] = set()
+        return set(self.find(fingerprints))
+
+    @override
+    def _elsewhere(self, catalog: Catalog, wanted: set[str]) -> dict[str, Former]:
+        self.asked = wanted
+        former: Any = None
+        return {each: former for each in wanted if each.startswith("there")}
+
+
+def test_a_few_that_are_new_do_not_hide_others_that_are_elsewhere() -> None:
+    """And nobody looks for them again."""
+    earlier = Elsewhere(Earlier(catalog=Catalog("file:///root", "c" * 64, ("file",))), Storage())
+    assert earlier.look_for("new") == set()
+    assert earlier.look_for("new", "there1") == {"there1"}
+    assert earlier.asked == {"there1"}
+    assert earlier.look_for("new") == earlier.asked == set()
+
+
+def test_where_many_are_new_nobody_looks_for_the_rest() -> None:
+    earlier = Elsewhere(Earlier(catalog=Catalog("file:///root", "c" * 64, ("file",))), Storage())
+    assert earlier.look_for(*(f"new{number}" for number in range(128))) == set()
+    assert earlier.look_for("there1") == earlier.asked == set()
