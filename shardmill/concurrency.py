@@ -20,28 +20,38 @@ R = TypeVar("R")
 
 
 def bounded_map(
-    function: Callable[[T], R], items: Iterable[T], threads: int, is_quick: Callable[[T], bool] | None = None
+    function: Callable[[T], R],
+    items: Iterable[T],
+    threads: int,
+    is_quick: Callable[[T], bool] | None = None,
+    size: Callable[[T], int] = lambda _: 0,
+    most: float = math.inf,
 ) -> Iterator[R]:
     """`map` over threads: results in the order of `items`, at most `2 * threads` of them read ahead.
 
     The first exception ends it. Closing the iterator waits for the calls under way and starts no other. Items that are
-    quick to do are done in the calling thread: another one would cost more than they do.
+    quick to do are done in the calling thread: another one would cost more than they do. No more is read ahead once the
+    sizes of what has been come to `most`.
     """
     executor = ThreadPoolExecutor(threads, thread_name_prefix="shardmill")
-    pending: deque[Future[R]] = deque()
+    pending: deque[tuple[Future[R], int]] = deque()
+    ahead = 0
     try:
         for item in items:
             if is_quick is not None and is_quick(item):
                 if not pending:
                     yield function(item)
                     continue
-                pending.append(_done(function, item))
+                pending.append((_done(function, item), size(item)))
             else:
-                pending.append(executor.submit(function, item))
-            if len(pending) >= 2 * threads:
-                yield pending.popleft().result()
+                pending.append((executor.submit(function, item), size(item)))
+            ahead += pending[-1][1]
+            while pending and (len(pending) >= 2 * threads or ahead >= most):
+                future, taken = pending.popleft()
+                ahead -= taken
+                yield future.result()
         while pending:
-            yield pending.popleft().result()
+            yield pending.popleft()[0].result()
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

@@ -27,7 +27,7 @@ def remove_orphans(
 ) -> Iterator[ObjectInfo | CorruptionError]:
     """The orphans of all partitions, or of these, and an error for each partition that was left alone.
 
-    The scratch space of killed runs goes too, and so do catalogs of which no run has made use for 90 days.
+    The scratch space of killed runs goes too, and so do catalogs to which no run has added for 90 days.
     `retention.remove_orphans` says what an orphan is.
     """
     if not dry_run:

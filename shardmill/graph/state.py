@@ -44,7 +44,9 @@ class AssetState:
     samples: int = 0
     """Samples that go into these, at most: those that an asset before rejects do not arrive."""
     to_compute: int = 0
-    """Those of them that are computed, at most: the others are copied from what stands."""
+    """Those of them that are computed: the others are copied from what stands. An estimate where what it is made of is
+    to be made first: what is computed there is taken for new here, and what gets another key or table row is not seen.
+    """
     bytes: int = 0
     """Bytes that are read for them."""
     seconds: float | None = None
@@ -61,6 +63,7 @@ def states(dataset: Dataset | Planner, partition: str) -> Iterator[AssetState]:
     sets: dict[str, ShardSet] = {}
     planned: dict[str, LazyShardSet] = {}
     computed: dict[str, Mapping[str, int]] = {}
+    stood: dict[str, str] = {}
     for asset in planner.graph:
         place = asset.place(partition)
         present = planner.dataset.stored(asset.name, place)
@@ -69,8 +72,11 @@ def states(dataset: Dataset | Planner, partition: str) -> Iterator[AssetState]:
             planner.dataset.storage, planner.dataset.folder(asset.name, place), present.commit if present else None
         )
         commit = present.commit if present else None
-        before = computed.get(asset.inputs[0], {}) if asset.inputs else {}
+        is_in_step = commit is not None and _is_in_step(commit, lazy, stood)
+        before = computed.get(asset.inputs[0], {}) if is_in_step and asset.inputs else {}
         computed[asset.name] = _computed(planner.dataset, asset, place, commit, lazy, standing, before)
+        if commit is not None:
+            stood[asset.name] = commit.digest
         state = _state(planner, asset, place, present, lazy, standing, sum(computed[asset.name].values()))
         if present is not None and state.state == "up to date":
             sets[asset.name] = present
@@ -179,7 +185,8 @@ def _computed(
 ) -> dict[str, int]:
     """How many samples of each shard that is to be made are computed, by the shard's id.
 
-    A shard that is only foreseen tells nothing of its samples: what is computed for it (`before`) is new to this one.
+    A shard that is only foreseen tells nothing of its samples: what is computed for it (`before`) is new to this one,
+    or all of it, where that is not known.
     """
     counts = {}
     for planned in lazy.missing(dataset.storage, dataset.layout(asset.name, place), commit, standing):
@@ -192,6 +199,12 @@ def _computed(
             with suppress(CorruptionError, SupersededError):  # what it is made of is lost itself
                 counts[shard.id] -= lazy.stage.reusable(shard, dataset.storage, earlier)
     return counts
+
+
+def _is_in_step(commit: Commit, lazy: LazyShardSet, stood: Mapping[str, str]) -> bool:
+    """Whether a commit was made as it would be now, of what stands of its inputs."""
+    made_of = {name: stood.get(name) for name in lazy.upstream}
+    return commit.made_of == made_of and not any(_changes(commit.parameters, lazy.stage.parameters()))
 
 
 def _differences(

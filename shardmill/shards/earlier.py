@@ -6,13 +6,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.errors import CorruptionError, ShardmillError, SupersededError
 from shardmill.shards.catalog import Catalog, ShardPlace, sample_numbers
 from shardmill.shards.commit import Commit, ShardEntry, read_commit
 from shardmill.shards.index import IndexRow, rows_of
 from shardmill.shards.layout import Layout
+from shardmill.shards.parts import Part
 from shardmill.shards.report import Reject
 from shardmill.shards.slicing import Order
 from shardmill.shards.stored import StoredShard
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
 
 _REMEMBERED = 4
 """Indexes that are held at a time: a shard that is made seldom has samples of more."""
+_UNKNOWN = 128
+"""Samples that are looked for elsewhere; if none of these is there, none of the others is."""
+_MOST_CONTENTS = 100_000
+"""Contents that are held, unless one shard has more."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,10 @@ class EarlierReader:
     earlier: Earlier
     storage: Storage
     _indexes: dict[str, pa.Table | None] = field(default_factory=dict)
-    _is_alone: bool = False
-    """Whether what is not in the shards was looked for elsewhere, and nothing of it found: so it is with the rest."""
+    _lock: Lock = field(default_factory=Lock)
+    """Threads ask for indexes at once."""
+    _unknown: set[str] = field(default_factory=set)
+    """What was looked for elsewhere where nothing was found."""
 
     def find(self, fingerprints: Collection[str]) -> Mapping[str, Former]:
         """What was made of the samples with these fingerprints, by fingerprint."""
@@ -93,10 +102,12 @@ class EarlierReader:
             return {}
         wanted = set(fingerprints) - {""}
         found = self._find(self.earlier.shards, wanted)
-        if self.earlier.catalog is not None and not self._is_alone and len(found) < len(wanted):
-            elsewhere = self._elsewhere(self.earlier.catalog, wanted - found.keys())
+        missed = wanted - found.keys() - self._unknown
+        if self.earlier.catalog is not None and missed and len(self._unknown) < _UNKNOWN:
+            elsewhere = self._elsewhere(self.earlier.catalog, missed)
             found |= elsewhere
-            self._is_alone = not elsewhere
+            if not elsewhere:
+                self._unknown |= missed
         return found
 
     def _find(self, shards: Iterable[StoredShard], wanted: set[str]) -> dict[str, Former]:
@@ -132,7 +143,7 @@ class EarlierReader:
                     found |= self._find(shards, wanted - found.keys())
         return found
 
-    def objects(self, uris: Collection[str]) -> Mapping[tuple[str, str], tuple[StoredShard, IndexRow]]:
+    def objects(self, uris: Collection[str]) -> Mapping[tuple[str, str], Part]:
         """Where the bytes of raw objects with these URIs stand as they are, by URI and version."""
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -142,16 +153,17 @@ class EarlierReader:
         for shard, index in self._each(self.earlier.shards):
             whole = pc.equal(index["sha256"], index["source_sha256"])
             for row in rows_of(index.filter(pc.and_(whole, pc.is_in(index["source_uri"], values)))):
-                found[row.source_uri, row.source_version] = shard, row
+                found[row.source_uri, row.source_version] = Part(shard, row)
         return found
 
     def contents(self) -> set[tuple[str, str]]:
-        """(component, SHA-256) of all that the shards hold."""
-        return {
-            pair
-            for _, index in self._each(self.earlier.shards)
-            for pair in zip(index["component"].to_pylist(), index["sha256"].to_pylist(), strict=True)
-        }
+        """(component, SHA-256) of what the shards hold: of all, unless they are large or many."""
+        found: set[tuple[str, str]] = set()
+        for _, index in self._each(self.earlier.shards):
+            found.update(zip(index["component"].to_pylist(), index["sha256"].to_pylist(), strict=True))
+            if len(found) > _MOST_CONTENTS:
+                break
+        return found
 
     def _each(self, shards: Iterable[StoredShard]) -> Iterator[tuple[StoredShard, pa.Table]]:
         for shard in shards:
@@ -161,14 +173,15 @@ class EarlierReader:
 
     def _index(self, shard: StoredShard) -> pa.Table | None:
         name = shard.layout.beside(shard.entry.index)
-        if name not in self._indexes:
-            for earlier in list(self._indexes)[: 1 - _REMEMBERED]:
-                del self._indexes[earlier]
-            try:
-                self._indexes[name] = shard.index_table(self.storage)
-            except (CorruptionError, SupersededError):
-                self._indexes[name] = None
-        return self._indexes[name]
+        with self._lock:
+            if name not in self._indexes:
+                for earlier in list(self._indexes)[: 1 - _REMEMBERED]:
+                    del self._indexes[earlier]
+                try:
+                    self._indexes[name] = shard.index_table(self.storage)
+                except (CorruptionError, SupersededError):
+                    self._indexes[name] = None
+            return self._indexes[name]
 
     def _without_output(self, shard: StoredShard, wanted: Collection[str]) -> Mapping[str, Former]:
         try:
@@ -189,14 +202,15 @@ def new_places(
     partition = f"{layout.home.rpartition('/')[2]}/{layout.name}"
     earlier = {entry.id: entry for entry in before.shards} if before else {}
     stood = {entry.fingerprint for entry in earlier.values()}
-    places = {}
-    for entry in commit.shards:
-        if entry.fingerprint not in stood:
-            held = _numbers_of(storage, layout, entry)
-            if entry.id in earlier:
-                held = np.setdiff1d(held, _numbers_of(storage, layout, earlier[entry.id]))
-            places[ShardPlace(partition, entry.id)] = held
-    return places
+    made = [entry for entry in commit.shards if entry.fingerprint not in stood]
+
+    def new_in(entry: ShardEntry) -> np.ndarray[Any, Any]:
+        held = _numbers_of(storage, layout, entry)
+        before = earlier.get(entry.id)
+        return held if before is None else np.setdiff1d(held, _numbers_of(storage, layout, before))
+
+    new = bounded_map(new_in, made, REQUESTS_AT_ONCE)
+    return {ShardPlace(partition, entry.id): held for entry, held in zip(made, new, strict=True)}
 
 
 def _numbers_of(storage: Storage, layout: Layout, entry: ShardEntry) -> np.ndarray[Any, Any]:

@@ -15,8 +15,9 @@ from shardmill.storage import Storage
 T = TypeVar("T")
 
 _READ_BYTES = 4 << 20
-"""Of one read, and of the parts that are handed over together, unless one is larger."""
+"""Of one read, and of the parts that are handed over together; the last of them may go beyond."""
 _READS_AT_ONCE = 8
+_AHEAD_BYTES = 2 * _READS_AT_ONCE * _READ_BYTES
 _GAP = 64 << 10
 """Bytes that are read for nothing sooner than that there is another read."""
 _TOGETHER = 1024
@@ -35,13 +36,21 @@ Bytes = bytes | CorruptionError | SupersededError
 
 
 def read_parts(storage: Storage, items: Iterable[tuple[T, Sequence[Part]]]) -> Iterator[tuple[T, list[Bytes]]]:
-    """Each item with the bytes of its parts, in order; some are read ahead, `2 * _READS_AT_ONCE * _READ_BYTES` at most.
+    """Each item with the bytes of its parts, in order; some are read ahead, until they come to `_AHEAD_BYTES`.
 
     Raises:
         StorageError: A store cannot give them.
     """
-    for chunk in bounded_map(lambda chunk: chunk.read(storage), _chunks(items), _READS_AT_ONCE, _Chunk.is_empty):
-        yield from chunk
+    chunks = _chunks(items)
+    for read in bounded_map(
+        lambda chunk: chunk.read(storage),
+        chunks,
+        _READS_AT_ONCE,
+        _Chunk.is_empty,
+        lambda chunk: chunk.size,
+        _AHEAD_BYTES,
+    ):
+        yield from read
 
 
 @dataclass
@@ -79,14 +88,19 @@ def _read(storage: Storage, parts: Sequence[Part]) -> Iterator[tuple[tuple[str, 
     group: list[Part] = []
     stop = 0
     for part in ordered:
-        near = group and part.shard.file_name == group[0].shard.file_name and part.row.offset <= stop + _GAP
-        if group and not near:
+        if group and not _is_near(part, group[0], stop):
             yield from _read_range(storage, group, stop)
             group, stop = [], 0
         group.append(part)
         stop = max(stop, part.row.offset + part.row.size)
     if group:
         yield from _read_range(storage, group, stop)
+
+
+def _is_near(part: Part, first: Part, stop: int) -> bool:
+    """Whether a part is read together with those from the first one up to `stop`."""
+    near = part.shard.file_name == first.shard.file_name and part.row.offset <= stop + _GAP
+    return near and part.row.offset < first.row.offset + _READ_BYTES
 
 
 def _read_range(storage: Storage, parts: Sequence[Part], stop: int) -> Iterator[tuple[tuple[str, int], Bytes]]:

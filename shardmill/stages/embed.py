@@ -130,10 +130,12 @@ class EmbedStage(StoredSamplesStage):
     def fingerprints(self, computation: str, key: str, rows: Rows) -> Fingerprints:
         try:
             row = rows[self._component(rows)]
-        except Rejected:
-            return Fingerprints("", "")
-        digest = sample_fingerprint(computation, image_format(row.component) or "", row.sha256)
-        return Fingerprints(digest, digest)
+        except Rejected as refused:
+            return Fingerprints("", sample_fingerprint(computation, refused.reason, refused.detail))
+        return Fingerprints(
+            sample_fingerprint(computation, image_format(row.component) or "", row.sha256),
+            sample_fingerprint(computation, row.component, row.sha256),
+        )
 
     @override
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
@@ -207,13 +209,13 @@ class EmbedStage(StoredSamplesStage):
         try:
             component = self._component(sample.rows)
         except Rejected as refused:
-            return _Plan(sample, refused=refused)
+            return _Plan(sample, refused=refused, is_copied=former is not None)
         if former is not None and former.reject is not None:
             return _Plan(sample, refused=Rejected(former.reject.reason, former.reject.detail), is_copied=True)
         if former is None or not known.has(former):
             return _Plan(sample, [component, *(["cls"] if cls else [])])
         text = known.row(former)["cls"][0].as_py()
-        if cls is None or (text is not None and hashlib.sha256(text.encode()).hexdigest() == cls.sha256):
+        if cls is None or (text is not None and _says(cls, text)):
             return _Plan(sample, cls=cls and text, is_copied=True)
         return _Plan(sample, ["cls"], is_copied=True)
 
@@ -255,6 +257,11 @@ def _loaded(spec: EmbedderSpec, weights: str, storage: Storage, threads: int | N
 
 def _text(data: bytes | None) -> str | None:
     return None if data is None else data.decode("utf-8", "replace").strip()
+
+
+def _says(cls: IndexRow, text: str) -> bool:
+    """Whether a class is this text, as files have it: alone, or as a line."""
+    return cls.sha256 in {hashlib.sha256(f"{text}{end}".encode()).hexdigest() for end in ("", "\n")}
 
 
 def _open_table(work: Work, dimension: int, spec: EmbedderSpec) -> TableOutput:

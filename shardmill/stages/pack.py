@@ -20,13 +20,12 @@ from shardmill.images import MAX_PIXELS, verify_image
 from shardmill.samples import image_format
 from shardmill.shards.earlier import Earlier, EarlierReader, Former
 from shardmill.shards.fingerprint import sample_fingerprint
-from shardmill.shards.index import IndexRow, Source
+from shardmill.shards.index import Source
 from shardmill.shards.layout import Suffix
 from shardmill.shards.parts import Bytes, Part, read_parts
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.slicing import slice_by_hash, slice_by_key
 from shardmill.shards.spec import ShardSpec
-from shardmill.shards.stored import StoredShard
 from shardmill.shards.ustar import MAX_MEMBER, stored_size
 from shardmill.sources.manifest import MISSING, Manifest, RawObject
 from shardmill.stages.counts import Counts
@@ -197,7 +196,7 @@ class PackStage(Stage[RawShard]):
         images: bool,
         digest: str,
         former: Former | None,
-        places: Mapping[tuple[str, str], tuple[StoredShard, IndexRow]],
+        places: Mapping[tuple[str, str], Part],
     ) -> _Plan:
         try:
             self._check_names(group, images)
@@ -208,8 +207,7 @@ class PackStage(Stage[RawShard]):
         if former is not None:
             rows = {row.component: row for row in former.rows if row.key == former.rows[0].key}
             return _Plan(group, digest, tuple(Part(former.shard, rows[item.component]) for item in group))
-        found = (places.get((item.uri, item.version)) for item in group)
-        return _Plan(group, digest, tuple(place and Part(*place) for place in found))
+        return _Plan(group, digest, tuple(_place_of(item, places) for item in group))
 
     def _check(self, fetched: _Fetched, seen: _Seen) -> list[_Component] | Reject:
         """The components of a sample, hashed, the images that have come decoded once to see that they can be."""
@@ -275,6 +273,13 @@ def _fingerprint(computation: str, group: _Group) -> str:
     """What the objects hold is not known before they are fetched: their places and versions stand for it."""
     objects = (part for item in group for part in (item.component, item.uri, item.version))
     return sample_fingerprint(computation, *objects)
+
+
+def _place_of(item: RawObject, places: Mapping[tuple[str, str], Part]) -> Part | None:
+    """Where an object's bytes stand. An image has to stand there as one of its format, else nobody has decoded it."""
+    place = places.get((item.uri, item.version))
+    kind = image_format(item.component)
+    return place if place and kind in (None, image_format(place.row.component)) else None
 
 
 def _is_at_hand(read: tuple[_Plan, list[Bytes]]) -> bool:

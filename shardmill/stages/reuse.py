@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -58,10 +58,15 @@ class StoredSamplesStage(Stage[StoredShard]):
             fingerprints = [self.fingerprints(computation, key, rows) for key, rows in some]
             found = reader.find({digest for each in fingerprints for digest in each})
             for (key, rows), each in zip(some, fingerprints, strict=True):
-                former = found.get(each.refusal)
-                if former is None or former.rows:
-                    former = found.get(each.output)
-                yield InputSample(key, rows, each, former)
+                yield InputSample(key, rows, each, _former(found, each))
+
+
+def _former(found: Mapping[str, Former], each: Fingerprints) -> Former | None:
+    """What stands of a sample. One that was refused or left out counts if the whole of it was equal."""
+    refused, made = found.get(each.refusal), found.get(each.output)
+    if refused is not None and not refused.rows:
+        return refused
+    return made if made is not None and made.rows else None
 
 
 def of_all(computation: str, key: str, rows: Rows) -> Fingerprints:

@@ -1,6 +1,7 @@
 """What is copied is what a build from nothing would make: never of another computation, never damaged bytes."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,10 +14,12 @@ from shardmill.engines import LocalEngine
 from shardmill.errors import Rejected
 from shardmill.samples import EncodedSample
 from shardmill.shards.reader import ShardSet
+from shardmill.shards.stored import StoredShard
 from shardmill.stages import RowStage, SampleStage
 from shardmill.stages.embed import EmbedStage
 from shardmill.stages.pack import PackStage
 from shardmill.stages.transform import TransformStage
+from shardmill.storage import Storage
 from shardmill.transforms import DecodedSample
 from tests import small_embedder
 from tests.changes import Changing, Cost, Instruments, counting, photograph
@@ -269,3 +272,96 @@ def test_a_commit_of_before_says_of_what_computation_it_is(changing: Changing) -
     computations = {name: shards.commit.computation for name, shards in sets.items()}
     assert len(set(computations.values())) == len(computations)
     assert all(len(each) == len(hashlib.sha256().hexdigest()) for each in computations.values())
+
+
+# Other names and limits.
+
+
+def test_bytes_that_nobody_decoded_are_decoded_when_they_are_an_images(own: Changing) -> None:
+    own.fields["source"] = {"components": {"txt": "{key}.txt", "bin": "{key}.dat"}}
+    own.put("text_0.dat", b"no image")
+    own.put("text_1.dat", photograph(1, "PNG"))
+    own.run()
+    own.fields["source"] = {"components": {"txt": "{key}.txt", "png": "{key}.dat"}}
+    _, made = own.run()
+    refused = {reject.key: reject.reason for reject in made["webdataset_shards", "p"].rejects()}
+    assert refused["text_0"] == "not an image"
+    assert "text_1" not in refused
+    assert own.files() == own.files_from_nothing()
+
+
+def test_the_words_of_a_refusal_are_of_the_sample_as_it_is(changing: Changing) -> None:
+    """Nothing is refused for a caption, but the refusal names it."""
+    crop = {"operation": "RandomCrop", "arguments": {"size": 14}, "components": ["jpg", "right.jpg"]}
+    changing.fields |= {"transform": {"operations": [crop]}, "max_reject_ratio": 1.0}
+    changing.run()
+    changing.put("image_003.txt", b"a caption")
+    _, made = changing.run()
+    details = {reject.key: reject.detail for reject in made["transformed_shards", "p"].rejects()}
+    assert details["image_003"] == "RandomCrop needs right.jpg; the sample has jpg, txt"
+    assert changing.files() == changing.files_from_nothing()
+
+
+def test_a_sample_without_an_image_to_embed_counts_as_known(changing: Changing) -> None:
+    changing.fields |= {"embedder": {**SMALL, "component": "left.jpg"}, "max_reject_ratio": 1.0}
+    changing.put("image_x.left.jpg", photograph(2000))
+    changing.run()
+    changing.put("image_y.left.jpg", photograph(2001))
+    _, made = changing.run()
+    assert (made["embeddings", "p"].computed, made["embeddings", "p"].reused) == (1, COUNT + 1)
+    assert changing.files() == changing.files_from_nothing()
+
+
+# What a plan says.
+
+
+def test_a_plan_promises_no_copies_of_a_commit_that_is_behind(changing: Changing) -> None:
+    """Three samples were packed, and then nothing made of them; a fourth is new to all."""
+    for number in range(3):
+        changing.put(f"later_{number}.jpg", photograph(2000 + number))
+    with LocalEngine(1) as engine:
+        next(shards for name, shards in graph.run(changing.dataset(), "p", engine) if name == "webdataset_shards")
+    changing.put("new.jpg", photograph(1000))
+    foreseen = {state.asset: state.to_compute for state in graph.states(changing.dataset(), "p")}
+    _, made = changing.run()
+    assert foreseen["webdataset_shards"] == 1
+    assert foreseen["embeddings"] >= made["embeddings", "p"].computed == 4
+
+
+def test_a_plan_promises_no_copies_for_another_component(changing: Changing) -> None:
+    changing.fields["embedder"] = {**SMALL, "component": "jpg"}
+    for number in range(COUNT):
+        changing.put(f"image_{number:03}.right.jpg", photograph(2000 + number))
+    changing.run()
+    changing.fields["embedder"] = {**SMALL, "component": "right.jpg"}
+    changing.put("new.right.jpg", photograph(1000))
+    foreseen = {state.asset: state.to_compute for state in graph.states(changing.dataset(), "p")}
+    assert changing.run()[0].embedded == COUNT + 1
+    assert foreseen["embeddings"] == COUNT + 1
+
+
+# What is read.
+
+
+@pytest.mark.parametrize("text", ["2", "2\n", "", "\n"])
+def test_a_class_that_is_known_is_not_read_for_an_embedding(
+    changing: Changing, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing.fields["transform"] = None
+    for number in range(COUNT):
+        changing.put(f"image_{number:03}.cls", text.encode())
+    changing.run()
+    read: Counter[str] = Counter()
+    real = StoredShard.read_range
+
+    def counted(self: StoredShard, storage: Storage, offset: int, length: int) -> bytes:
+        read[self.file_name] += length
+        return real(self, storage, offset, length)
+
+    monkeypatch.setattr(StoredShard, "read_range", counted)
+    changing.put("new.jpg", photograph(1000))
+    _, made = changing.run()
+    (shard,) = made["webdataset_shards", "p"].shards
+    assert read[shard.file_name] == len(photograph(1000))
+    files, anew = changing.files(), changing.files_from_nothing()
+    assert {name: files.get(name) for name in anew} == anew
