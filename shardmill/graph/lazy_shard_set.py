@@ -16,7 +16,7 @@ from shardmill.errors import ConflictError, SupersededError, TooManyRejectsError
 from shardmill.progress import ProgressMeter, ProgressSink, silent
 from shardmill.shards.catalog import Catalog
 from shardmill.shards.commit import Commit, ShardEntry, read_commit
-from shardmill.shards.earlier import Earlier, new_places
+from shardmill.shards.earlier import earlier_shards, new_places
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.layout import Layout
 from shardmill.shards.reader import ShardSet
@@ -131,12 +131,9 @@ class LazyShardSet:
         catalog = Catalog.beside(layout, self.stage.computation()).opened(storage)
         starts = sorted({shard.start for shard in self.inputs})
         ends = dict(pairwise([*starts, ""]))
-        return [
-            PlannedShard(
-                shard, digest, Earlier.of(layout, committed, catalog, self.order, shard.start, ends[shard.start])
-            )
-            for shard, digest in todo
-        ]
+        spans = [(shard.start, ends[shard.start]) for shard, _ in todo]
+        earlier = earlier_shards(layout, committed, catalog, self.order, spans)
+        return [PlannedShard(*pair, each) for pair, each in zip(todo, earlier, strict=True)]
 
     def _check_that_it_is_of_what_stands(self) -> None:
         """Refuse a plan that was overtaken: it would put an older state in a newer one's place.

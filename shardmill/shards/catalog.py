@@ -37,7 +37,7 @@ _SAMPLED = 128
 _ROW_GROUP = 16_384
 _MERGED = 8
 """Files of about one size that are merged into one; the next size is so many times larger."""
-_SMALLEST, _LARGEST = 1 << 12, 1 << 21
+_SMALLEST, _LARGEST = 1 << 12, 1 << 18
 """Rows: files with fewer are of one size, those with more are merged no further."""
 _MOST = 1 << 24
 """Rows of a computation; beyond, the file that was written longest ago goes."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.errors import CorruptionError, ShardmillError, SupersededError
+from shardmill.errors import AccessDeniedError, CorruptionError, ShardmillError, SupersededError
 from shardmill.shards.catalog import Catalog, ShardPlace, sample_numbers
 from shardmill.shards.commit import Commit, ShardEntry, read_commit
 from shardmill.shards.index import IndexRow, rows_of
 from shardmill.shards.layout import Layout
 from shardmill.shards.parts import Part
-from shardmill.shards.report import Reject
+from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.slicing import Order
 from shardmill.shards.stored import StoredShard
 from shardmill.storage import Storage, join_uri
@@ -25,12 +25,18 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-_REMEMBERED = 4
-"""Indexes that are held at a time: a shard that is made seldom has samples of more."""
+_REMEMBERED_BYTES = 64 << 20
+"""Of indexes that are held at a time, unless one is larger."""
+_SCATTERED = 128
+"""New shards among which the samples of each earlier one may be."""
 _UNKNOWN = 128
 """Samples that are looked for elsewhere; if none of these is there, none of the others is."""
 _MOST_CONTENTS = 100_000
 """Contents that are held, unless one shard has more."""
+
+
+_OUT_OF_REACH = (CorruptionError, SupersededError, AccessDeniedError)
+"""Of what is only copied: it is made anew then."""
 
 
 @dataclass(frozen=True)
@@ -56,32 +62,59 @@ class Earlier:
         """Whether nothing can be found."""
         return not self.shards and not (self.catalog and self.catalog.files)
 
-    @classmethod
-    def of(cls, layout: Layout, commit: Commit | None, catalog: Catalog, order: Order, start: str, end: str) -> Earlier:
-        """Those of `commit` that share positions with a shard from `start` up to `end`; empty stands for no end.
-
-        None if the commit was made by another computation than `catalog` is of, and all if it is ordered otherwise.
-        """
-        if commit is None or commit.computation != catalog.computation:
-            return cls(catalog=catalog)
-        spans = _spans(commit.shards) if commit.order == order else ((entry, "", "") for entry in commit.shards)
-        shards = (
-            StoredShard(layout, entry)
-            for entry, low, high in spans
-            if (not end or low < end) and (not high or high > start)
-        )
-        return cls(tuple(shards), catalog)
-
 
 NOTHING = Earlier()
 """No shards."""
 
 
-def _spans(entries: Sequence[ShardEntry]) -> Iterator[tuple[ShardEntry, str, str]]:
-    """Each shard with the start of its range of positions and the start of the next."""
-    starts = sorted({entry.start for entry in entries})
-    ends = dict(pairwise([*starts, ""]))
-    return ((entry, entry.start, ends[entry.start]) for entry in entries)
+def earlier_shards(
+    layout: Layout, commit: Commit | None, catalog: Catalog, order: Order, spans: Sequence[tuple[str, str]]
+) -> list[Earlier]:
+    """For each new shard, whose positions go from a start up to an end (empty: no end), what it may copy from.
+
+    These are the shards of `commit` that share positions with it, and all if the commit is ordered otherwise; none if
+    it was made by another computation than `catalog` is of. Where samples of each of them would be in more than
+    `_SCATTERED` new ones, reading all of them so often would cost more than the samples do, and nothing is copied.
+    """
+    if commit is None or commit.computation != catalog.computation:
+        return [Earlier(catalog=catalog)] * len(spans)
+    if commit.order != order:
+        every = Earlier(tuple(StoredShard(layout, entry) for entry in commit.shards), catalog)
+        return [every if len(spans) <= _SCATTERED else NOTHING] * len(spans)
+    entries = sorted(commit.shards, key=lambda entry: entry.start)
+    starts = [entry.start for entry in entries]
+    found = []
+    for start, end in spans:
+        first = bisect_right(starts, start)
+        first = bisect_left(starts, starts[first - 1]) if first else 0
+        last = bisect_left(starts, end) if end else len(starts)
+        found.append(Earlier(tuple(StoredShard(layout, entry) for entry in entries[first:last]), catalog))
+    return found
+
+
+class _Indexes:
+    """The indexes that this process read last, as far as there is room: one shard after the other asks for the same."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[str, str], pa.Table] = {}
+        self._size = 0
+        self._lock = Lock()
+
+    def table(self, shard: StoredShard, storage: Storage) -> pa.Table:
+        """The index of a shard, as `StoredShard.index_table` gives it."""
+        name = (shard.layout.beside(shard.entry.index), shard.entry.index_sha256)
+        with self._lock:
+            table = self._tables.pop(name, None)
+            if table is None:
+                table = shard.index_table(storage)
+                self._size += table.nbytes
+            self._tables[name] = table
+            while self._size > _REMEMBERED_BYTES and len(self._tables) > 1:
+                self._size -= self._tables.pop(next(iter(self._tables))).nbytes
+            return table
+
+
+_INDEXES = _Indexes()
 
 
 @dataclass
@@ -90,9 +123,11 @@ class EarlierReader:
 
     earlier: Earlier
     storage: Storage
-    _indexes: dict[str, pa.Table | None] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock)
-    """Threads ask for indexes at once."""
+    _commits: dict[str, Commit | None] = field(default_factory=dict)
+    """Of other partitions."""
+    _reports: dict[str, ShardReport | None] = field(default_factory=dict)
+    _gone: set[str] = field(default_factory=set)
+    """Indexes that cannot be read."""
     _unknown: set[str] = field(default_factory=set)
     """What was looked for elsewhere where nothing was found."""
 
@@ -136,11 +171,10 @@ class EarlierReader:
         found: dict[str, Former] = {}
         for partition, ids in sorted(by_partition.items()):
             layout = Layout.at(join_uri(catalog.root, partition))
-            with suppress(ShardmillError):
-                commit, _ = read_commit(self.storage, layout)
-                if commit is not None and commit.computation == catalog.computation:
-                    shards = (StoredShard(layout, entry) for entry in commit.shards if entry.id in ids)
-                    found |= self._find(shards, wanted - found.keys())
+            commit = self._commit(layout)
+            if commit is not None and commit.computation == catalog.computation:
+                shards = (StoredShard(layout, entry) for entry in commit.shards if entry.id in ids)
+                found |= self._find(shards, wanted - found.keys())
         return found
 
     def objects(self, uris: Collection[str]) -> Mapping[tuple[str, str], Part]:
@@ -173,20 +207,29 @@ class EarlierReader:
 
     def _index(self, shard: StoredShard) -> pa.Table | None:
         name = shard.layout.beside(shard.entry.index)
-        with self._lock:
-            if name not in self._indexes:
-                for earlier in list(self._indexes)[: 1 - _REMEMBERED]:
-                    del self._indexes[earlier]
-                try:
-                    self._indexes[name] = shard.index_table(self.storage)
-                except (CorruptionError, SupersededError):
-                    self._indexes[name] = None
-            return self._indexes[name]
+        if name in self._gone:
+            return None
+        try:
+            return _INDEXES.table(shard, self.storage)
+        except _OUT_OF_REACH:
+            self._gone.add(name)
+            return None
+
+    def _commit(self, layout: Layout) -> Commit | None:
+        if layout.folder not in self._commits:
+            self._commits[layout.folder] = None
+            with suppress(ShardmillError):
+                self._commits[layout.folder], _ = read_commit(self.storage, layout)
+        return self._commits[layout.folder]
 
     def _without_output(self, shard: StoredShard, wanted: Collection[str]) -> Mapping[str, Former]:
-        try:
-            report = shard.report(self.storage)
-        except (CorruptionError, SupersededError):
+        name = shard.layout.beside(shard.entry.index)
+        if name not in self._reports:
+            self._reports[name] = None
+            with suppress(*_OUT_OF_REACH):
+                self._reports[name] = shard.report(self.storage)
+        report = self._reports[name]
+        if report is None:
             return {}
         filtered = {digest: Former(shard) for digest in report.filtered_fingerprints if digest in wanted}
         rejects = {each.fingerprint: Former(shard, (), each) for each in report.rejects if each.fingerprint in wanted}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from shardmill.concurrency import bounded_map
-from shardmill.errors import CorruptionError, SupersededError
+from shardmill.errors import AccessDeniedError, CorruptionError, SupersededError
 from shardmill.shards.index import IndexRow
 from shardmill.shards.stored import StoredShard
 from shardmill.storage import Storage
@@ -31,8 +31,8 @@ class Part(NamedTuple):
     row: IndexRow
 
 
-Bytes = bytes | CorruptionError | SupersededError
-"""Of a part, or why they are not to be had: damaged, or gone."""
+Bytes = bytes | CorruptionError | SupersededError | AccessDeniedError
+"""Of a part, or why they are not to be had: damaged, gone, or not for us to read."""
 
 
 def read_parts(storage: Storage, items: Iterable[tuple[T, Sequence[Part]]]) -> Iterator[tuple[T, list[Bytes]]]:
@@ -107,7 +107,7 @@ def _read_range(storage: Storage, parts: Sequence[Part], stop: int) -> Iterator[
     shard, start = parts[0].shard, parts[0].row.offset
     try:
         data = memoryview(shard.read_range(storage, start, stop - start))
-    except (CorruptionError, SupersededError) as error:
+    except (CorruptionError, SupersededError, AccessDeniedError) as error:
         yield from (((part.shard.file_name, part.row.offset), error) for part in parts)
         return
     for part in parts:
