@@ -32,6 +32,7 @@ settings.load_profile("shardmill")
 LONGEST_FIRST = (
     "tests/deploy/test_endurance.py",
     "tests/shardmill/engines/test_kills.py",
+    "tests/shardmill/graph/test_random_walks.py",
     "tests/orchestration/test_browser.py",
     "tests/test_secrets.py",
     "tests/orchestration/test_executors.py",

@@ -482,7 +482,7 @@ def new_walk(place: NewPlace, counting: Instruments, embedder_of_tests: dict[str
 
 
 def test_short_walks_end_in_what_is_made_from_nothing(new_walk: NewWalk) -> None:
-    run_state_machine_as_test(lambda: new_walk(0), settings=settings(max_examples=4, stateful_step_count=12))
+    run_state_machine_as_test(lambda: new_walk(0), settings=settings(max_examples=3, stateful_step_count=12))
 
 
 @pytest.mark.slow
