@@ -17,7 +17,7 @@ from shardmill.shards.commit import Commit, ShardEntry
 from shardmill.shards.layout import data_name, index_name
 from shardmill.shards.reader import ShardSet
 from shardmill.shards.stored import StoredShard
-from shardmill.stages.stage import InputShard, Stage
+from shardmill.stages.stage import Foreseen, InputShard, Stage
 
 State = Literal["missing", "stale", "up to date"]
 _FORESEEN = "of "
@@ -45,7 +45,7 @@ class AssetState:
     """Samples that go into these, at most: those that an asset before rejects do not arrive."""
     to_compute: int = 0
     """Those of them that are computed: the others are copied from what stands. An estimate where what it is made of is
-    to be made first: what is computed there is taken for new here, and what gets another key or table row is not seen.
+    to be made first: what changes there is taken for new here.
     """
     bytes: int = 0
     """Bytes that are read for them."""
@@ -62,7 +62,7 @@ def states(dataset: Dataset | Planner, partition: str) -> Iterator[AssetState]:
     planner = dataset if isinstance(dataset, Planner) else Planner(dataset)
     sets: dict[str, ShardSet] = {}
     planned: dict[str, LazyShardSet] = {}
-    computed: dict[str, Mapping[str, int]] = {}
+    foreseen: dict[str, Mapping[str, Foreseen]] = {}
     stood: dict[str, str] = {}
     for asset in planner.graph:
         place = asset.place(partition)
@@ -73,11 +73,13 @@ def states(dataset: Dataset | Planner, partition: str) -> Iterator[AssetState]:
         )
         commit = present.commit if present else None
         is_in_step = commit is not None and _is_in_step(commit, lazy, stood)
-        before = computed.get(asset.inputs[0], {}) if is_in_step and asset.inputs else {}
-        computed[asset.name] = _computed(planner.dataset, asset, place, commit, lazy, standing, before)
+        before = foreseen.get(asset.inputs[0], {}) if is_in_step and asset.inputs else {}
+        foreseen[asset.name] = _what_becomes(planner.dataset, asset, place, commit, lazy, standing, before)
         if commit is not None:
             stood[asset.name] = commit.digest
-        state = _state(planner, asset, place, present, lazy, standing, sum(computed[asset.name].values()))
+        state = _state(
+            planner, asset, place, present, lazy, standing, sum(each.computed for each in foreseen[asset.name].values())
+        )
         if present is not None and state.state == "up to date":
             sets[asset.name] = present
         else:
@@ -174,31 +176,32 @@ def _state(
     )
 
 
-def _computed(
+def _what_becomes(
     dataset: Dataset,
     asset: Asset,
     place: str,
     commit: Commit | None,
     lazy: LazyShardSet,
     standing: Mapping[str, ShardEntry],
-    before: Mapping[str, int],
-) -> dict[str, int]:
-    """How many samples of each shard that is to be made are computed, by the shard's id.
+    before: Mapping[str, Foreseen],
+) -> dict[str, Foreseen]:
+    """What becomes of each shard that is to be made, by its id.
 
-    A shard that is only foreseen tells nothing of its samples: what is computed for it (`before`) is new to this one,
-    or all of it, where that is not known.
+    A shard that is only foreseen tells nothing of its samples: what changes in the asset before is new to this one, or
+    all of it, where that is not known.
     """
-    counts = {}
+    found = {}
     for planned in lazy.missing(dataset.storage, dataset.layout(asset.name, place), commit, standing):
         shard, earlier = planned.input, planned.earlier
-        counts[shard.id] = shard.samples
+        found[shard.id] = Foreseen(shard.samples, shard.samples)
         if isinstance(shard, StoredShard) and shard.entry.sha256.startswith(_FORESEEN):
-            if earlier.shards:
-                counts[shard.id] = min(shard.samples, before.get(shard.id, shard.samples))
+            if earlier.shards and shard.id in before:
+                changed = min(shard.samples, before[shard.id].changed)
+                found[shard.id] = Foreseen(changed, changed)
         else:
             with suppress(CorruptionError, SupersededError):  # what it is made of is lost itself
-                counts[shard.id] -= lazy.stage.reusable(shard, dataset.storage, earlier)
-    return counts
+                found[shard.id] = lazy.stage.foresee(shard, dataset.storage, earlier)
+    return found
 
 
 def _is_in_step(commit: Commit, lazy: LazyShardSet, stood: Mapping[str, str]) -> bool:

@@ -30,7 +30,7 @@ from shardmill.shards.ustar import MAX_MEMBER, stored_size
 from shardmill.sources.manifest import MISSING, Manifest, RawObject
 from shardmill.stages.counts import Counts
 from shardmill.stages.outputs import TarOutput
-from shardmill.stages.stage import OutputFiles, Resources, Stage, Work, stage_identity
+from shardmill.stages.stage import Foreseen, OutputFiles, Resources, Stage, Work, stage_identity
 from shardmill.storage import Storage
 
 
@@ -100,7 +100,7 @@ class _Plan(NamedTuple):
     """Of each object, where its bytes stand already."""
     reject: Reject | None = None
     is_known: bool = False
-    """Whether it was refused before, for what its objects hold."""
+    """Whether the same objects were packed, or refused, before."""
 
     @property
     def key(self) -> str:
@@ -149,8 +149,12 @@ class PackStage(Stage[RawShard]):
         return stage_identity(self.name, self.version, {"max_pixels": self.max_pixels})
 
     @override
-    def reusable(self, shard: RawShard, storage: Storage, earlier: Earlier) -> int:
-        return sum(plan.is_copied for plan in self._plans(shard, EarlierReader(earlier, storage)))
+    def foresee(self, shard: RawShard, storage: Storage, earlier: Earlier) -> Foreseen:
+        computed = changed = 0
+        for plan in self._plans(shard, EarlierReader(earlier, storage)):
+            computed += not plan.is_copied
+            changed += plan.reject is None and not plan.is_known
+        return Foreseen(computed, changed)
 
     @override
     def __call__(self, shard: RawShard, work: Work) -> tuple[OutputFiles, ShardReport]:
@@ -206,7 +210,8 @@ class PackStage(Stage[RawShard]):
             return _Plan(group, digest, (), former.reject.model_copy(update={"key": group[0].key}), is_known=True)
         if former is not None:
             rows = {row.component: row for row in former.rows if row.key == former.rows[0].key}
-            return _Plan(group, digest, tuple(Part(former.shard, rows[item.component]) for item in group))
+            stored = tuple(Part(former.shard, rows[item.component]) for item in group)
+            return _Plan(group, digest, stored, is_known=True)
         return _Plan(group, digest, tuple(_place_of(item, places) for item in group))
 
     def _check(self, fetched: _Fetched, seen: _Seen) -> list[_Component] | Reject:

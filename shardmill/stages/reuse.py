@@ -13,7 +13,7 @@ from shardmill.shards.earlier import Earlier, EarlierReader, Former
 from shardmill.shards.fingerprint import sample_fingerprint
 from shardmill.shards.parts import Bytes
 from shardmill.shards.stored import Rows, StoredShard
-from shardmill.stages.stage import Stage
+from shardmill.stages.stage import Foreseen, Stage
 from shardmill.storage import Storage
 
 _TOGETHER = 2048
@@ -47,9 +47,10 @@ class StoredSamplesStage(Stage[StoredShard]):
         """Of what `computation`, that of this stage, makes of the sample with these rows of the index."""
 
     @override
-    def reusable(self, shard: StoredShard, storage: Storage, earlier: Earlier) -> int:
+    def foresee(self, shard: StoredShard, storage: Storage, earlier: Earlier) -> Foreseen:
         reader = EarlierReader(earlier, storage)
-        return sum(sample.former is not None for sample in self.look_up(shard.rows(storage), reader))
+        new = sum(sample.former is None for sample in self.look_up(shard.rows(storage), reader))
+        return Foreseen(new, new)
 
     def look_up(self, samples: Iterator[tuple[str, Rows]], reader: EarlierReader) -> Iterator[InputSample]:
         """The samples of a shard, in order, each with what was made of it before. Memory does not grow with them."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from shardmill.devices import GPUSpec
 from shardmill.shards.earlier import NOTHING, Earlier
@@ -64,6 +64,15 @@ class OutputFiles:
     index: IndexWriter
     picture: Path | None = None
     """A PNG, where the stage draws one."""
+
+
+class Foreseen(NamedTuple):
+    """Samples of a shard that is to be made."""
+
+    computed: int
+    """Those that are not copied."""
+    changed: int
+    """Those of which something else comes out than is known: new to what is made of them."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +137,9 @@ class Stage(ABC, Generic[InputT]):
         """Digest of what it does to one sample: what was made of an equal sample by an equal computation is copied."""
         return self.identity()
 
-    def reusable(self, shard: InputT, storage: Storage, earlier: Earlier) -> int:  # noqa: ARG002
-        """How many samples of a shard it would copy from what `earlier` holds: 0 where it makes shards as a whole."""
-        return 0
+    def foresee(self, shard: InputT, storage: Storage, earlier: Earlier) -> Foreseen:  # noqa: ARG002
+        """What it would do, given what `earlier` holds. A stage that makes shards as a whole computes all samples."""
+        return Foreseen(shard.samples, shard.samples)
 
     @abstractmethod
     def __call__(self, shard: InputT, work: Work, /) -> tuple[OutputFiles, ShardReport]:

@@ -126,6 +126,17 @@ def test_a_mask_that_the_transform_does_not_read(changing: Changing) -> None:
     check(changing, Cost(0, 0, COUNT))
 
 
+def test_a_mask_is_taken_from_every_sample(changing: Changing) -> None:
+    """Nothing is fetched for it, and yet all that reads masks is made anew."""
+    for number in range(COUNT):
+        changing.put(f"image_{number:03}.mask.png", photograph(number, "PNG"))
+    changing.fields["embedder"] = {**SMALL, "component": "jpg"}
+    changing.run()
+    for number in range(COUNT):
+        changing.delete(f"image_{number:03}.mask.png")
+    check(changing, Cost(0, COUNT, 0))
+
+
 def test_another_transform_of_what_is_not_embedded(changing: Changing) -> None:
     changing.fields["embedder"] = {**SMALL, "of": "webdataset_shards"}
     assert changing.run()[0] == Cost(COUNT, 0, 0)
