@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from shardmill.dataset import Dataset
 from shardmill.errors import CorruptionError
 from shardmill.shards import retention
-from shardmill.shards.catalog import unused_catalogs
+from shardmill.shards.catalog import catalogs_below, unused_catalogs
 from shardmill.shards.layout import SIDE, Layout
 from shardmill.storage import ObjectInfo, join_uri, relative_to
 
@@ -30,8 +30,10 @@ def remove_orphans(
     The scratch space of killed runs goes too, and so do catalogs to which no run has added for 90 days.
     `retention.remove_orphans` says what an orphan is.
     """
+    root = dataset.home.rpartition("/")[0]
     if not dry_run:
         dataset.storage.sweep(join_uri(dataset.home, SIDE))
+        dataset.storage.sweep(catalogs_below(root))
     for layout in stored_layouts(dataset):
         if partitions and layout.name.rpartition("/")[2] not in partitions:
             continue
@@ -41,7 +43,7 @@ def remove_orphans(
             )
         except CorruptionError as error:
             yield error
-    for info in unused_catalogs(dataset.storage, dataset.home.rpartition("/")[0], time.time()):
+    for info in unused_catalogs(dataset.storage, root, time.time()):
         if not dry_run:
             dataset.storage.delete(info.uri)
         yield info

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 _READ_BYTES = 4 << 20
 """Of one read, and of the parts that are handed over together; the last of them may go beyond."""
-_READS_AT_ONCE = 8
+_READS_AT_ONCE = 4
 _AHEAD_BYTES = 2 * _READS_AT_ONCE * _READ_BYTES
 _GAP = 64 << 10
 """Bytes that are read for nothing sooner than that there is another read."""
