@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 _BATCH_ROWS = 4096
@@ -34,22 +33,6 @@ def iterate_parquet(file: BinaryIO, columns: Sequence[str] | None = None) -> Ite
         OSError: Likewise, or it cannot be read.
     """
     yield from _open(file).iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
-
-
-def read_row_groups(file: BinaryIO, column: str, values: np.ndarray[Any, Any]) -> Iterator[pa.Table]:
-    """The row groups that may hold one of the sorted `values` in a sorted column, by its statistics.
-
-    Raises:
-        ValueError: It is no Parquet file; the error may be arrow's subclass.
-        OSError: Likewise, or it cannot be read.
-    """
-    parquet = _open(file)
-    number = parquet.schema_arrow.get_field_index(column)
-    for group in range(parquet.num_row_groups):
-        statistics = parquet.metadata.row_group(group).column(number).statistics
-        low = values.searchsorted(statistics.min, "left") if statistics else 0
-        if low < len(values) and (not statistics or values[low] <= statistics.max):
-            yield parquet.read_row_group(group, use_threads=False)
 
 
 def _open(file: BinaryIO) -> Any:

@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.errors import AccessDeniedError, CorruptionError, ShardmillError, SupersededError
+from shardmill.errors import CorruptionError, ShardmillError, SupersededError
 from shardmill.shards.catalog import Catalog, ShardPlace, sample_numbers
 from shardmill.shards.commit import Commit, ShardEntry, read_commit
 from shardmill.shards.index import IndexRow, rows_of
 from shardmill.shards.layout import Layout
-from shardmill.shards.parts import Part
+from shardmill.shards.parts import OUT_OF_REACH, Part
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.slicing import Order
 from shardmill.shards.stored import StoredShard
@@ -33,10 +33,6 @@ _UNKNOWN = 128
 """Samples that are looked for elsewhere; if none of these is there, none of the others is."""
 _MOST_CONTENTS = 100_000
 """Contents that are held, unless one shard has more."""
-
-
-_OUT_OF_REACH = (CorruptionError, SupersededError, AccessDeniedError)
-"""Of what is only copied: it is made anew then."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +113,19 @@ class _Indexes:
 _INDEXES = _Indexes()
 
 
+class _Held(NamedTuple):
+    layout: Layout
+    commit: Commit
+
+
 @dataclass
 class EarlierReader:
     """Looks samples up in earlier shards. What is damaged or gone there is not found."""
 
     earlier: Earlier
     storage: Storage
-    _commits: dict[str, Commit | None] = field(default_factory=dict)
-    """Of other partitions."""
+    _partitions: dict[str, _Held | None] = field(default_factory=dict)
+    """Others, by their folders."""
     _reports: dict[str, ShardReport | None] = field(default_factory=dict)
     _gone: set[str] = field(default_factory=set)
     """Indexes that cannot be read."""
@@ -170,10 +171,9 @@ class EarlierReader:
             by_partition.setdefault(partition, set()).add(shard)
         found: dict[str, Former] = {}
         for partition, ids in sorted(by_partition.items()):
-            layout = Layout.at(join_uri(catalog.root, partition))
-            commit = self._commit(layout)
-            if commit is not None and commit.computation == catalog.computation:
-                shards = (StoredShard(layout, entry) for entry in commit.shards if entry.id in ids)
+            held = self._held(join_uri(catalog.root, partition))
+            if held is not None and held.commit.computation == catalog.computation:
+                shards = (StoredShard(held.layout, entry) for entry in held.commit.shards if entry.id in ids)
                 found |= self._find(shards, wanted - found.keys())
         return found
 
@@ -211,22 +211,25 @@ class EarlierReader:
             return None
         try:
             return _INDEXES.table(shard, self.storage)
-        except _OUT_OF_REACH:
+        except OUT_OF_REACH:
             self._gone.add(name)
             return None
 
-    def _commit(self, layout: Layout) -> Commit | None:
-        if layout.folder not in self._commits:
-            self._commits[layout.folder] = None
-            with suppress(ShardmillError):
-                self._commits[layout.folder], _ = read_commit(self.storage, layout)
-        return self._commits[layout.folder]
+    def _held(self, folder: str) -> _Held | None:
+        """What stands of another partition. A damaged catalog may name any folder."""
+        if folder not in self._partitions:
+            self._partitions[folder] = None
+            with suppress(ShardmillError, ValueError):
+                layout = Layout.at(folder)
+                commit, _ = read_commit(self.storage, layout)
+                self._partitions[folder] = _Held(layout, commit) if commit else None
+        return self._partitions[folder]
 
     def _without_output(self, shard: StoredShard, wanted: Collection[str]) -> Mapping[str, Former]:
         name = shard.layout.beside(shard.entry.index)
         if name not in self._reports:
             self._reports[name] = None
-            with suppress(*_OUT_OF_REACH):
+            with suppress(*OUT_OF_REACH):
                 self._reports[name] = shard.report(self.storage)
         report = self._reports[name]
         if report is None:

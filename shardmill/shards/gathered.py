@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shardmill.errors import AccessDeniedError, CorruptionError, SupersededError
 from shardmill.shards.earlier import Former
+from shardmill.shards.parts import OUT_OF_REACH
 from shardmill.shards.stored import StoredShard
 from shardmill.storage import Storage
 
@@ -33,7 +33,7 @@ class GatheredRows:
                 _, numbers = wanted.setdefault(former.shard.file_name, (former.shard, set()))
                 numbers.add(former.rows[0].offset)
         for shard, numbers in wanted.values():
-            with suppress(CorruptionError, SupersededError, AccessDeniedError):
+            with suppress(*OUT_OF_REACH):
                 self._gather(_selected(shard, storage, numbers, columns), shard, scratch / shard.file_name)
 
     def has(self, former: Former) -> bool:

@@ -31,6 +31,9 @@ class Part(NamedTuple):
     row: IndexRow
 
 
+OUT_OF_REACH = (CorruptionError, SupersededError, AccessDeniedError)
+"""Errors after which what was to be copied is made anew: it is damaged, gone, or not for us to read."""
+
 Bytes = bytes | CorruptionError | SupersededError | AccessDeniedError
 """Of a part, or why they are not to be had: damaged, gone, or not for us to read."""
 
@@ -70,7 +73,7 @@ class _Chunk(Generic[T]):
 
 
 def _chunks(items: Iterable[tuple[T, Sequence[Part]]]) -> Iterator[_Chunk[T]]:
-    """Items without parts are not kept waiting for others."""
+    """Neighbours, until their parts come to `_READ_BYTES` or they are `_TOGETHER`."""
     chunk: _Chunk[T] = _Chunk()
     for item, parts in items:
         chunk.items.append((item, parts))
@@ -107,7 +110,7 @@ def _read_range(storage: Storage, parts: Sequence[Part], stop: int) -> Iterator[
     shard, start = parts[0].shard, parts[0].row.offset
     try:
         data = memoryview(shard.read_range(storage, start, stop - start))
-    except (CorruptionError, SupersededError, AccessDeniedError) as error:
+    except OUT_OF_REACH as error:
         yield from (((part.shard.file_name, part.row.offset), error) for part in parts)
         return
     for part in parts:

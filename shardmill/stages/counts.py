@@ -29,7 +29,7 @@ class Counts:
     ) -> Iterator[tuple[T, R]]:
         """Each item with what `prepare` makes of it, in order, computed in `work.threads` threads.
 
-        Rejects are counted and left out, and so is what is copied counted. Holds `2 * work.threads` items.
+        Rejects are counted and left out; what is copied is counted. Holds `2 * work.threads` items.
         """
         for item, made in bounded_map(lambda item: (item, prepare(item)), items, self._work.threads, is_copied):
             self.reused += is_copied(item)

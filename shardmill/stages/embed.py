@@ -35,7 +35,6 @@ from shardmill.shards.parts import Bytes, Part, read_parts
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.stored import Rows, StoredShard
 from shardmill.stages.counts import Counts
-from shardmill.stages.lineage import Lineage
 from shardmill.stages.outputs import Cell, TableOutput
 from shardmill.stages.reuse import Fingerprints, InputSample, StoredSamplesStage, components_of
 from shardmill.stages.stage import OutputFiles, Resources, Work, stage_identity
@@ -167,9 +166,7 @@ class EmbedStage(StoredSamplesStage):
             try:
                 return self._prepare(*read, lambda pixels: model()[0].preprocess(pixels))
             except Rejected as rejected:
-                sample = read[0].sample
-                uri = Lineage(sample.rows, self.masks)(self.spec.component or "").uri
-                return Reject.of(sample.key, rejected, uri, sample.fingerprints.refusal)
+                return read[0].sample.reject(rejected, self.masks, self.spec.component or "")
 
         def batches() -> Iterator[np.ndarray[Any, Any]]:
             import numpy as np
@@ -210,8 +207,8 @@ class EmbedStage(StoredSamplesStage):
             component = self._component(sample.rows)
         except Rejected as refused:
             return _Plan(sample, refused=refused, is_copied=former is not None)
-        if former is not None and former.reject is not None:
-            return _Plan(sample, refused=Rejected(former.reject.reason, former.reject.detail), is_copied=True)
+        if sample.refused is not None:
+            return _Plan(sample, refused=sample.refused, is_copied=True)
         if former is None or not known.has(former):
             return _Plan(sample, [component, *(["cls"] if cls else [])])
         text = known.row(former)["cls"][0].as_py()

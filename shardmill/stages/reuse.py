@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
 from typing_extensions import override
 
+from shardmill.errors import Rejected
 from shardmill.shards.earlier import Earlier, EarlierReader, Former
 from shardmill.shards.fingerprint import sample_fingerprint
 from shardmill.shards.parts import Bytes
+from shardmill.shards.report import Reject
 from shardmill.shards.stored import Rows, StoredShard
+from shardmill.stages.lineage import Lineage
 from shardmill.stages.stage import Foreseen, Stage
 from shardmill.storage import Storage
 
@@ -37,6 +40,16 @@ class InputSample(NamedTuple):
     fingerprints: Fingerprints
     former: Former | None
     """What was made of it before."""
+
+    @property
+    def refused(self) -> Rejected | None:
+        """Why it was refused before."""
+        reject = self.former and self.former.reject
+        return Rejected(reject.reason, reject.detail) if reject else None
+
+    def reject(self, why: Rejected, masks: Collection[str] = (), component: str = "") -> Reject:
+        """Its reject, which names the raw object of `component`, else that of an image which is no mask."""
+        return Reject.of(self.key, why, Lineage(self.rows, masks)(component).uri, self.fingerprints.refusal)
 
 
 class StoredSamplesStage(Stage[StoredShard]):

@@ -101,10 +101,8 @@ class SampleStage(StoredSamplesStage):
             if _is_copied(read):
                 assert plan.children is not None
                 data = iter(found)
-                former = plan.sample.former
-                if former is not None and former.reject is not None:
-                    why = Rejected(former.reject.reason, former.reject.detail)
-                    return self._reject(plan.sample, why)
+                if plan.sample.refused is not None:
+                    return plan.sample.reject(plan.sample.refused, self.masks)
                 return [
                     (key, [_Component(part.row.component, next(data), part.row.sha256) for part in parts])  # type: ignore[arg-type]
                     for key, parts in plan.children
@@ -113,7 +111,7 @@ class SampleStage(StoredSamplesStage):
             try:
                 children = list(self.process(sample))
             except Rejected as rejected:
-                return self._reject(plan.sample, rejected)
+                return plan.sample.reject(rejected, self.masks)
             return [(child.key, _hashed(child.components)) for child in children]
 
         with TarOutput(work) as output:
@@ -147,10 +145,6 @@ class SampleStage(StoredSamplesStage):
             if not self.reads_keys:
                 break
         return _Plan(sample, made)
-
-    def _reject(self, sample: InputSample, why: Rejected) -> Reject:
-        uri = Lineage(sample.rows, self.masks)("").uri
-        return Reject.of(sample.key, why, uri, sample.fingerprints.refusal)
 
 
 class RowStage(StoredSamplesStage):
@@ -197,8 +191,8 @@ class RowStage(StoredSamplesStage):
             sample, found = read
             origin, digest = next(iter(sample.rows.values())), sample.fingerprints.output
             former = sample.former
-            if former is not None and former.reject is not None:
-                return _reject(sample, Rejected(former.reject.reason, former.reject.detail))
+            if sample.refused is not None:
+                return sample.reject(sample.refused)
             if former is not None and is_copied(read):
                 old = former.rows[0]
                 (cells,) = gathered.row(former).to_pylist()
@@ -206,7 +200,7 @@ class RowStage(StoredSamplesStage):
             try:
                 cells = self.row(EncodedSample(sample.key, components_of(sample.rows, found)))
             except Rejected as rejected:
-                return _reject(sample, rejected)
+                return sample.reject(rejected)
             unknown = cells.keys() - set(schema.names)
             if unknown:
                 raise ConfigurationError(f"{self.name} gives {min(unknown)!r}, which its schema has no column for")
@@ -237,10 +231,6 @@ def _hashed(components: Mapping[str, bytes]) -> list[_Component]:
     return [
         _Component(name, components[name], hashlib.sha256(components[name]).hexdigest()) for name in sorted(components)
     ]
-
-
-def _reject(sample: InputSample, why: Rejected) -> Reject:
-    return Reject.of(sample.key, why, Lineage(sample.rows)("").uri, sample.fingerprints.refusal)
 
 
 def _check_names(key: str, components: Iterable[_Component], taken: Collection[str]) -> None:

@@ -111,6 +111,34 @@ def test_a_damaged_file_is_passed_over(catalog: Catalog, storage: Storage, folde
     assert catalog.opened(storage).find(storage, fingerprints(1, 2)) == {THERE}
 
 
+def test_whatever_bits_are_flipped_nothing_is_raised(catalog: Catalog, storage: Storage) -> None:
+    catalog.add(storage, {HERE: numbered(*range(100)), THERE: numbered(*range(100, 200))})
+    (uri,) = files(catalog, storage)
+    file, random = Path(uri.removeprefix("file://")), np.random.default_rng(0)
+    whole = file.read_bytes()
+    for _ in range(500):
+        data = bytearray(whole)
+        for place in random.integers(0, len(data), random.integers(1, 4)):
+            data[place] ^= 1 << int(random.integers(8))
+        file.write_bytes(data)
+        assert isinstance(catalog.opened(storage).find(storage, fingerprints(1, 150)), set)
+
+
+def test_a_damaged_file_is_not_merged(catalog: Catalog, storage: Storage) -> None:
+    """What it says would be digested anew, and taken for sound."""
+    catalog.add(storage, {HERE: numbered(1, 2)})
+    (uri,) = files(catalog, storage)
+    file = Path(uri.removeprefix("file://"))
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    for number in range(module._MERGED):
+        catalog.add(storage, {THERE: numbered(10 + number)})
+    assert uri not in files(catalog, storage)
+    assert catalog.opened(storage).find(storage, fingerprints(1, 2)) == set()
+    assert catalog.opened(storage).find(storage, fingerprints(10)) == {THERE}
+
+
 def test_what_no_run_has_used_for_long_may_go(catalog: Catalog, storage: Storage) -> None:
     """One young file keeps a computation's old ones."""
     catalog.add(storage, {HERE: numbered(1)})

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from shardmill.shards import earlier as module
-from shardmill.shards.catalog import Catalog
+from shardmill.shards.catalog import Catalog, ShardPlace
 from shardmill.shards.earlier import Earlier, EarlierReader, Former, earlier_shards
 from shardmill.shards.layout import Layout
 from shardmill.storage import Storage
@@ -143,6 +144,13 @@ def test_a_few_that_are_new_do_not_hide_others_that_are_elsewhere() -> None:
     assert earlier.look_for("new", "there1") == {"there1"}
     assert earlier.asked == {"there1"}
     assert earlier.look_for("new") == earlier.asked == set()
+
+
+@pytest.mark.parametrize("partition", ["", "d", "/", "d/a/\x00", "../../d/a/p", "d/_shardmill/a/p", "\ud800/a/p"])
+def test_a_catalog_may_lead_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition: str) -> None:
+    monkeypatch.setattr(Catalog, "find", lambda *_: {ShardPlace(partition, "000000")})
+    catalog = Catalog(f"file://{tmp_path}", "c" * 64, ("file",))
+    assert EarlierReader(Earlier(catalog=catalog), Storage()).find(["f" * 32]) == {}
 
 
 def test_where_many_are_new_nobody_looks_for_the_rest() -> None:
