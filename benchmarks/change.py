@@ -79,7 +79,7 @@ def measure(base: Path, photographs: Sequence[bytes], images: int, rounds: int, 
     print("  one added, medians")
     for name, each in taken.items():
         show(name, each)
-    counts = ", ".join(f"{stage} {shards.computed} and {shards.reused:,}" for stage, shards in sets.items())
+    counts = ", ".join(f"{stage} {shards.computed} and {shards.copied:,}" for stage, shards in sets.items())
     print(f"  samples computed and copied: {counts}", flush=True)
 
 

@@ -68,10 +68,10 @@ def _pace(shards: ShardSet, seconds: float) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "shards made": shards.made,
         "samples computed": shards.computed,
-        "samples copied": shards.reused,
+        "samples copied": shards.copied,
         "seconds": round(seconds, 2),
     }
-    if shards.made == len(commit.shards) > 0 and not shards.reused:  # else the rate would count what was not computed
+    if shards.made == len(commit.shards) > 0 and not shards.copied:  # else the rate would count what was not computed
         metadata["samples per second"] = round(commit.total_samples / max(seconds, 1e-9), 1)
     return metadata
 

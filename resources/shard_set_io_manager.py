@@ -128,7 +128,7 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
                 lazy = anew
                 context.log.info(f"{error}. Trying again")
         total = len(result.commit.shards)
-        samples = f"; {result.computed:,} samples computed, {result.reused:,} copied" if result.made else ""
+        samples = f"; {result.computed:,} samples computed, {result.copied:,} copied" if result.made else ""
         context.log.info(f"{name}: {result.made} of {total} shards made, {total - result.made} stood already{samples}")
         return result
 

@@ -67,12 +67,12 @@ def _run_one(planner: Planner, partition: str, engine: Any, output: Output) -> N
                 **_figures(commit),
                 made=shards.made,
                 computed=shards.computed,
-                reused=shards.reused,
+                copied=shards.copied,
             )
 
 
 def _copied(shards: ShardSet) -> str:
-    return f": {shards.computed:,} samples computed, {shards.reused:,} copied" if shards.reused else ""
+    return f": {shards.computed:,} samples computed, {shards.copied:,} copied" if shards.copied else ""
 
 
 def _figures(commit: Commit) -> dict[str, Any]:

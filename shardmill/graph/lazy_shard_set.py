@@ -97,7 +97,7 @@ class LazyShardSet:
                 entries[planned[entry.id]] = entry
                 made.append(entry)
             commit = self.commit_of(name, [entries[digest] for digest in self.fingerprints])
-            new = new_places(storage, layout, commit, committed)
+            new = new_places(storage, layout, commit, committed) if self.stage.goes_by_sample else {}
             commit = commit.model_copy(update={"seconds_a_sample": _pace(made, committed)})
             _check_rejects(storage, layout, commit, max_reject_ratio)
             if committed is None or not commit.says_the_same_as(committed):
@@ -106,9 +106,9 @@ class LazyShardSet:
                 published = publish_commit(storage, layout, commit, committed, version, keep_seconds)
                 if published is not None:
                     Catalog.beside(layout, commit.computation).add(storage, new)
-                    reused = sum(entry.reused for entry in made)
-                    computed = sum(entry.samples_in for entry in made) - reused
-                    return ShardSet(storage, layout, published, len(made), computed, reused)
+                    copied = sum(entry.copied for entry in made)
+                    computed = sum(entry.samples_in for entry in made) - copied
+                    return ShardSet(storage, layout, published, len(made), computed, copied)
                 committed, version = read_commit(storage, layout)
             except ConflictError:
                 committed, version = read_commit(storage, layout)
@@ -126,8 +126,8 @@ class LazyShardSet:
     ) -> list[PlannedShard]:
         """The shards whose fingerprints are not in `standing`, each with what may hold some of its samples."""
         todo = [pair for pair in zip(self.inputs, self.fingerprints, strict=True) if pair[1] not in standing]
-        if not todo:
-            return []
+        if not todo or not self.stage.goes_by_sample:
+            return [PlannedShard(*pair) for pair in todo]
         catalog = Catalog.beside(layout, self.stage.computation()).opened(storage)
         starts = sorted({shard.start for shard in self.inputs})
         ends = dict(pairwise([*starts, ""]))
@@ -174,8 +174,8 @@ class LazyShardSet:
 
 def _pace(made: Iterable[ShardEntry], before: Commit | None) -> float | None:
     """Seconds a sample of the shards that were computed and not copied for the most part; else those of before."""
-    computed = [entry for entry in made if 2 * entry.reused <= entry.samples_in]
-    samples = sum(entry.samples_in - entry.reused for entry in computed)
+    computed = [entry for entry in made if 2 * entry.copied <= entry.samples_in]
+    samples = sum(entry.samples_in - entry.copied for entry in computed)
     if samples:
         return sum(entry.seconds for entry in computed) / samples
     return before.seconds_a_sample if before else None

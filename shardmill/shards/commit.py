@@ -56,7 +56,7 @@ class ShardEntry(BaseModel):
     """Time that the stage took to make the shard."""
     runtime: str = ""
     """What computed the shard, where there is a choice and the run that committed it also made it."""
-    reused: int = 0
+    copied: int = 0
     """How many of `samples_in` were copied from an earlier commit, if the run that committed the shard also made it."""
     picture: str | None = None
     """A picture of the shard, relative to `index.json`."""
@@ -101,7 +101,7 @@ class ShardEntry(BaseModel):
             bytes_in=report.bytes_in,
             seconds=report.seconds,
             runtime=report.runtime,
-            reused=report.reused,
+            copied=report.copied,
             picture=owner.picture,
             summary=report.summary,
         )

@@ -101,7 +101,7 @@ class IndexWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        stable = report.model_copy(update={"seconds": 0.0, "runtime": "", "reused": 0})
+        stable = report.model_copy(update={"seconds": 0.0, "runtime": "", "copied": 0})
         said = {_REPORT: stable, _OWNER: owner}
         schema = index_schema().with_metadata({name: model.model_dump_json().encode() for name, model in said.items()})
         pq.write_table(pa.table(self._columns, schema=schema), file, compression="zstd")

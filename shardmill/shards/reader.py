@@ -83,7 +83,7 @@ class ShardSet:
     """Shards that the write which returned this set had to make; the others stood already."""
     computed: int = 0
     """Samples that went into these and were computed, or rejected."""
-    reused: int = 0
+    copied: int = 0
     """Samples that went into these and were copied from an earlier commit."""
     pinned: bool = False
     """Whether this state is read and no other."""

@@ -63,7 +63,7 @@ class ShardReport(BaseModel):
     """Time that the stage took."""
     runtime: str = ""
     """What computed it, where there is a choice. Like `seconds` for the record: not part of the shard's identity."""
-    reused: int = 0
+    copied: int = 0
     """Samples of the input of which nothing was computed anew: copied from an earlier commit. For the record."""
     rejects: list[Reject] = []
     filtered_fingerprints: list[str] = []

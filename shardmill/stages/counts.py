@@ -22,7 +22,7 @@ class Counts:
         self._work = work
         self.rejects: list[Reject] = []
         self.filtered_fingerprints: list[str] = []
-        self.kept = self.filtered = self.reused = self.bytes_in = 0
+        self.kept = self.filtered = self.copied = self.bytes_in = 0
 
     def each(
         self, prepare: Callable[[T], R | Reject], items: Iterable[T], is_copied: Callable[[T], bool]
@@ -32,7 +32,7 @@ class Counts:
         Rejects are counted and left out; what is copied is counted. Holds `2 * work.threads` items.
         """
         for item, made in bounded_map(lambda item: (item, prepare(item)), items, self._work.threads, is_copied):
-            self.reused += is_copied(item)
+            self.copied += is_copied(item)
             if isinstance(made, Reject):
                 self.rejects.append(made)
                 self._work.advance(1)
@@ -54,7 +54,7 @@ class Counts:
             samples_in=self._shard.samples,
             kept=self.kept,
             filtered=self.filtered,
-            reused=self.reused,
+            copied=self.copied,
             samples=samples,
             bytes_in=self.bytes_in,
             bytes=file.stat().st_size if file else 0,

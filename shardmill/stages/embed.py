@@ -36,8 +36,8 @@ from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.stored import Rows, StoredShard
 from shardmill.stages.counts import Counts
 from shardmill.stages.outputs import Cell, TableOutput
-from shardmill.stages.reuse import Fingerprints, InputSample, StoredSamplesStage, components_of
 from shardmill.stages.stage import OutputFiles, Resources, Work, stage_identity
+from shardmill.stages.stored_samples import Fingerprints, InputSample, StoredSamplesStage, components_of
 from shardmill.storage import Storage
 
 if TYPE_CHECKING:

@@ -136,6 +136,7 @@ class PackStage(Stage[RawShard]):
     max_pixels: int = MAX_PIXELS
 
     name: ClassVar[str] = "pack"
+    goes_by_sample: ClassVar[bool] = True
     suffix: ClassVar[Suffix] = "tar"
     resources = Resources(memory=2 * _FETCHED_BYTES)
 

@@ -21,8 +21,8 @@ from shardmill.sources.names import MAX_NAME, is_member_name
 from shardmill.stages.counts import Counts
 from shardmill.stages.lineage import Lineage
 from shardmill.stages.outputs import Cell, TableOutput, TarOutput
-from shardmill.stages.reuse import Fingerprints, InputSample, StoredSamplesStage, components_of, of_all
 from shardmill.stages.stage import OutputFiles, Work
+from shardmill.stages.stored_samples import Fingerprints, InputSample, StoredSamplesStage, components_of, of_all
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -105,6 +105,8 @@ class Stage(ABC, Generic[InputT]):
     """Raised by hand whenever the same input and parameters give other bytes."""
     suffix: ClassVar[Suffix]
     """Of its data files."""
+    goes_by_sample: ClassVar[bool] = False
+    """Whether what it makes of a sample is the same in any shard, and is copied where it stands already."""
     imported_from: str = ""
     """The import path in the dataset file, of a stage of the user's own: two that are called alike are not the same."""
 

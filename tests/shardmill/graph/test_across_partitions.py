@@ -67,7 +67,7 @@ def test_a_partition_split_in_two(new_dataset: NewDataset, counting: Instruments
     assert counting.taken() == Cost(COUNT, COUNT, COUNT)
     halves = run(new_dataset(["1", "2"], "raw/2026"))
     assert counting.taken() == Cost(0, 0, 0)
-    assert [each["embeddings"].reused for each in halves] == [COUNT // 2] * 2
+    assert [each["embeddings"].copied for each in halves] == [COUNT // 2] * 2
     assert {row["key"] for row in rows(whole)} == {f"{1 + n % 2}/image_{n:03}" for n in range(COUNT)}
     assert {row["key"] for row in rows(halves)} == {f"image_{n:03}" for n in range(COUNT)}
     for before, now in zip(rows(whole), rows(halves), strict=True):

@@ -240,7 +240,7 @@ def test_stages_of_the_users_own_see_what_is_new_and_nothing_else(own: Changing)
     own.put("text_new.txt", b"new")
     halves, lengths, made = run_own(own)
     assert (halves, lengths) == (["text_new"], ["text_new~a", "text_new~b"])
-    assert (made["halves", "p"].computed, made["halves", "p"].reused) == (1, 8)
+    assert (made["halves", "p"].computed, made["halves", "p"].copied) == (1, 8)
     assert {reject.detail for reject in made["halves", "p"].rejects()} == {"text_x asked for it"}
     assert made["halves", "p"].commit.total_filtered == 1
     assert made["lengths", "p"].commit.total_rejects == 2
@@ -308,7 +308,7 @@ def test_a_sample_without_an_image_to_embed_counts_as_known(changing: Changing) 
     changing.run()
     changing.put("image_y.left.jpg", photograph(2001))
     _, made = changing.run()
-    assert (made["embeddings", "p"].computed, made["embeddings", "p"].reused) == (1, COUNT + 1)
+    assert (made["embeddings", "p"].computed, made["embeddings", "p"].copied) == (1, COUNT + 1)
     assert changing.files() == changing.files_from_nothing()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from typing_extensions import override
 
@@ -54,6 +54,8 @@ class InputSample(NamedTuple):
 
 class StoredSamplesStage(Stage[StoredShard]):
     """A stage that makes something of each sample of a stored shard, for itself."""
+
+    goes_by_sample: ClassVar[bool] = True
 
     @abstractmethod
     def fingerprints(self, computation: str, key: str, rows: Rows) -> Fingerprints:
