@@ -72,7 +72,7 @@ def _run_one(planner: Planner, partition: str, engine: Any, output: Output) -> N
 
 
 def _copied(shards: ShardSet) -> str:
-    return f": {shards.computed:,} samples computed, {shards.copied:,} copied" if shards.copied else ""
+    return f": {shards.computed:,} of {shards.computed + shards.copied:,} samples computed" if shards.copied else ""
 
 
 def _figures(commit: Commit) -> dict[str, Any]:
