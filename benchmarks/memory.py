@@ -3,8 +3,9 @@
     python -m benchmarks.memory [--sizes 500 5000] [--max-samples 1000] [--workers 2] [--folder /tmp]
 
 The images are the demo's photographs, about 100 KB each, under many names (hard links). Each partition is made, and
-then brought up to date with one image more and shards of half the size, so that nearly all is copied. The last column
-compares with the smallest partition: it should stay near 1, whatever the size.
+then brought up to date with one image more and shards of half the size, so that nearly all is copied. Every partition
+has a shard a worker at least, so that as many are at work at once. The last column compares with the smallest
+partition: it should stay near 1, whatever the size.
 """
 
 import argparse
@@ -41,7 +42,8 @@ def main(given: Sequence[str] | None = None) -> None:
         for size in sorted(arguments.sizes):
             folder = base / str(size)
             link_photographs(base / "demo", folder / "raw", size)
-            turns = [(stage, arguments.max_samples) for stage in STAGES]
+            largest = min(arguments.max_samples, size // arguments.workers)
+            turns = [(stage, largest) for stage in STAGES]
             for turn, (stage, most) in enumerate([*turns, *((stage, most // 2) for stage, most in turns)]):
                 if turn == len(turns):
                     link_photographs(base / "demo", folder / "raw", 1, first=size)

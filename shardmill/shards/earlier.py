@@ -262,7 +262,7 @@ def new_places(
 def _numbers_of(storage: Storage, layout: Layout, entry: ShardEntry) -> np.ndarray[Any, Any]:
     """Of the samples that a shard holds; none if its index is damaged or gone."""
     try:
-        index = StoredShard(layout, entry).index_table(storage)
+        index = StoredShard(layout, entry).index_table(storage, ["fingerprint"])
     except (CorruptionError, SupersededError):
         return sample_numbers(())
-    return sample_numbers({*index["fingerprint"].to_pylist()} - {""})
+    return sample_numbers({*index["fingerprint"].unique().to_pylist()} - {""})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -125,15 +125,15 @@ def rows_of(batch: pa.RecordBatch | pa.Table) -> Iterator[IndexRow]:
     return map(IndexRow._make, zip(*(batch[name].to_pylist() for name in IndexRow._fields), strict=True))
 
 
-def read_index_batches(data: bytes, where: str) -> Iterator[pa.RecordBatch]:
-    """Like `read_index`, some thousand rows at a time."""
+def read_index_batches(data: bytes, where: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Like `read_index`, some thousand rows at a time, with all columns or these."""
     import pyarrow as pa
 
     schema = _schema_in(data, where)
     if not schema.equals(index_schema()):
         raise CorruptionError(f"{where} is not a shard's index: its columns are {', '.join(schema.names)}")
     try:
-        yield from iterate_parquet(io.BytesIO(data))
+        yield from iterate_parquet(io.BytesIO(data), columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptionError(f"{where} is damaged: {error}") from error
 

@@ -135,12 +135,13 @@ class StoredShard:
         """Like `rows`, of an index that has been read."""
         return _by_key(read_index(index, self.layout.beside(self.entry.index)))
 
-    def index_table(self, storage: Storage) -> pa.Table:
-        """All rows of the shard's index, with the columns of `IndexRow`."""
+    def index_table(self, storage: Storage, columns: Sequence[str] = IndexRow._fields) -> pa.Table:
+        """All rows of the shard's index, with these columns of `IndexRow`."""
         import pyarrow as pa
 
-        batches = list(read_index_batches(self.index_data(storage), self.layout.beside(self.entry.index)))
-        return pa.Table.from_batches(batches, index_schema())
+        data, schema = self.index_data(storage), index_schema()
+        batches = list(read_index_batches(data, self.layout.beside(self.entry.index), columns))
+        return pa.Table.from_batches(batches, pa.schema([schema.field(name) for name in columns]))
 
     def index_data(self, storage: Storage) -> bytes:
         """The index as a Parquet file, compared with the commit."""
