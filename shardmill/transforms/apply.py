@@ -4,10 +4,11 @@ import threading
 from collections.abc import Collection
 from typing import Any
 
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import MAX_PIXELS
 from shardmill.samples import IMAGE_FORMATS, EncodedSample, image_format
 from shardmill.torchvision_compat import import_torchvision
+from shardmill.transforms import reasons
 from shardmill.transforms.operations import Step, build_step, close_matches, draws_nothing
 from shardmill.transforms.sample import DecodedSample, seeded_generator
 from shardmill.transforms.spec import TransformSpec
@@ -38,7 +39,8 @@ class SampleTransform:
 
     The result depends on the spec and the sample alone: not on threads, processes, order, or the global
     generator. Components that no operation sees pass byte for byte; so does an image that only custom
-    callables saw and gave back as they got it. The others are encoded anew in the format of their suffix.
+    callables saw and gave back as they got it. The others are encoded anew in the format of their suffix, or, with
+    `format`, in that one under its suffix.
 
     It pickles as its spec; its operations are built where it is first called. Threads may share it.
     """
@@ -57,7 +59,7 @@ class SampleTransform:
 
     def reads(self, component: str) -> bool:
         """Whether the result depends on this component; if not, it passes byte for byte."""
-        if self._has_custom:
+        if self._has_custom or (self._spec.format is not None and image_format(component) is not None):
             return True
         return image_format(component) is not None and (self._seen is None or component in self._seen)
 
@@ -101,18 +103,41 @@ class SampleTransform:
             results = made
         _check_keys(sample.key, results)
 
-        def encode(name: str, value: Any) -> bytes:
-            if isinstance(value, bytes):
+        def encode(name: str, value: Any, written: str) -> bytes:
+            if isinstance(value, bytes) and image_format(name) == image_format(written):
                 return value
+            if isinstance(value, bytes):
+                value = decode_value(value, name, False, self._max_pixels)
             as_given = untouched.get(id(value)) == (name, getattr(value, "_version", None))
-            if as_given and not (self._rewritten is None or name in self._rewritten):
+            if as_given and name == written and not (self._rewritten is None or name in self._rewritten):
                 return sample.components[name]
-            return encode_value(value, name, self._is_mask(name, value), self._spec.jpeg_quality)
+            return encode_value(value, written, self._is_mask(name, value), self._spec.jpeg_quality)
 
-        return [
-            EncodedSample(result.key, {name: encode(name, value) for name, value in result.components.items()})
-            for result in results
-        ]
+        encoded = []
+        for result in results:
+            names = self._written_as(result)
+            components = {names[name]: encode(name, value, names[name]) for name, value in result.components.items()}
+            encoded.append(EncodedSample(result.key, components))
+        return encoded
+
+    def _written_as(self, sample: DecodedSample) -> dict[str, str]:
+        """Component → its name in the output.
+
+        Raises:
+            Rejected: Two images would have one name.
+        """
+        wanted = self._spec.format
+        names = {name: name for name in sample.components}
+        if wanted is None:
+            return names
+        for name, value in sample.components.items():
+            if image_format(name) not in (None, IMAGE_FORMATS[wanted]) and not self._is_mask(name, value):
+                names[name] = name[: len(name) - len(name.rpartition(".")[2])] + wanted
+        if len(set(names.values())) < len(names):
+            twice = next(name for name in names if list(names.values()).count(names[name]) > 1)
+            both = " and ".join(name for name in names if names[name] == names[twice])
+            raise Rejected(reasons.DUPLICATE_COMPONENT, f"{both} would both be {names[twice]}")
+        return names
 
     def _is_mask(self, name: str, value: Any) -> bool:
         return name in self._masks or isinstance(value, import_torchvision().tv_tensors.Mask)

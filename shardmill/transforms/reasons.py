@@ -3,3 +3,4 @@
 TRANSFORM_FAILED = "transform failed"
 MISSING_COMPONENT = "missing component"
 SIZES_DIFFER = "sizes differ"
+DUPLICATE_COMPONENT = "duplicate component"

@@ -1,7 +1,7 @@
 """What a dataset's transform is: data, from YAML. Building it is `shardmill.transforms.apply`'s work."""
 
 import importlib
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -69,6 +69,11 @@ class TransformSpec(BaseModel):
     )
     seed: int = Field(default=0, description="of the random operations, with the sample's key and the epoch")
     epoch: int = 0
+    format: Literal["jpg", "png", "webp"] | None = Field(
+        default=None,
+        description="what every image is written as, whatever it was stored as: `photo.png` becomes `photo.jpg`; masks "
+        "stay as they are",
+    )
     jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the components written as JPEG or WebP")
 
     def fingerprint_parameters(self) -> dict[str, Any]:

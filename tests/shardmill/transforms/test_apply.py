@@ -104,6 +104,38 @@ def test_an_image_is_written_in_its_own_format_and_quality() -> None:
     assert sizes[3] < sizes[1]
 
 
+def test_every_image_is_written_in_one_format_under_its_suffix() -> None:
+    """What has that format already passes byte for byte where no operation sees it."""
+    components = {
+        "photo.png": encode_image(PIXELS, "png"),
+        "thumb.webp": encode_image(PIXELS, "webp"),
+        "jpg": encode_image(PIXELS, "jpg"),
+        "mask.png": SAMPLE.components["mask.png"],
+        "cls": b"3",
+    }
+    result = only(transform(masks=["mask.png"], format="jpg", jpeg_quality=80)(EncodedSample("k", components)))
+    assert sorted(result.components) == ["cls", "jpg", "mask.png", "photo.jpg", "thumb.jpg"]
+    assert {name: result.components[name] for name in ("cls", "jpg", "mask.png")} == {
+        name: components[name] for name in ("cls", "jpg", "mask.png")
+    }
+    assert result.components["photo.jpg"] == encode_image(PIXELS, "jpg", quality=80)
+    assert Image.open(io.BytesIO(result.components["thumb.jpg"])).format == "JPEG"
+
+
+def test_an_operation_sees_an_image_under_the_name_that_it_had() -> None:
+    crop = {"operation": "CenterCrop", "arguments": {"size": 20}, "components": ["png"]}
+    sample = EncodedSample("k", {"png": SAMPLE.components["png"]})
+    result = only(transform(crop, format="webp")(sample))
+    assert list(result.components) == ["webp"]
+    assert decode_image(result.components["webp"], "webp").shape == (20, 20, 3)
+
+
+def test_images_that_would_get_one_name_reject_the_sample() -> None:
+    sample = EncodedSample("k", {suffix: encode_image(PIXELS, suffix) for suffix in ("png", "jpg")})
+    refused = rejected(transform(format="jpg"), sample)
+    assert (refused.reason, refused.detail) == ("duplicate component", "png and jpg would both be jpg")
+
+
 def test_an_image_that_chance_left_alone_is_encoded_anew_as_the_others_are() -> None:
     """Else the quality of an image would tell what was done to it."""
     sample = EncodedSample("k", {"jpg": encode_image(PIXELS, "jpg", quality=40)})
