@@ -44,6 +44,7 @@ def describe_shard_set(shards: ShardSet, seconds: float | None, masks: Sequence[
         **_counts(commit),
         **({} if seconds is None else _pace(shards, seconds)),
         **{name.replace("_", " "): value for entry in commit.shards for name, value in entry.summary.items()},
+        **_components(commit),
         **_runtimes(commit),
         "digest": commit.digest,
     }
@@ -74,6 +75,13 @@ def _pace(shards: ShardSet, seconds: float) -> dict[str, Any]:
     if shards.made == len(commit.shards) > 0 and not shards.copied:  # else the rate would count what was not computed
         metadata["samples per second"] = round(commit.total_samples / max(seconds, 1e-9), 1)
     return metadata
+
+
+def _components(commit: Commit) -> dict[str, Any]:
+    """Which components the samples have, where they differ."""
+    sets = commit.components
+    rows = [dg.TableRecord({"components": names, "samples": count}) for names, count in sets.items()]
+    return {"components": dg.MetadataValue.table(rows)} if len(sets) > 1 else {}
 
 
 def _runtimes(commit: Commit) -> dict[str, str]:

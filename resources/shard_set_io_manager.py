@@ -130,6 +130,8 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
         total = len(result.commit.shards)
         samples = f"; {result.computed:,} samples computed, {result.copied:,} copied" if result.made else ""
         context.log.info(f"{name}: {result.made} of {total} shards made, {total - result.made} stood already{samples}")
+        for warning in result.commit.warnings if result.made else ():
+            context.log.warning(warning)
         return result
 
     def _describe(

@@ -69,6 +69,8 @@ def _run_one(planner: Planner, partition: str, engine: Any, output: Output) -> N
                 computed=shards.computed,
                 copied=shards.copied,
             )
+            for warning in commit.warnings if shards.made else ():
+                output.say(f"warning: {warning}")
 
 
 def _copied(shards: ShardSet) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from itertools import islice
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shardmill.errors import ConfigurationError, CorruptionError
+from shardmill.samples import image_format
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.index import Owner
 from shardmill.shards.layout import Layout, Suffix, index_name
@@ -60,6 +63,8 @@ class ShardEntry(BaseModel):
     """How many of `samples_in` were copied from an earlier commit, if the run that committed the shard also made it."""
     picture: str | None = None
     """A picture of the shard, relative to `index.json`."""
+    components: dict[str, int] = {}
+    """How many samples have which components, as `ShardReport.components`."""
     summary: dict[str, float | str] = {}
     """Figures of the stage's own, for people."""
 
@@ -103,6 +108,7 @@ class ShardEntry(BaseModel):
             runtime=report.runtime,
             copied=report.copied,
             picture=owner.picture,
+            components=report.components,
             summary=report.summary,
         )
 
@@ -163,6 +169,26 @@ class Commit(BaseModel):
     def may_pass(self) -> int:
         """How many rejects are tried again by the next run."""
         return sum(entry.may_pass for entry in self.shards)
+
+    @property
+    def components(self) -> dict[str, int]:
+        """How many samples have which components (`cls jpg`), the most frequent first."""
+        total = sum((Counter(entry.components) for entry in self.shards), Counter[str]())
+        return dict(sorted(total.items(), key=lambda each: (-each[1], each[0])))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person who reads the shards with other tools should know."""
+        sets = self.components
+        if len(sets) < 2:
+            return []
+        shown = "; ".join(f"{count:,} have {names}" for names, count in islice(sets.items(), 5))
+        formats = {name.rpartition(".")[2] for names in sets for name in names.split() if image_format(name)}
+        advice = ". A transform with `format: jpg` writes every image as jpg" if len(formats) > 1 else ""
+        return [
+            f"{self.name}: samples differ in their components: {shown}{'; …' if len(sets) > 5 else ''}. Readers that "
+            f"take their columns from the first samples, such as Hugging Face's, miss the others{advice}"
+        ]
 
     @property
     def is_final(self) -> bool:

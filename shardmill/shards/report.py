@@ -68,6 +68,8 @@ class ShardReport(BaseModel):
     rejects: list[Reject] = []
     filtered_fingerprints: list[str] = []
     """Of the samples that were left out on purpose, like `IndexRow.fingerprint`."""
+    components: dict[str, int] = {}
+    """How many samples of a tar have which components (`cls jpg`), the most frequent first; rare ones as `other`."""
     picture: bool = False
     """Whether a picture was made of it."""
     summary: dict[str, float | str] = {}

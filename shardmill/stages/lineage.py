@@ -13,7 +13,8 @@ class Lineage:
     """The raw object behind each component of what is made of one sample.
 
     A component of the input's name comes from that; another one from the input's image that is called the same but for
-    its suffix, else from that of the same format, else from its first image. Label maps are taken for an image's origin only where there is nothing else.
+    its suffix, else from that of the same format, else from its first image. Label maps are taken for an image's origin
+    only where there is nothing else.
     """
 
     def __init__(self, rows: Rows, masks: Collection[str] = ()) -> None:

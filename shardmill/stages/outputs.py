@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from shardmill.shards.report import ShardReport
 
 _ROW_GROUP = 1024
+_SETS = 20
+"""Sets of components that a report tells apart."""
 
 
 class TarOutput:
@@ -28,6 +31,9 @@ class TarOutput:
         self._tar = TarWriter(self._stream)
         self.index = IndexWriter()
         self.samples = 0
+        self._key: str | None = None
+        self._names: list[str] = []
+        self._sets = Counter[str]()
 
     def add(
         self,
@@ -40,6 +46,10 @@ class TarOutput:
         fingerprint: str = "",
     ) -> None:
         """Append a component; those of a sample one after the other, sorted."""
+        if key != self._key:
+            self._count_components()
+            self._key = key
+        self._names.append(component)
         offset = self._tar.write(key, component, data)
         self.index.add(key, component, offset, len(data), sha256, source, origin, fingerprint)
 
@@ -52,8 +62,20 @@ class TarOutput:
 
     def result(self, counts: Counts) -> tuple[OutputFiles, ShardReport]:
         """What the stage returns, once the file is closed."""
+        self._count_components()
         file = self._file if self.samples else None
-        return OutputFiles(file, self.index), counts.report(self.samples, file, self._sha256)
+        report = counts.report(self.samples, file, self._sha256, components=self._most_frequent())
+        return OutputFiles(file, self.index), report
+
+    def _count_components(self) -> None:
+        if self._names:
+            self._sets[" ".join(self._names)] += 1
+            self._names.clear()
+
+    def _most_frequent(self) -> dict[str, int]:
+        ranked = sorted(self._sets.items(), key=lambda each: (-each[1], each[0]))
+        rare = sum(count for _, count in ranked[_SETS:])
+        return dict(ranked[:_SETS]) | ({"other": rare} if rare else {})
 
 
 class Cell(NamedTuple):

@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow.dataset as ds
 import pytest
 import webdataset as wds
+from PIL import Image
 
 from shardmill import graph
 from shardmill.dataset import Dataset, DatasetSpec
@@ -127,6 +128,25 @@ def test_a_manifest_s_folder_has_each_object_once(root: Path, tool: str) -> None
 def test_a_folder_of_tars_has_each_sample_once(root: Path, asset: str, tool: str) -> None:
     assert sorted(TARS[tool](f"{root}/d/{asset}/a")) == expected("a")
     assert sorted(TARS[tool](f"{root}/d/{asset}")) == expected("a", "b")
+
+
+def test_a_mixed_collection_is_told_of_and_reads_back_whole_once_it_is_one_format(tmp_path: Path, images) -> None:
+    raw = tmp_path / "raw/a"
+    images(raw, EACH)
+    for number in (7, 9, 11):
+        file = raw / f"image_{number:05}.jpg"
+        Image.open(file).save(file.with_suffix(".png"))
+        file.unlink()
+    dataset = dataset_of(tmp_path / "raw", str(tmp_path / "root"), transform={"operations": [], "format": "jpg"})
+    made = dict(graph.run(dataset, "a", LocalEngine(2)))
+    assert made["webdataset_shards"].commit.components == {"cls jpg": 9, "cls png": 3}
+    (warning,) = made["webdataset_shards"].commit.warnings
+    assert "d/webdataset_shards/a: samples differ in their components: 9 have cls jpg; 3 have cls png." in warning
+    assert "format: jpg" in warning
+    assert made["transformed_shards"].commit.warnings == []
+    rows = list(_hugging_face("webdataset", f"{tmp_path}/root/d/transformed_shards/a"))
+    assert sorted(row["__key__"] for row in rows) == expected("a")
+    assert all(row["jpg"].size[0] > 0 for row in rows)
 
 
 def test_a_folder_on_s3_has_each_sample_once(raw: Path, place: NewPlace) -> None:

@@ -22,6 +22,8 @@ def lineage(*components: str, masks: tuple[str, ...] = ()) -> Lineage:
         (("a.mask.png", "b.jpg"), ("a.mask.png",), "crop.png", "b.jpg"),
         (("a.mask.png", "b.jpg"), ("a.mask.png",), "a.mask.png", "a.mask.png"),
         (("a.mask.png", "cls"), ("a.mask.png",), "crop.png", "a.mask.png"),
+        (("a.jpg", "b.png"), (), "b.jpg", "b.png"),
+        (("b.jpg", "png"), (), "jpg", "png"),
         (("cls", "b.jpg"), (), "", "b.jpg"),
         (("txt", "cls"), (), "words", "cls"),
     ],

@@ -80,6 +80,12 @@ def test_operations_read_the_images_that_they_are_told_to_see() -> None:
     assert [told.reads(name) for name in ("png", "mask.png", "cls")] == [True, False, False]
 
 
+def test_a_format_for_all_images_reads_every_image() -> None:
+    """One that is not to be written may still have the name of another."""
+    given = TransformSpec.model_validate({"operations": [], "masks": ["mask.png"], "format": "jpg"})
+    assert [build_transform(given).reads(name) for name in ("png", "jpg", "mask.png", "cls")] == [True] * 3 + [False]
+
+
 def test_what_is_not_read_passes_and_changes_nothing_else() -> None:
     transform = build_transform(spec(*steps("CenterCrop", components=["png"])))
     (plain,) = transform(EncodedSample("key", {"png": COMPONENTS["png"]}))
