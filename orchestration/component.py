@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import dagster as dg
 from dagster.components import Scaffolder, ScaffoldRequest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from assets.build import build_assets
 from assets.checks import build_checks
@@ -20,7 +20,9 @@ from orchestration.health import build_health_schedule
 from orchestration.new_objects import build_new_objects_sensor
 from orchestration.runs import job_name
 from shardmill.dataset import DatasetSpec, TemplateEnvironment
+from shardmill.errors import ConfigurationError
 from shardmill.graph import build_graph
+from shardmill.spec import FilledIn, problems
 
 
 class ImageDatasetScaffolder(Scaffolder):
@@ -73,7 +75,11 @@ class ImageDataset(dg.Component):
         project = {"project_root": str(context.project_root.resolve())}
         resolution = context.resolution_context.with_scope(context=project, env=TemplateEnvironment())
         given = attributes.model_dump(exclude_unset=True)
-        return cls(DatasetSpec.model_validate(_filled_in(given, resolution.resolve_value)))
+        try:
+            return cls(DatasetSpec.model_validate(_filled_in(given, resolution.resolve_value)))
+        except ValidationError as error:
+            found = "; ".join(f"{'.'.join(map(str, field)) or 'dataset'}: {words}" for field, words in problems(error))
+            raise ConfigurationError(f"{context.path}: {found}") from None  # pydantic's error shows values
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002
         """The dataset's definitions; resources come from `orchestration.definitions`."""
@@ -86,7 +92,10 @@ def _filled_in(value: Any, fill_in: Callable[[str], Any]) -> Any:
         return {key: _filled_in(item, fill_in) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_filled_in(item, fill_in) for item in value]
-    return fill_in(value) if isinstance(value, str) and "{{" in value else value
+    if not isinstance(value, str) or "{{" not in value:
+        return value
+    filled = fill_in(value)
+    return FilledIn(filled) if isinstance(filled, str) else filled
 
 
 def dataset_definitions(spec: DatasetSpec) -> dg.Definitions:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from shardmill.dataset.upkeep import BackfillSpec, SensorSpec
 from shardmill.devices import GPUField
@@ -17,10 +18,28 @@ from shardmill.shards.catalog import catalogs_below
 from shardmill.shards.layout import SIDE
 from shardmill.shards.spec import ShardSpec
 from shardmill.sources.spec import SourceSpec
-from shardmill.storage import absolute_uri, join_uri
+from shardmill.spec import Spec, refuse
+from shardmill.storage import absolute_uri, checked_uri, join_uri
 from shardmill.transforms.spec import TransformSpec
 
-Named = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
+
+def _named(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
+        likely = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
+        hint = f", such as {likely}" if likely else ""
+        raise ValueError(f"{name!r} is no name: use letters, digits and underscores, no underscore first{hint}")
+    return name
+
+
+def _import_path(path: str) -> str:
+    if not re.fullmatch(r"[\w.]+:\w+", path):
+        module, _, name = path.rpartition(".")
+        hint = f"; did you mean {module}:{name}?" if re.fullmatch(r"[\w.]+", module) and name else ""
+        raise ValueError(f"{path!r} is no import path: write package.module:Class{hint}")
+    return path
+
+
+Named = Annotated[str, AfterValidator(_named)]
 """Letters, digits and underscores, none of them first: a part of assets' keys."""
 
 
@@ -48,12 +67,10 @@ class DeclaredEmbedder(EmbedderSpec):
         return spec.model_copy(update={"runtime": "cuda"}) if cuda else spec
 
 
-class StageSpec(BaseModel):
+class StageSpec(Spec):
     """A stage of the user's own, as an asset."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    stage: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    stage: Annotated[str, AfterValidator(_import_path)]
     """`package.module:Class`, a `shardmill.Stage` over stored shards, importable where shards are made."""
     of: str | None = None
     """The asset that it is made of, shard by shard; by default `webdataset_shards`."""
@@ -61,17 +78,15 @@ class StageSpec(BaseModel):
     """Of the class."""
 
 
-class DatasetSpec(BaseModel):
+class DatasetSpec(Spec):
     """What a dataset file declares."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Named
     """The first part of the assets' keys."""
     description: str = ""
     owners: list[str] = []
     """E-mail addresses, or `team:<name>`."""
-    root: str
+    root: Annotated[str, AfterValidator(checked_uri)]
     """URI below which everything is stored, as `<root>/<name>/<asset>/<partition>/`."""
     source: SourceSpec
     partitions: PartitionsSpec
@@ -150,39 +165,62 @@ class DatasetSpec(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetSpec:
-        template = self.source.uri or self.source.table or ""
-        if "{{" not in template:  # it is filled in already
-            partitioning = partitioning_of(self.partitions, template)
-            base = join_uri(partitioning.base, "")
-            home = join_uri(absolute_uri(self.root), self.name)
-            ours = [f"{home}/raw_images/partition/data.parquet", f"{home}/{SIDE}/raw_images/partition/index.json"]
-            ours.append(f"{catalogs_below(absolute_uri(self.root))}/computation/file.parquet")
-            if any(uri.startswith(base) and partitioning.match(uri.removeprefix(base)) for uri in ours):
-                raise ValueError(f"the root {self.root!r} lies within the source: what is made would be listed as raw")
-        if self.source.table is not None and (self.sensor or not isinstance(self.partitions, list)):
-            raise ValueError("a source that is a table has declared partitions and no sensor")
-        queue = self.sensor and self.sensor.notifications
-        scheme = queue and ("s3://" if queue.sqs_queue else "gs://")
-        if scheme and "{{" not in template and not absolute_uri(template).startswith(scheme):
-            raise ValueError(f"the sensor's notifications are of buckets under {scheme}, and the source is {template}")
-        if isinstance(self.partitions, BatchPartitions) and self.source.marker:
-            raise ValueError("a marker says that a partition is complete; a batch is when it is sealed")
-        if isinstance(self.partitions, BatchPartitions) and len(self.source.components or ()) > 1:
-            raise ValueError(
-                "`components` from several folders would be torn apart by batches; use `by: prefix` or `by: time`"
-            )
+        self._check_the_source()
+        self._check_batches()
         for one, several in (("transform", "transforms"), ("embedder", "embedders")):
             if getattr(self, one) is not None and getattr(self, several):
-                raise ValueError(f"give either `{one}`, or several by name in `{several}`")
-        for embedder in self.all_embedders.values():
+                raise refuse([several], f"give either `{one}`, or several by name in `{several}`")
+        self._check_embedders()
+        return self
+
+    def _check_the_source(self) -> None:
+        field = "uri" if self.source.table is None else "table"
+        template = self.source.uri or self.source.table or ""
+        if self.source.table is not None and (self.sensor or not isinstance(self.partitions, list)):
+            raise refuse(["source", "table"], "a source that is a table has declared partitions and no sensor")
+        if "{{" in template:  # not filled in yet
+            return
+        try:
+            partitioning = partitioning_of(self.partitions, template)
+        except ValueError as error:
+            raise refuse(["source", field], str(error), template) from error
+        base = join_uri(partitioning.base, "")
+        home = join_uri(absolute_uri(self.root), self.name)
+        ours = [f"{home}/raw_images/partition/data.parquet", f"{home}/{SIDE}/raw_images/partition/index.json"]
+        ours.append(f"{catalogs_below(absolute_uri(self.root))}/computation/file.parquet")
+        if any(uri.startswith(base) and partitioning.match(uri.removeprefix(base)) for uri in ours):
+            raise refuse(["root"], f"{self.root!r} lies within the source: what is made would be listed as raw")
+        queue = self.sensor and self.sensor.notifications
+        scheme = queue and ("s3://" if queue.sqs_queue else "gs://")
+        if scheme and not absolute_uri(template).startswith(scheme):
+            raise refuse(
+                ["sensor", "notifications"], f"they are of buckets under {scheme}, and the source is {template}"
+            )
+
+    def _check_batches(self) -> None:
+        if not isinstance(self.partitions, BatchPartitions):
+            return
+        if self.source.marker:
+            raise refuse(
+                ["source", "marker"], "a marker says that a partition is complete; a batch is when it is sealed"
+            )
+        if len(self.source.components or ()) > 1:
+            raise refuse(
+                ["source", "components"],
+                "those from several folders would be torn apart by batches; use `by: prefix` or `by: time`",
+            )
+
+    def _check_embedders(self) -> None:
+        for suffix, embedder in self.all_embedders.items():
+            field = ["embedder"] if self.embedder is not None else ["embedders", suffix.removeprefix("_")]
             family = embedder.model.partition("/")[0]
             if family not in EMBEDDERS and "{{" not in family:
-                raise ValueError(str(unknown_model(embedder.model, list(EMBEDDERS))))
+                known = [name if name == "efficientnet-lite0" else f"{name}/<name>" for name in EMBEDDERS]
+                raise refuse([*field, "model"], str(unknown_model(embedder.model, known)))
             if self.gpu and embedder.runtime not in ("auto", "cuda"):
-                raise ValueError(f"gpu asks for a CUDA device, runtime: {embedder.runtime} for none")
+                raise refuse([*field, "runtime"], f"gpu asks for a CUDA device, runtime: {embedder.runtime} for none")
         if self.gpu and not self.all_embedders:
-            raise ValueError("gpu is for the embeddings, and there is no embedder")
-        return self
+            raise refuse(["gpu"], "it is for the embeddings, and there is no embedder")
 
 
 def _by_suffix(one: Any, several: Mapping[str, Any]) -> Mapping[str, Any]:

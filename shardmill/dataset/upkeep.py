@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from shardmill.durations import known_zone
+from shardmill.spec import Spec
 
 
 def _cron(text: str) -> str:
@@ -29,10 +30,8 @@ def _cron(text: str) -> str:
 _CRON = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "day of the week": (0, 7)}
 
 
-class NotificationsSpec(BaseModel):
+class NotificationsSpec(Spec):
     """A queue in which the bucket announces what changed. One of the two fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sqs_queue: str | None = None
     """URL of an SQS queue that gets an S3 bucket's event notifications."""
@@ -51,10 +50,8 @@ class NotificationsSpec(BaseModel):
         return self
 
 
-class SensorSpec(BaseModel):
+class SensorSpec(Spec):
     """The new-objects sensor."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     interval_seconds: Annotated[int, Field(ge=1)] = 30
     """Between two looks; Dagster's daemon looks every 30 s or so at most."""
@@ -69,10 +66,8 @@ class SensorSpec(BaseModel):
     notifications: NotificationsSpec | None = None
 
 
-class BackfillSpec(BaseModel):
+class BackfillSpec(Spec):
     """Scheduled backfills of missing, failed and stale partitions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cron: Annotated[str, AfterValidator(_cron)]
     """Minute, hour, day, month, day of the week; or @hourly, @daily, @weekly, @monthly."""

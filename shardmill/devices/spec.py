@@ -1,20 +1,27 @@
 """What a dataset file says about the GPUs that its embeddings need."""
 
+import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, PositiveInt
+
+from shardmill.spec import Spec
 
 
-class GPUSpec(BaseModel):
+def _label(text: str) -> str:
+    if not re.fullmatch(r"([\w./-]+=)?[\w.-]+", text):
+        raise ValueError(f"{text!r} is no label: write its value, such as nvidia-l4, or <label>=<value>")
+    return text
+
+
+class GPUSpec(Spec):
     """CUDA devices for the embeddings of one partition."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     count: PositiveInt = 1
     """Devices in use at once, each by a process of its own on shards of its own."""
     memory: PositiveInt | None = None
     """GiB that each device has at least, as `nvidia-smi` reports it: a card of 24 GB may have 22."""
-    accelerator: Annotated[str, Field(pattern=r"^([\w./-]+=)?[\w.-]+$")] | None = None
+    accelerator: Annotated[str, AfterValidator(_label)] | None = None
     """Which nodes of a Kubernetes cluster: a value of GKE's label (`nvidia-l4`), or `<label>=<value>` of any other."""
 
     @property

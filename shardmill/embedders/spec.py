@@ -4,13 +4,13 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import PositiveInt
+
+from shardmill.spec import Spec
 
 
-class EmbedderSpec(BaseModel):
+class EmbedderSpec(Spec):
     """An embedder and how to run it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = "efficientnet-lite0"
     """`efficientnet-lite0`, whose weights come with the installation, or `torchvision/<name>`."""

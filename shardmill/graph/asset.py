@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from shardmill.dataset import WHOLE, Dataset
@@ -24,7 +25,7 @@ class Inputs:
     partition: str
     sets: Mapping[str, ShardSet]
     """Asset → its committed set, or the one that is foreseen."""
-    planned: Mapping[str, LazyShardSet] = field(default_factory=dict)
+    planned: Mapping[str, LazyShardSet] = dataclasses.field(default_factory=dict)
     """Asset → how its set is to be made, where it is only foreseen."""
 
     def every(self, asset: str) -> Iterator[ShardSet]:
@@ -44,9 +45,9 @@ class Cut:
 
     shards: Callable[[], Sequence[InputShard]]
     """Computed where they are needed: it shows without them whether anything has changed."""
-    upstream: Mapping[str, ShardSet] = field(default_factory=dict)
+    upstream: Mapping[str, ShardSet] = dataclasses.field(default_factory=dict)
     """The inputs, as far as another state of them means other shards."""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Plain JSON of what else decided."""
     order: Order = "hash"
 
@@ -74,7 +75,9 @@ class Asset:
     """What people know it as: shown in Dagster's UI."""
     masks: tuple[str, ...] = ()
     """Components of its samples that are label maps."""
-    declared: Mapping[str, Any] = field(default_factory=dict)
+    field: str = ""
+    """Of the dataset file, that declares it: `transform`, `embedders.clip` …; empty if none does."""
+    declared: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Plain JSON of what the dataset file says of it beside the stage: part of its code version."""
 
     @property

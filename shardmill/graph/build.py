@@ -14,6 +14,7 @@ from shardmill.devices import GPUSpec
 from shardmill.errors import ConfigurationError
 from shardmill.graph.asset import Asset
 from shardmill.graph.cuts import fitted, listed, mapped, packed
+from shardmill.spec import did_you_mean
 from shardmill.stages.embed import EmbedStage
 from shardmill.stages.embedding_basis import BasisStage
 from shardmill.stages.embedding_map import MapStage
@@ -94,6 +95,7 @@ def _transformed(spec: DatasetSpec) -> Iterator[Asset]:
             description=f"The samples after a transform: {steps}.",
             kinds=frozenset({"webdataset", "torchvision"}),
             masks=tuple(transform.masks),
+            field=_field("transform", suffix),
         )
 
 
@@ -107,6 +109,7 @@ def _own(spec: DatasetSpec) -> Iterator[Asset]:
             description=(type(stage).__doc__ or "").strip(),
             kinds=frozenset({"webdataset" if stage.suffix == "tar" else "parquet", "python"}),
             declared={"stage": declared.stage},
+            field=f"stages.{name}",
         )
 
 
@@ -121,6 +124,7 @@ def _embedded(spec: DatasetSpec, suffix: str, of: str, masks: Mapping[str, tuple
         (of,),
         description=f"Vectors of `{declared.model}`, one row a sample, with the raw object that each comes from.",
         kinds=frozenset({"parquet", "pytorch"}),
+        field=_field("embedder", suffix),
     )
     yield Asset(
         basis,
@@ -139,6 +143,11 @@ def _embedded(spec: DatasetSpec, suffix: str, of: str, masks: Mapping[str, tuple
         description=f"Two dimensions by {spec.projection.upper()}, on one basis for all partitions of the dataset.",
         kinds=frozenset({"parquet", "matplotlib"}),
     )
+
+
+def _field(one: str, suffix: str) -> str:
+    """The field that declares the asset which ends in this suffix: `transform`, or `transforms.<name>`."""
+    return f"{one}s.{suffix[1:]}" if suffix else one
 
 
 def _default_of(spec: DatasetSpec) -> str:
@@ -219,10 +228,8 @@ def _check_input(spec: DatasetSpec, asset: Asset, name: str, by_name: Mapping[st
     samples = [each.name for each in by_name.values() if each.format == "tar" and each is not asset]
     if name not in by_name:
         raise ConfigurationError(
-            f"{spec.name}: {asset.name} is to be made `of` {name}, which is no asset of it; {', '.join(samples)} hold "
-            "samples"
+            f"{spec.name}: {asset.field}.of: {name} is no asset{did_you_mean(name, samples) or ';'} "
+            f"{', '.join(samples)} hold samples"
         )
     if isinstance(asset.stage, SampleStage | RowStage | EmbedStage) and by_name[name].format != "tar":
-        raise ConfigurationError(
-            f"{spec.name}: {asset.name} is to be made `of` {name}, which is a table; {', '.join(samples)} hold samples"
-        )
+        raise ConfigurationError(f"{spec.name}: {asset.field}.of: {name} is a table; {', '.join(samples)} hold samples")

@@ -49,7 +49,10 @@ class Planner:
         """
         with self._lock:  # several threads may look at partitions at once
             if asset.name not in self._stages:
-                self._stages[asset.name] = asset.stage.resolve(self.dataset.storage)
+                try:
+                    self._stages[asset.name] = asset.stage.resolve(self.dataset.storage)
+                except ConfigurationError as error:
+                    raise type(error)(f"{asset.field or asset.name}: {error}") from error
             return self._stages[asset.name]
 
     def forget(self) -> None:

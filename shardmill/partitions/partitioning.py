@@ -14,6 +14,7 @@ from typing_extensions import override
 from shardmill.errors import ConfigurationError
 from shardmill.partitions.keys import decode_segment, encode_segment, is_key, is_shortened
 from shardmill.partitions.spec import BatchPartitions, PartitionsSpec, PrefixPartitions, TimePartitions
+from shardmill.spec import did_you_mean
 from shardmill.storage import Storage, absolute_uri, relative_to
 
 PLACEHOLDER = "{partition}"
@@ -248,6 +249,9 @@ def partitioning_of(spec: PartitionsSpec, template: str) -> Partitioning:
     Raises:
         ValueError: The template does not fit.
     """
+    for name in re.findall(r"\{(\w+)\}", template):
+        if name != "partition" and did_you_mean(name, ["partition"]):
+            raise ValueError(f"the source {template!r} has {{{name}}}; did you mean {PLACEHOLDER}?")
     if isinstance(spec, TimePartitions):
         found = re.findall(r"%(.)", template.replace("%%", ""))
         needed = _NEEDED[spec.every]

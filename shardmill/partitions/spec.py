@@ -7,15 +7,14 @@ from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from shardmill.durations import known_zone
+from shardmill.spec import Spec
 
 
-class TimePartitions(BaseModel):
+class TimePartitions(Spec):
     """One partition a window of time. The source's uri holds `%Y`, `%m`, `%d`, `%H`, as `strftime` fills them in."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Literal["time"]
     every: Literal["hour", "day", "month"] = "day"
@@ -45,33 +44,36 @@ class TimePartitions(BaseModel):
         return self
 
 
-class PrefixPartitions(BaseModel):
+class PrefixPartitions(Spec):
     """One partition for each name that stands where the source's uri has `{partition}`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Literal["prefix"]
 
 
-class BatchPartitions(BaseModel):
+class BatchPartitions(Spec):
     """New objects, wherever they are below the source's uri, sealed into batches of `max_objects`.
 
     Fewer are sealed when the oldest of them has waited for `max_age_minutes`; a few more where a sample would be torn.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Literal["batch"]
     max_objects: Annotated[int, Field(gt=0, le=100_000)] = 10_000
     max_age_minutes: Annotated[float, Field(ge=0)] = 60.0
 
 
+_LONGEST = 200
+"""Characters: file systems take names of 255 bytes, and files beside a partition have longer ones than it."""
+
+
 def _legal_keys(keys: list[str]) -> list[str]:
     for key in keys:
-        if not re.fullmatch(r"[A-Za-z0-9_=+-][A-Za-z0-9_.=+-]*", key) or "..." in key:
-            raise ValueError(f"partition {key!r}: use letters, digits and _ . = + -, not beginning with a dot")
+        if not re.fullmatch(r"[A-Za-z0-9=+-][A-Za-z0-9_.=+-]*", key) or "..." in key:
+            raise ValueError(f"{key!r} is no partition: use letters, digits and _ . = + -, no dot or underscore first")
+        if len(key) > _LONGEST:
+            raise ValueError(f"the partition {key[:40]}… has {len(key)} characters; {_LONGEST} are the most")
     if len(set(keys)) != len(keys):
-        raise ValueError("partitions must be different from each other")
+        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
+        raise ValueError(f"{twice!r} is given twice; partitions must be different from each other")
     return keys
 
 

@@ -2,15 +2,14 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from shardmill.shards.slicing import Order
+from shardmill.spec import Spec
 
 
-class ShardSpec(BaseModel):
+class ShardSpec(Spec):
     """Limits of a shard; it is closed at whichever comes first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_samples: Annotated[int, Field(gt=0)] = 10_000
     max_bytes: Annotated[int, Field(gt=0)] = 256_000_000

@@ -1,15 +1,14 @@
 """How a dataset's YAML file says where its raw images are."""
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from shardmill.errors import ConfigurationError
 from shardmill.sources.names import ComponentPatterns, encode_component
+from shardmill.spec import Spec
 
 
-class SourceSpec(BaseModel):
+class SourceSpec(Spec):
     """Either a prefix that is listed (`uri`) or a table of URIs (`table`), with what stands for the partition."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     uri: str | None = None
     """Prefix below which every object belongs to the partition."""

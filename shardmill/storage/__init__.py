@@ -3,7 +3,7 @@
 from shardmill.storage.credentials import Credentials, GCSCredentials, S3Credentials, load_credentials
 from shardmill.storage.objects import ObjectInfo
 from shardmill.storage.storage import Storage
-from shardmill.storage.uris import absolute_uri, join_uri, relative_to
+from shardmill.storage.uris import absolute_uri, checked_uri, join_uri, relative_to
 
 __all__ = [
     "Credentials",
@@ -12,6 +12,7 @@ __all__ = [
     "S3Credentials",
     "Storage",
     "absolute_uri",
+    "checked_uri",
     "join_uri",
     "load_credentials",
     "relative_to",

@@ -8,6 +8,7 @@ from functools import lru_cache
 from shardmill.errors import ConfigurationError
 from shardmill.storage.credentials import Credentials, GCSCredentials, S3Credentials
 from shardmill.storage.store import Store
+from shardmill.storage.uris import SCHEMES
 
 _DEFAULTS: dict[str, Credentials] = {"gs": GCSCredentials(), "s3": S3Credentials()}
 
@@ -22,7 +23,7 @@ def store_of(uri: str, credentials: Sequence[Credentials]) -> Store:
     if scheme == "file":
         return _local_store()
     if scheme not in _DEFAULTS:
-        known = ", ".join(f"{name}://" for name in ("file", *_DEFAULTS))
+        known = ", ".join(f"{name}://" for name in SCHEMES)
         raise ConfigurationError(f"{uri} is on no store that is supported: {known}")
     matching = [item for item in credentials if item.matches(uri)]
     return _object_store(max(matching, key=lambda item: len(item.prefix), default=_DEFAULTS[scheme]))

@@ -21,6 +21,32 @@ def absolute_uri(uri: str | Path) -> str:
         raise ConfigurationError(f"not a path: {path!r}: {error}") from error
 
 
+SCHEMES = ("file", "gs", "s3")
+_CALLED = {"gcs": "gs", "s3a": "s3", "s3n": "s3", "http": "gs or s3", "https": "gs or s3"}
+
+
+def checked_uri(uri: str) -> str:
+    """The URI or path as it is, if a dataset file may give it.
+
+    Raises:
+        ValueError: It is empty, no path, or on no store that is supported.
+    """
+    if not uri.strip():
+        raise ValueError("is empty: give a path, or a URI with file://, gs:// or s3://")
+    scheme, separator, path = uri.partition("://")
+    if separator and scheme not in SCHEMES and "{{" not in scheme:
+        hint = f"; did you mean {_CALLED[scheme]}://?" if scheme in _CALLED else ""
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ValueError(f"{uri!r} is on no store that is supported ({known}){hint}")
+    if separator and scheme != "file" and not path.strip("/"):
+        raise ValueError(f"{uri!r} names no bucket")
+    try:
+        absolute_uri(uri)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+    return uri
+
+
 def join_uri(folder: str, name: str) -> str:
     """The URI of `name` inside `folder`."""
     return f"{folder.removesuffix('/')}/{name}"

@@ -74,8 +74,14 @@ class SampleTransform:
         """
         with self._lock:
             if self._steps is None:
-                self._steps = [build_step(operation, self._masks) for operation in self._spec.operations]
+                self._steps = [self._step(number) for number in range(len(self._spec.operations))]
             return self._steps
+
+    def _step(self, number: int) -> Step:
+        try:
+            return build_step(self._spec.operations[number], self._masks)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"operations.{number}: {error}") from error
 
     def __call__(self, sample: EncodedSample) -> list[EncodedSample]:
         """Transform one sample.

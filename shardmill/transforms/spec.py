@@ -3,19 +3,18 @@
 import importlib
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from shardmill.errors import ConfigurationError
+from shardmill.spec import Spec
 
 
-class Operation(BaseModel):
+class Operation(Spec):
     """One step: a torchvision v2 operation, or a callable of the user's own.
 
     A custom callable is a `DecodedSample -> DecodedSample | Iterable[DecodedSample] | None` at
     `package.module:name`. Given a class, the arguments go to its constructor; given a function, to each call.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     operation: str = Field(description="a class of torchvision.transforms.v2, or package.module:callable")
     arguments: dict[str, Any] = {}
@@ -51,7 +50,7 @@ class Operation(BaseModel):
         return found
 
 
-class TransformSpec(BaseModel):
+class TransformSpec(Spec):
     """A transform of samples: operations in order.
 
     Example:
@@ -59,8 +58,6 @@ class TransformSpec(BaseModel):
                       {operation: RandomHorizontalFlip}],
          masks: [mask.png]}
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     operations: list[Operation]
     masks: list[str] = Field(

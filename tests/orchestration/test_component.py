@@ -61,7 +61,7 @@ def test_the_project_root_is_filled_in(repository: Path, monkeypatch: pytest.Mon
 def test_an_unknown_field_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="max_reject_ration") as caught:
         component(max_reject_ration=0.5)
-    assert "not permitted" in str(caught.value)
+    assert "is no field; did you mean 'max_reject_ratio'?" in str(caught.value)
 
 
 def test_an_unknown_field_of_a_file_is_named_with_its_place(

@@ -61,7 +61,7 @@ def test_finish_normalises_each_row_by_itself_and_keeps_zeros():
     [
         ("efficientnet-lite", "efficientnet-lite0"),
         ("torchvision/resnet55", "torchvision/resnet50"),
-        ("clip", "known: efficientnet-lite0"),
+        ("clip", "there are efficientnet-lite0"),
     ],
 )
 def test_an_unknown_model_names_close_matches(model: str, hint: str):
