@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +33,8 @@ def run(
     from shardmill.graph import Planner
 
     output, failed = Output(as_json), 0
+    if not faulthandler.is_enabled():  # where native code crashes, the line of the callable that it ran for is printed
+        faulthandler.enable(sys.__stderr__ or 2)
     with output.readable_errors():
         planner = Planner(open_dataset(file, credentials))
         keys = chosen(planner.dataset, partition)

@@ -20,8 +20,8 @@ class Output:
         from rich.console import Console
 
         self._json = as_json
-        self._console = Console(highlight=False, stderr=as_json)
-        self._errors = Console(highlight=False, stderr=True)
+        self._console = Console(highlight=False, emoji=False, stderr=as_json)
+        self._errors = Console(highlight=False, emoji=False, stderr=True)
 
     def say(self, text: str) -> None:
         """A line for people."""

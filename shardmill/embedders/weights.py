@@ -3,11 +3,11 @@
 import hashlib
 import importlib
 import io
-import pickle
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shardmill.errors import ConfigurationError, ConflictError, StorageError
+from shardmill.memory import lacks_memory
 from shardmill.storage import Storage, absolute_uri
 
 if TYPE_CHECKING:
@@ -26,22 +26,42 @@ def read_state_dict(uri: str, storage: Storage, identity: str | None = None) -> 
     data = _read(uri, storage)
     if identity is not None and not _digest(data).startswith(identity):
         raise ConflictError(f"the weights {uri} are not those that the run was planned with: they were replaced")
-    if uri.endswith(".safetensors"):
-        try:
-            safetensors = importlib.import_module("safetensors.torch")
-        except ImportError as error:
-            raise ConfigurationError(f"reading {uri} needs safetensors: pip install safetensors") from error
-        return dict(safetensors.load(data))
-    try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ConfigurationError(
-            f"{uri} is not a state dict that loads with weights_only=True; "
-            "save it with torch.save(model.state_dict(), path)"
-        ) from error
+    state = _safetensors(data, uri) if uri.endswith(".safetensors") else _pickled(data, uri)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ConfigurationError(f"{uri} holds no state dict; save it with torch.save(model.state_dict(), path)")
+        inner = [name for name, value in state.items() if isinstance(value, dict)] if isinstance(state, dict) else []
+        hint = f"; it is a checkpoint that holds {', '.join(map(repr, state))}" if inner else ""
+        raise ConfigurationError(f"{uri} holds no state dict{hint}. {_SAVE}")
     return state
+
+
+_SAVE = "Save it with torch.save(model.state_dict(), path)"
+
+
+def _safetensors(data: bytes, uri: str) -> "dict[str, Tensor]":
+    try:
+        safetensors = importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise ConfigurationError(f"reading {uri} needs safetensors: pip install safetensors") from error
+    try:
+        return dict(safetensors.load(data))
+    except Exception as error:  # of a kind that the module keeps to itself
+        _pass_on_lack_of_memory(error, uri)
+        raise ConfigurationError(f"{uri} is no safetensors file: {error}") from error
+
+
+def _pickled(data: bytes, uri: str) -> Any:
+    import torch
+
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no such file may raise anything: KeyError for a text
+        _pass_on_lack_of_memory(error, uri)
+        raise ConfigurationError(f"{uri} is not a state dict that loads with weights_only=True. {_SAVE}") from error
+
+
+def _pass_on_lack_of_memory(error: Exception, uri: str) -> None:
+    if lacks_memory(error):
+        raise MemoryError(f"{uri}: {error}") from error
 
 
 def fit_state_dict(net: "nn.Module", state: "dict[str, Tensor]", source: str) -> None:
@@ -53,7 +73,9 @@ def fit_state_dict(net: "nn.Module", state: "dict[str, Tensor]", source: str) ->
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
-        raise ConfigurationError(f"the weights {source} do not fit the model: {error}") from error
+        common = all(name.startswith("module.") for name in state)
+        hint = ". All names begin with `module.`: save model.module.state_dict()" if state and common else ""
+        raise ConfigurationError(f"the weights {source} do not fit the model: {error}{hint}") from error
 
 
 def digest_state_dict(state: "dict[str, Tensor]") -> str:

@@ -9,6 +9,7 @@ would not feed more. Machines with more cores get several such processes, each o
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import math
 import multiprocessing
@@ -215,6 +216,7 @@ def _start_worker(counts: Any, cancelled: Any, environment: dict[str, str], leas
     if leased:
         os.environ[VISIBLE] = devices.get()  # before anything asks CUDA, which reads it once
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _advance_in_worker = partial(_count, counts, cancelled)
 

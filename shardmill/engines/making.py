@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardmill.errors import ConflictError, EngineError, ShardmillError
+from shardmill.importing import as_an_error
 from shardmill.shards.commit import ShardEntry
 from shardmill.shards.earlier import NOTHING, Earlier
 from shardmill.shards.layout import Layout
@@ -76,7 +77,7 @@ def make_one(
             raise CancelledError from error
 
     try:
-        with storage.scratch(make.layout.side_of_all) as scratch:
+        with storage.scratch(make.layout.side_of_all) as scratch, as_an_error(f"the stage {make.stage.name}"):
             return make(shard, Work(storage, scratch, threads, count, shard.earlier))
     except CancelledError as cancelled:
         raise cancelled.__cause__ or cancelled from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from shardmill.devices import GPUSpec
 from shardmill.errors import ConfigurationError
 from shardmill.graph.asset import Asset
 from shardmill.graph.cuts import fitted, listed, mapped, packed
+from shardmill.importing import as_an_error, import_path
 from shardmill.spec import did_you_mean
 from shardmill.stages.embed import EmbedStage
 from shardmill.stages.embedding_basis import BasisStage
@@ -176,19 +176,19 @@ def _masks(assets: list[Asset]) -> dict[str, tuple[str, ...]]:
 
 def _load(spec: DatasetSpec, name: str, declared: StageSpec) -> Stage[Any]:
     where = f"{spec.name}: stages.{name}"
-    module, _, attribute = declared.stage.partition(":")
     try:
-        kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"{where}: cannot import {declared.stage}: {error}") from error
+        kind = import_path(declared.stage)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Stage)):
         raise ConfigurationError(f"{where}: {declared.stage} is no subclass of shardmill.Stage")
     lacking = [name for name in ("name", "suffix") if not isinstance(getattr(kind, name, None), str)]
     if lacking:
         raise ConfigurationError(f"{where}: {declared.stage} has no class attribute `{lacking[0]}`")
     try:
-        stage: Stage[Any] = kind(**declared.arguments)
-    except (TypeError, ValueError) as error:
+        with as_an_error("making it"):
+            stage: Stage[Any] = kind(**declared.arguments)
+    except Exception as error:
         raise ConfigurationError(f"{where}: {declared.stage} cannot be made of these arguments: {error}") from error
     object.__setattr__(stage, "imported_from", declared.stage)  # it may be a frozen dataclass
     return stage

@@ -81,6 +81,10 @@ class Planner:
         """
         for asset in self._graph:
             stage = self.stage(asset)
+            try:
+                stage.check(self.dataset.storage)
+            except ConfigurationError as error:
+                raise type(error)(f"{asset.field or asset.name}: {error}") from error
             if partition is not None and (gpus := stage.resources.gpus) is not None:
                 fitting_devices(gpus, self.dataset.name(asset.name, partition))
 

@@ -120,6 +120,12 @@ class EmbedStage(StoredSamplesStage):
         return replace(self, weights=weights_identity(self.spec, storage), preprocessing=preprocessing(self.spec))
 
     @override
+    def check(self, storage: Storage) -> None:
+        """Weights of the user's own load, and fit the model: else that would show when all before is made."""
+        if self.spec.weights is not None and self.weights.startswith("sha256:"):
+            _check_weights(self.spec, self.weights, storage)
+
+    @override
     def computation(self) -> str:
         """Which component is embedded changes no vector of it."""
         parameters = {name: value for name, value in self.parameters().items() if name not in ("component", "masks")}
@@ -259,6 +265,11 @@ def _text(data: bytes | None) -> str | None:
 def _says(cls: IndexRow, text: str) -> bool:
     """Whether a class is this text, as files have it: alone, or as a line."""
     return cls.sha256 in {hashlib.sha256(f"{text}{end}".encode()).hexdigest() for end in ("", "\n")}
+
+
+@lru_cache(maxsize=_MODELS)
+def _check_weights(spec: EmbedderSpec, weights: str, storage: Storage) -> None:
+    load_embedder(spec, weights, storage)
 
 
 def _open_table(work: Work, dimension: int, spec: EmbedderSpec) -> TableOutput:

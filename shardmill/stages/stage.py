@@ -131,6 +131,13 @@ class Stage(ABC, Generic[InputT]):
         """
         return self
 
+    def check(self, storage: Storage) -> None:
+        """Find out, before anything is made, whether a resolved stage will work.
+
+        Raises:
+            ConfigurationError: It will not.
+        """
+
     def identity(self) -> str:
         """Digest of what it does to any input."""
         return stage_identity(self.name, self.version, self.parameters(), self.imported_from)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from shardmill.errors import ConfigurationError, Rejected, ShardmillError
+from shardmill.importing import EndedError, as_an_error
 from shardmill.memory import lacks_memory
 from shardmill.samples import image_format
 from shardmill.torchvision_compat import import_torchvision
@@ -99,10 +100,13 @@ def _run_custom(
     name: str, function: Callable[[DecodedSample], Any], masks: Collection[str], sample: DecodedSample
 ) -> list[DecodedSample]:
     try:
-        made = function(sample)
-        results = [made] if isinstance(made, DecodedSample) else list(made if made is not None else ())
+        with as_an_error(f"the callable {name}"):
+            made = function(sample)
+            results = [made] if isinstance(made, DecodedSample) else list(made if made is not None else ())
     except ShardmillError:
         raise
+    except EndedError as error:
+        raise ConfigurationError(f"{error} on {sample.key}: raise shardmill.Rejected to refuse a sample") from error
     except Exception as error:
         _pass_on_lack_of_memory(error, name, sample)
         raise Rejected(reasons.TRANSFORM_FAILED, f"{name}: {type(error).__name__}: {error}") from error
@@ -181,7 +185,8 @@ def _bind(name: str, signature: inspect.Signature, positional: tuple[str, ...], 
 
 def _construct(name: str, cls: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     try:
-        return cls(**arguments)
+        with as_an_error("making it"):
+            return cls(**arguments)
     except ShardmillError:
         raise
     except Exception as error:

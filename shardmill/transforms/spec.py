@@ -1,11 +1,11 @@
 """What a dataset's transform is: data, from YAML. Building it is `shardmill.transforms.apply`'s work."""
 
-import importlib
 from typing import Any, Literal
 
 from pydantic import Field
 
 from shardmill.errors import ConfigurationError
+from shardmill.importing import import_path
 from shardmill.spec import Spec
 
 
@@ -35,16 +35,7 @@ class Operation(Spec):
         Raises:
             ConfigurationError: It cannot be imported, or is not callable.
         """
-        module_name, _, attribute = self.operation.partition(":")
-        try:
-            found: Any = importlib.import_module(module_name)
-            for part in attribute.split("."):
-                found = getattr(found, part)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigurationError(
-                f"cannot import the transform {self.operation!r}: {error}. "
-                "Write it as package.module:callable, importable where the shards are made"
-            ) from error
+        found = import_path(self.operation)
         if not callable(found):
             raise ConfigurationError(f"the transform {self.operation!r} is a {type(found).__name__}, not a callable")
         return found

@@ -327,6 +327,16 @@ def test_a_child_s_name_that_would_be_another_key_is_refused(name: str) -> None:
         DecodedSample("k", {}, seeded_generator(1)).child(name, {})
 
 
+def test_a_callable_that_asks_for_the_end_of_the_process_is_named_with_the_sample(
+    custom: Callable[..., dict[str, Any]],
+) -> None:
+    def leave(sample: DecodedSample) -> DecodedSample:
+        sys.exit(0)
+
+    with pytest.raises(ConfigurationError, match=r"user_transforms:leave calls sys.exit\(0\) on a.b/key"):
+        transform(custom(leave))(SAMPLE)
+
+
 def test_a_class_is_made_with_its_arguments(custom: Callable[..., dict[str, Any]]) -> None:
     class Keep:
         def __init__(self, name: str) -> None:

@@ -1,0 +1,62 @@
+"""Code of the user's own, by its import path."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from shardmill.errors import ConfigurationError
+
+
+def import_path(path: str) -> Any:
+    """What `package.module:name` stands for.
+
+    Raises:
+        ConfigurationError: There is no such module or name, or the module cannot be imported, for whatever reason.
+    """
+    module, _, names = path.partition(":")
+    try:
+        with as_an_error("importing it"):
+            found: Any = importlib.import_module(module)
+    except (ModuleNotFoundError, ValueError) as error:
+        raise ConfigurationError(f"cannot import {path}: {error}. {_HOW}") from error
+    except SyntaxError as error:
+        where = f"{error.filename}, line {error.lineno}"
+        raise ConfigurationError(f"cannot import {path}: {where} is no Python: {error.msg}") from error
+    except Exception as error:
+        raise ConfigurationError(f"cannot import {path}: {type(error).__name__}: {error}") from error
+    for name in names.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError as error:
+            raise ConfigurationError(f"cannot import {path}: {error}. {_HOW}") from error
+    return found
+
+
+_HOW = "Write it as package.module:callable, importable where shards are made"
+
+
+class EndedError(Exception):
+    """Code that was called asked for the end of the process."""
+
+
+@contextmanager
+def as_an_error(doing: str) -> Iterator[None]:
+    """Code of the user's own runs in it: `sys.exit` there is an error like any other, as is an interrupt of its own.
+
+    A person's Ctrl-C comes to the main thread, and passes.
+
+    Raises:
+        EndedError: The code called `sys.exit`, or raised `KeyboardInterrupt` in a thread.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise EndedError(f"{doing} calls sys.exit({error.code!r})") from error
+    except KeyboardInterrupt as error:
+        if threading.current_thread() is threading.main_thread():
+            raise
+        raise EndedError(f"{doing} raises KeyboardInterrupt") from error
