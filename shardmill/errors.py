@@ -38,6 +38,10 @@ class ArchivedError(StorageError):
     """An object is in a class of storage that has to be restored before it can be read; names it."""
 
 
+class EncryptedError(StorageError):
+    """An object is encrypted with a key that cannot be used; names it."""
+
+
 class ConflictError(StorageError):
     """Another writer replaced the object first; nothing of ours was published in its place. Plan again."""
 

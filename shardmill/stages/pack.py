@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from typing_extensions import override
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.errors import ArchivedError, ChangedError, Rejected, StorageError
+from shardmill.errors import ArchivedError, ChangedError, EncryptedError, Rejected, StorageError
 from shardmill.images import MAX_PIXELS, verify_image
 from shardmill.samples import image_format
 from shardmill.shards.earlier import Earlier, EarlierReader, Former
@@ -360,6 +360,8 @@ def _read_object(item: RawObject, storage: Storage) -> bytes:
         raise Rejected("object changed", f"{error}; run again", may_pass=True) from None
     except ArchivedError as error:
         raise Rejected("object archived", f"{error}; restore it and run again", may_pass=True) from None
+    except EncryptedError as error:
+        raise Rejected("object encrypted", f"{error}; make its key usable and run again", may_pass=True) from None
     if info.version != item.version:
         raise Rejected("object changed", "it was replaced after it was listed; run again", may_pass=True)
     return data

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from shardmill.errors import AccessDeniedError, ArchivedError, ShardmillError, StorageError
+from shardmill.errors import AccessDeniedError, ShardmillError, StorageError
 from shardmill.storage.credentials import ANONYMOUS
+from shardmill.storage.refusals import answer_in, asks_for_patience, meaning_of_refusal
 
 T = TypeVar("T")
 
@@ -135,16 +136,17 @@ def explained(error: Exception, request: Request) -> Exception:
             bucket = "/".join(uri.split("/")[:3])
             return StorageError(f"{cannot}: there is no bucket {bucket} for {identity}")
         return FileNotFoundError(f"{uri} does not exist")
-    if _has_code(error, "InvalidObjectState"):
-        return ArchivedError(f"{cannot}: the object is archived (InvalidObjectState)")
+    meaning = meaning_of_refusal(_answer(error), cannot, identity) if is_refusal(error) else None
+    if meaning is not None:
+        return meaning
     if is_unauthenticated(error) and identity != ANONYMOUS:
         return AccessDeniedError(
             f"{cannot}: the store does not accept the credentials of {identity}; they are wrong, expired or revoked"
         )
-    if _has_code(error, "RequestTimeTooSkewed"):
-        return StorageError(f"{cannot}: this machine's clock is wrong by more than the store allows")
     if is_unauthenticated(error) or is_forbidden(error):
-        return AccessDeniedError(f"{cannot}: {identity} lacks the permission {request.permission}")
+        # S3 hides from callers that may not list whether an object exists.
+        hidden = ", or there is no such object" if request.permission == "s3:GetObject" else ""
+        return AccessDeniedError(f"{cannot}: {identity} lacks the permission {request.permission}{hidden}")
     if _is_of_another_region(error):
         return StorageError(f"{cannot}: the bucket is in another region; give its `region` in the credentials")
     if _has_code(error, "NotImplemented"):
@@ -187,6 +189,8 @@ def _can_be_retried(error: BaseException) -> bool:
     """Server errors, too many requests, lost connections, time-outs and truncated bodies: not a refusal."""
     import obstore.exceptions as failures
 
+    if is_forbidden(error) and asks_for_patience(_answer(error)):
+        return True
     if is_unauthenticated(error) or is_forbidden(error) or isinstance(error, ShardmillError):
         return False
     if _has_code(error, *_TEMPORARY):
@@ -216,7 +220,12 @@ def _status(error: BaseException) -> int | None:
 def _has_code(error: BaseException, *codes: str) -> bool:
     """Whether the answer in the error's text is one of these; not only some name in it."""
     text = str(error)
-    return any(f"<Code>{code}</Code>" in text or (isinstance(error, Forbidden) and text == code) for code in codes)
+    own = text.partition(":")[0] if isinstance(error, Forbidden) else ""
+    return own in codes or any(f"<Code>{code}</Code>" in text for code in codes)
+
+
+def _answer(error: BaseException) -> str:
+    return str(error) if isinstance(error, Forbidden) else answer_in(str(error))
 
 
 def _first_line(error: BaseException) -> str:

@@ -29,7 +29,7 @@ def as_of_obstore() -> Iterator[None]:
         if status == 401 or code in UNAUTHENTICATED:
             raise Unauthenticated(code) from error
         if status == 403:
-            raise Forbidden(code) from error
+            raise Forbidden(f"{code}: {error.response.get('Error', {}).get('Message', '')}") from error
         raise
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from obstore.exceptions import GenericError
 
-from shardmill.errors import AccessDeniedError, ArchivedError, StorageError
+from shardmill.errors import AccessDeniedError, ArchivedError, EncryptedError, StorageError
 from shardmill.storage import GCSCredentials
 from shardmill.storage.credentials import ANONYMOUS
 from shardmill.storage.gcs import GCSStore
@@ -104,9 +104,18 @@ def answered(status: int, code: str = "") -> GenericError:
     return GenericError(f"Generic GCS error: returned non-2xx status code: {status}: <Code>{code}</Code>")
 
 
+def refused(words: str) -> GenericError:
+    """Status 403, and more in the answer's message than in its code."""
+    return GenericError(f"returned non-2xx status code: 403: <Code>AccessDenied</Code><Message>{words}</Message>")
+
+
+KEY = "the object is encrypted, and somebody may not use its key (KMS)"
+
+
 @pytest.mark.parametrize(
     "error",
     [
+        GenericError('status: 403: {"reason": "rateLimitExceeded"}'),
         *(answered(status) for status in (408, 429, 500, 502, 503, 504)),
         answered(400, "RequestTimeout"),
         answered(404, "NoSuchUpload"),
@@ -136,6 +145,31 @@ def test_nothing_is_tried_again_after_the_deadline() -> None:
         (answered(501), StorageError, "cannot read gs://b/x: Generic GCS error"),
         (answered(403, "RequestTimeTooSkewed"), StorageError, "this machine's clock is wrong"),
         (answered(403, "InvalidObjectState"), ArchivedError, "the object is archived"),
+        (answered(400, "KMS.DisabledException"), EncryptedError, "its key (KMS) is disabled or deleted"),
+        (answered(400, "KMS.KMSInvalidStateException"), EncryptedError, "its key (KMS) is disabled or deleted"),
+        (refused("User x is not authorized to perform: kms:Decrypt on the resource"), EncryptedError, KEY),
+        (refused("Permission denied on Cloud KMS key. Please ensure"), EncryptedError, KEY),
+        (refused("Cloud KMS key version is not enabled, current state is: DISABLED"), EncryptedError, "is disabled"),
+        (Forbidden("AccessDenied: no identity-based policy allows the kms:Decrypt action"), EncryptedError, KEY),
+        (refused("The target object is encrypted by a customer-supplied encryption key."), EncryptedError, "SSE-C"),
+        (answered(403, "AllAccessDisabled"), StorageError, "the account behind the bucket is disabled"),
+        (answered(403, "AccountProblem"), StorageError, "the account behind the bucket is disabled"),
+        (Forbidden("AllAccessDisabled: all access to this object"), StorageError, "the account behind the bucket"),
+        (refused("The billing account for the owning project is disabled"), StorageError, "a problem with its bill"),
+        (
+            GenericError('status: 403: {"reason": "vpcServiceControls"}'),
+            AccessDeniedError,
+            "a perimeter of the organization",
+        ),
+        (GenericError('status: 403: {"reason": "retentionPolicyNotMet"}'), StorageError, "the object is locked"),
+        (refused("Access Denied because object protected by object lock"), StorageError, "the object is locked"),
+        (refused("not authorized, with an explicit deny in a policy"), AccessDeniedError, "forbids it to somebody"),
+        (
+            GenericError("status: 403, https://s3/b/Cloud KMS key InvalidObjectState.jpg"),
+            AccessDeniedError,
+            "lacks the",
+        ),
+        (GenericError('status: 403: {"reason": "quotaExceeded"}'), StorageError, "a quota of the project is exhausted"),
         (answered(400, "AuthorizationHeaderMalformed"), StorageError, "the bucket is in another region"),
         (answered(400, "requester pays"), StorageError, "give `user_project` in the credentials"),
         (answered(403), AccessDeniedError, "somebody lacks the permission storage.objects.get"),
