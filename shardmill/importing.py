@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,18 +46,39 @@ class EndedError(Exception):
 
 @contextmanager
 def as_an_error(doing: str) -> Iterator[None]:
-    """Code of the user's own runs in it: `sys.exit` there is an error like any other, as is an interrupt of its own.
+    """Code of the user's own runs in it: what would end the process there is an error like any other.
 
     A person's Ctrl-C comes to the main thread, and passes.
 
     Raises:
-        EndedError: The code called `sys.exit`, or raised `KeyboardInterrupt` in a thread.
+        EndedError: The code called `sys.exit` or `os._exit`, or raised what is no `Exception`.
     """
+    _guard.doing, outer = doing, getattr(_guard, "doing", None)
     try:
         yield
+    except Exception:
+        raise
     except SystemExit as error:
         raise EndedError(f"{doing} calls sys.exit({error.code!r})") from error
-    except KeyboardInterrupt as error:
-        if threading.current_thread() is threading.main_thread():
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             raise
-        raise EndedError(f"{doing} raises KeyboardInterrupt") from error
+        raise EndedError(f"{doing} raises {type(error).__name__}") from error
+    finally:
+        _guard.doing = outer
+
+
+_guard = threading.local()
+"""`doing`: what runs in this thread that must not end the process."""
+_exit, _process = os._exit, os.getpid()
+
+
+def _refuse_to_exit(status: int) -> None:
+    """In the place of `os._exit`, which would end a run with any status and without a word."""
+    doing = getattr(_guard, "doing", None)
+    if doing is not None and os.getpid() == _process:  # a child that it forked may end
+        raise EndedError(f"{doing} calls os._exit({status!r})")
+    _exit(status)
+
+
+os._exit = _refuse_to_exit  # type: ignore[assignment]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from typing_extensions import override
 
 from shardmill.errors import ConfigurationError, Rejected
+from shardmill.importing import as_an_error
 from shardmill.samples import EncodedSample
 from shardmill.shards.earlier import EarlierReader
 from shardmill.shards.gathered import GatheredRows
@@ -109,7 +110,8 @@ class SampleStage(StoredSamplesStage):
                 ]
             sample = _whole(shard, work, plan, found)
             try:
-                children = list(self.process(sample))
+                with as_an_error(f"the stage {self.name}"):
+                    children = list(self.process(sample))
             except Rejected as rejected:
                 return plan.sample.reject(rejected, self.masks)
             return [(child.key, _hashed(child.components)) for child in children]
@@ -198,7 +200,8 @@ class RowStage(StoredSamplesStage):
                 (cells,) = gathered.row(former).to_pylist()
                 return cells, Cell(old.size, old.sha256, origin, digest)
             try:
-                cells = self.row(EncodedSample(sample.key, components_of(sample.rows, found)))
+                with as_an_error(f"the stage {self.name}"):
+                    cells = self.row(EncodedSample(sample.key, components_of(sample.rows, found)))
             except Rejected as rejected:
                 return sample.reject(rejected)
             unknown = cells.keys() - set(schema.names)

@@ -1,5 +1,7 @@
 """Code of the user's own: whatever is wrong with it is one plain error that names the import path."""
 
+import os
+import subprocess
 import sys
 import threading
 import uuid
@@ -59,6 +61,28 @@ def test_an_exit_is_an_error_and_a_person_s_interrupt_is_none() -> None:
         sys.exit(0)
     with pytest.raises(KeyboardInterrupt), as_an_error("the work"):
         raise KeyboardInterrupt
+
+
+def test_an_exit_without_a_word_is_an_error_and_a_child_may_still_end() -> None:
+    with pytest.raises(EndedError, match=r"the work calls os._exit\(0\)"), as_an_error("the work"):
+        os._exit(0)
+    code = """if True:
+        import os, shardmill.importing
+        with shardmill.importing.as_an_error("the work"):
+            child = os.fork() or os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_no_exception_is_an_error_too() -> None:
+    with pytest.raises(EndedError, match="the work raises GeneratorExit"), as_an_error("the work"):
+        raise GeneratorExit
+
+
+def test_outside_of_it_the_process_ends_as_ever() -> None:
+    code = "import shardmill.importing, os\nwith shardmill.importing.as_an_error('x'): pass\nos._exit(5)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 5
 
 
 def test_an_interrupt_that_code_raises_in_a_thread_is_an_error() -> None:
