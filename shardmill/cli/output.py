@@ -95,7 +95,7 @@ class Output:
             def show_bar(state: Progress) -> None:
                 if state.task not in tasks:
                     tasks[state.task] = bar.add_task(state.task, total=state.total, rate="")
-                rate = f"{state.done:,} of {state.total:,}, {state.rate:,.0f} samples/s"
+                rate = f"{state.done:,} of {state.total:,}, {state.rate:,.0f} {state.unit}/s"
                 bar.update(tasks[state.task], completed=state.done, rate=rate)
 
             yield show_bar

@@ -16,6 +16,7 @@ from shardmill.partitions import BatchPartitions, PartitionsSpec, partitioning_o
 from shardmill.shards.catalog import catalogs_below
 from shardmill.shards.layout import SIDE
 from shardmill.shards.spec import ShardSpec
+from shardmill.sources.columns import OWN_COLUMNS, TYPE
 from shardmill.sources.spec import SourceSpec
 from shardmill.storage import absolute_uri, join_uri
 from shardmill.transforms.spec import TransformSpec
@@ -74,6 +75,8 @@ class DatasetSpec(BaseModel):
     root: str
     """URI below which everything is stored, as `<root>/<name>/<asset>/<partition>/`."""
     source: SourceSpec
+    columns: dict[str, Annotated[str, Field(pattern=TYPE)]] = {}
+    """Column → type: metadata that go into the tables of embeddings, and not into the samples."""
     partitions: PartitionsSpec
     """Their keys, or what they follow from: time, prefixes, or batches of new objects."""
     partitions_per_run: Annotated[int, Field(gt=0)] = 1
@@ -159,6 +162,14 @@ class DatasetSpec(BaseModel):
             ours.append(f"{catalogs_below(absolute_uri(self.root))}/computation/file.parquet")
             if any(uri.startswith(base) and partitioning.match(uri.removeprefix(base)) for uri in ours):
                 raise ValueError(f"the root {self.root!r} lies within the source: what is made would be listed as raw")
+        if self.source.metadata is not None and not self.columns:
+            raise ValueError(
+                "`metadata` is a table of `columns`: declare which of its columns are taken, and their types"
+            )
+        if self.columns and not self.all_embedders:
+            raise ValueError("`columns` go into the table of embeddings, and there is no embedder")
+        if own := [name for name in self.columns if name in OWN_COLUMNS]:
+            raise ValueError(f"columns.{own[0]}: the table of embeddings has a column of its own that is called so")
         if self.source.table is not None and (self.sensor or not isinstance(self.partitions, list)):
             raise ValueError("a source that is a table has declared partitions and no sensor")
         queue = self.sensor and self.sensor.notifications

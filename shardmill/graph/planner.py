@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from itertools import islice
 from threading import RLock
@@ -13,10 +14,12 @@ from shardmill.errors import ConfigurationError
 from shardmill.graph.asset import Asset, Cut, Inputs
 from shardmill.graph.build import Graph, build_graph
 from shardmill.graph.lazy_shard_set import LazyShardSet
+from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, read_commit
 from shardmill.shards.reader import ShardSet
 from shardmill.stages.stage import Stage
 
+logger = logging.getLogger(__name__)
 _RATES = 10
 """Partitions that are asked how long a sample takes: the first may be empty."""
 
@@ -76,6 +79,9 @@ class Planner:
         Raises:
             ConfigurationError: Operations, weights or devices that are asked for will not do.
         """
+        spec = self.dataset.spec
+        if spec.class_names and not spec.all_embedders:
+            logger.warning("%s: class_names apply to nothing: they are for a map, and there is no embedder", spec.name)
         for asset in self._graph:
             stage = self.stage(asset)
             if partition is not None and (gpus := stage.resources.gpus) is not None:
@@ -95,8 +101,11 @@ class Planner:
         partition: str,
         sets: Mapping[str, ShardSet],
         planned: Mapping[str, LazyShardSet] | None = None,
+        progress: ProgressSink = silent,
     ) -> LazyShardSet:
         """What a partition of an asset should be, of these sets of its inputs, some of which may only be `planned`.
+
+        `progress` is told how far a look at the source has come, where that takes requests.
 
         Raises:
             ConfigurationError: One of its inputs is not in `sets`, or they do not fit together.
@@ -107,7 +116,7 @@ class Planner:
         # What the world outside holds is looked at after the commit is read: another run may commit meanwhile.
         layout = self.dataset.layout(asset.name, asset.place(partition))
         base = None if asset.inputs else read_commit(self.dataset.storage, layout)
-        cut = self.cut(asset, Inputs(self.dataset, partition, sets, planned or {}))
+        cut = self.cut(asset, Inputs(self.dataset, partition, sets, planned or {}, progress))
         return LazyShardSet(self.stage(asset), cut.shards(), cut.parameters, cut.order, cut.upstream, base)
 
 

@@ -5,6 +5,7 @@ that is broken.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.slicing import slice_by_hash, slice_by_key
 from shardmill.shards.spec import ShardSpec
 from shardmill.shards.ustar import MAX_MEMBER, stored_size
-from shardmill.sources.manifest import MISSING, Manifest, RawObject
+from shardmill.sources.manifest import MISSING, NOT_ALLOWED, Manifest, RawObject
 from shardmill.stages.counts import Counts
 from shardmill.stages.outputs import TarOutput
 from shardmill.stages.stage import Foreseen, OutputFiles, Resources, Stage, Work, stage_identity
@@ -247,7 +248,10 @@ class PackStage(Stage[RawShard]):
         for name in names:
             if names.count(name) > 1:
                 uris = [item.uri for item in group if item.component == name]
+                if uris[0] == uris[1]:
+                    _check_rows(group)
                 raise Rejected("duplicate component", f"{name} is claimed by {uris[0]} and {uris[1]}")
+        _check_rows(group)
         if group[0].metadata is not None and "json" in names:
             raise Rejected("duplicate component", "json is claimed by an object and by the table's columns")
         for name in self.required:
@@ -255,6 +259,29 @@ class PackStage(Stage[RawShard]):
                 raise Rejected("missing component", f"there is no {name}")
         if images and not has_image(group):
             raise Rejected("no image", f"none of the components is an image: {', '.join(names)}")
+
+
+def _check_rows(group: _Group) -> None:
+    """Refuse rows of a table that say different things of one sample: one of them would be lost.
+
+    Raises:
+        Rejected: They do.
+    """
+    first = group[0]
+    for item in group:
+        if item.metadata != first.metadata:
+            one, two = (json.loads(each.metadata or "{}") for each in (first, item))
+            column = min(name for name in {**one, **two} if one.get(name) != two.get(name))
+            rows = (
+                f"two rows name {item.uri}"
+                if item.uri == first.uri
+                else f"the rows of {first.uri} and {item.uri} have one key"
+            )
+            raise Rejected(
+                "rows of one sample differ",
+                f"{rows} and differ in {column}: {one.get(column)!r} and {two.get(column)!r}. Name a `key_column` that "
+                f"gives each row a key of its own, or declare {column} in `columns` as list<string> to have all",
+            )
 
 
 def pack(manifest: Manifest, spec: ShardSpec, images: bool = False) -> list[RawShard]:
@@ -348,6 +375,9 @@ def _check_that_the_source_is_there(shard: RawShard, rejects: list[Reject]) -> N
 
 
 def _read_object(item: RawObject, storage: Storage) -> bytes:
+    if item.version == NOT_ALLOWED:
+        folder = item.uri.rpartition("/")[0]
+        raise Rejected("not allowed", f"the source's table must not lead there; add {folder} to `allow` if it may")
     if item.version == MISSING:
         raise Rejected("missing object", "the source's table names it, and it does not exist")
     if item.size > MAX_MEMBER:
