@@ -63,15 +63,18 @@ def arrow_type(kind: str) -> pa.DataType:
 def column_value(name: str, kind: str, cells: Sequence[Any]) -> Any:
     """The value of a sample's column: of what each of its rows says of it, in their order.
 
-    A list has the cells of all rows; anything else is what they agree on. An empty cell is null.
+    A list has the cells of all rows; anything else is what they agree on. An empty cell is null, and so is a list of
+    nothing else.
 
     Raises:
         Rejected: A cell does not fit the type, or the rows disagree.
     """
     try:
         if match := _LIST.fullmatch(kind):
-            found = [cell for cell in map(_elements, cells) if cell is not None]
-            return [converted(item, match[1]) for cell in found for item in cell] if found else None
+            if all(_is_null(cell, kind) for cell in cells):
+                return None
+            items = [item for cell in cells for item in _elements(cell)]
+            return [None if item is None else converted(item, match[1]) for item in items]
         values = [converted(cell, kind) for cell in cells if not _is_null(cell, kind)]
     except (ValueError, OverflowError) as error:
         raise Rejected("value does not fit its column", f"column {name} is {kind}, and {error}") from None
@@ -148,16 +151,14 @@ def _timestamp(cell: str) -> datetime:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def _elements(cell: Any) -> list[Any] | None:
-    """A cell of a list: a list itself, also as JSON in a text, or one element; null where there is none."""
+def _elements(cell: Any) -> list[Any]:
+    """The elements that a cell gives a list: those of a list, also of one in JSON as text, or itself."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
             cell = json.loads(cell)
         except (ValueError, RecursionError):
             return [cell]
-    if isinstance(cell, list):
-        return cell
-    return None if cell is None or cell == "" else [cell]
+    return cell if isinstance(cell, list) else [None if cell == "" else cell]
 
 
 def _is_null(cell: Any, kind: str) -> bool:

@@ -51,6 +51,7 @@ def shards_with_columns(
     shards: Sequence[StoredShard], commit: Commit, manifest: Manifest, types: Mapping[str, str]
 ) -> list[ShardWithColumns]:
     """The shards of a commit, each with the columns of the samples in its range of positions."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     table = manifest.table.select(["key", "columns"]).filter(pc.is_valid(manifest.table["columns"])).combine_chunks()
@@ -65,7 +66,7 @@ def shards_with_columns(
 
     def cells(shard: StoredShard) -> pa.Table:
         low, high = bounds.get(shard.start, 0), bounds.get(ends[shard.start], len(order))
-        return table.take([first[row] for row in order[low:high]])
+        return table.take(pa.array((first[row] for row in order[low:high]), pa.int64()))
 
     return [ShardWithColumns(shard.layout, shard.entry, types, cells(shard)) for shard in shards]
 
