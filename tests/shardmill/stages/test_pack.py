@@ -79,16 +79,17 @@ OTHERWISE: dict[str, Any] = {
     "size": 2,
     "version": "v2",
     "metadata": '{"label": 2}',
+    "columns": '{"label": [2]}',
 }
-"""Another value of each field that makes an object another; its time alone does not."""
+"""Another value of each field."""
 
 
 @pytest.mark.parametrize("name", RawObject._fields)
-def test_a_shard_is_another_when_an_object_of_it_is_and_not_when_that_is_only_younger(name: str) -> None:
-    item = RawObject("a", "jpg", "file:///raw/a.jpg", 1, "v1", 1.0, '{"label": 1}')
+def test_a_shard_is_another_when_an_object_of_it_is_and_not_for_its_time_or_its_declared_columns(name: str) -> None:
+    item = RawObject("a", "jpg", "file:///raw/a.jpg", 1, "v1", 1.0, '{"label": 1}', '{"label": [1]}')
     other = item._replace(**{name: OTHERWISE.get(name, 2.0)})
     one, two = (RawShard("000000", "0", Manifest.from_objects([each])).identity() for each in (item, other))
-    assert (one == two) == (name == "modified")
+    assert (one == two) == (name in ("modified", "columns"))
 
 
 def listed(*names: str) -> Manifest:
