@@ -115,7 +115,7 @@ def converted(cell: Any, kind: str) -> Any:
 
 
 def _integer(cell: Any, least: int, most: int) -> int:
-    """A whole number, also one that is written as a float: pandas does that where others of the column are missing."""
+    """A whole number, also one written as a float, as pandas does where others of the column are missing."""
     number = _number(cell)
     if not number.is_finite() or number.adjusted() > _MOST_DIGITS or number != number.to_integral_value():
         _refuse(cell)
@@ -124,12 +124,13 @@ def _integer(cell: Any, least: int, most: int) -> int:
 
 
 def _float(cell: Any, kind: str) -> float:
-    value = float(_number(cell))
-    if kind == "float32" and math.isfinite(value):
-        struct.pack("f", value)  # an OverflowError says that it is too large
-    if math.isinf(value) and _number(cell).is_finite():
+    number = _number(cell)
+    value = float(number)
+    try:
+        struct.pack("<f" if kind == "float32" else "<d", value)
+    except OverflowError:
         _refuse(cell)
-    return value
+    return value if math.isfinite(value) or not number.is_finite() else _refuse(cell)
 
 
 def _number(cell: Any) -> Decimal:
