@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from shardmill.dataset.upkeep import BackfillSpec, SensorSpec
 from shardmill.devices import GPUField
@@ -16,7 +16,7 @@ from shardmill.partitions import BatchPartitions, PartitionsSpec, partitioning_o
 from shardmill.shards.catalog import catalogs_below
 from shardmill.shards.layout import SIDE
 from shardmill.shards.spec import ShardSpec
-from shardmill.sources.columns import OWN_COLUMNS, TYPE
+from shardmill.sources.columns import OWN_COLUMNS, checked_type
 from shardmill.sources.spec import SourceSpec
 from shardmill.storage import absolute_uri, join_uri
 from shardmill.transforms.spec import TransformSpec
@@ -75,7 +75,7 @@ class DatasetSpec(BaseModel):
     root: str
     """URI below which everything is stored, as `<root>/<name>/<asset>/<partition>/`."""
     source: SourceSpec
-    columns: dict[str, Annotated[str, Field(pattern=TYPE)]] = {}
+    columns: dict[Annotated[str, Field(min_length=1)], Annotated[str, AfterValidator(checked_type)]] = {}
     """Column → type: metadata that go into the tables of embeddings, and not into the samples."""
     partitions: PartitionsSpec
     """Their keys, or what they follow from: time, prefixes, or batches of new objects."""

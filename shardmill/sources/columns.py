@@ -12,6 +12,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from shardmill.errors import Rejected
@@ -41,12 +42,35 @@ _INTEGERS = {
 }
 _FLOATS = ("float32", "float64")
 SCALARS = ("string", "bool", *_INTEGERS, *_FLOATS, "timestamp", "date")
-TYPE = rf"^({'|'.join(SCALARS)}|list<({'|'.join(SCALARS)})>)$"
-"""What the type of a column may be, as a regular expression."""
 _LIST = re.compile("list<(.*)>")
+_OTHER_NAMES = {
+    "str": "string",
+    "text": "string",
+    "boolean": "bool",
+    "int": "int64",
+    "integer": "int64",
+    "float": "float64",
+    "double": "float64",
+    "datetime": "timestamp",
+}
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 _MOST_DIGITS = 40
 """Of a number: no integer here has half as many."""
+
+
+def checked_type(kind: str) -> str:
+    """The name of a type, if it is one.
+
+    Raises:
+        ValueError: It is none; says which one may be meant.
+    """
+    match = _LIST.fullmatch(kind)
+    scalar = match[1] if match else kind
+    if scalar in SCALARS:
+        return kind
+    meant = _OTHER_NAMES.get(scalar.lower()) or next(iter(get_close_matches(scalar.lower(), SCALARS, 1)), None)
+    hint = f"; did you mean {f'list<{meant}>' if match else meant}?" if meant else "."
+    raise ValueError(f"{kind!r} is no type of a column{hint} There are {', '.join(SCALARS)} and list<…> of each")
 
 
 def arrow_type(kind: str) -> pa.DataType:

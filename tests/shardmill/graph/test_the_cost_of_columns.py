@@ -217,17 +217,15 @@ def test_columns_come_from_json_components(changing: Changing) -> None:
     assert changing.files() == changing.files_from_nothing()
 
 
-def test_columns_that_are_not_declared_stay_in_the_samples_but_for_the_class(changing: Changing, said: Put) -> None:
-    changing.fields["columns"] = {"caption": "string"}
-    values = rows()
-    said(values)
-    if changing.fields["source"].get("table") is None:
-        return
+def test_columns_that_are_not_declared_stay_in_the_samples_and_the_class_is_in_the_tables_too(
+    changing: Changing,
+) -> None:
+    changing.fields |= {"columns": {"caption": "string"}, "class_names": ["cat", "dog", "bird"]}
+    changing.fields["source"] = {"uri": None, "table": f"{changing.place.uri}/raw/t.csv"}
+    changing.place.put("raw/t.csv", text({f"p/{name(number)}.jpg": row for number, row in rows().items()}, "uri"))
     _, made = changing.run()
     stored = json.loads(made["transformed_shards", "p"].sample(f"p/{name(4)}").components["json"])
     assert stored == {"width": "24", "taken": "2026-01-05T10:00:00Z", "cls": "1"}
-    classes = made["embeddings", "p"].table(["key", "cls"]).to_pylist()
-    assert {row["key"]: row["cls"] for row in classes}[f"p/{name(4)}"] == "1"
-    assert made["embedding_map", "p"].table(["cls"])["cls"].to_pylist().count("1") == sum(
-        n % 3 == 1 for n in range(COUNT)
-    )
+    for asset in ("embeddings", "embedding_map"):
+        classes = {row["key"]: row["cls"] for row in made[asset, "p"].table(["key", "cls"]).to_pylist()}
+        assert classes == {f"p/{name(number)}": str(number % 3) for number in range(COUNT)}

@@ -144,6 +144,7 @@ def test_no_basis_is_fitted_on_tables_of_another_version_of_the_embedder(
 
 
 def test_a_class_has_its_declared_name_and_any_other_its_own() -> None:
-    labels = ["0", "1", "2", "²", "-1", "cat", None]
+    labels = ["0", "1", "2", "²", "-1", "cat", "9" * 5000, None]
     stage = MapStage(("red", "green"))
     assert [stage._named(label) for label in labels] == ["red", "green", *labels[2:]]
+    assert [stage._named(label) for label in (0, 1, 2, -1)] == ["red", "green", "2", "-1"]
