@@ -37,6 +37,7 @@ class Planner:
         self._stages: dict[str, Stage[Any]] = {}
         self._rates: dict[str, float | None] = {}
         self._lock = RLock()
+        self._has_warned = False
         self._graph: Graph = build_graph(dataset.spec)
 
     @property
@@ -80,7 +81,8 @@ class Planner:
             ConfigurationError: Operations, weights or devices that are asked for will not do.
         """
         spec = self.dataset.spec
-        if spec.class_names and not spec.all_embedders:
+        if spec.class_names and not spec.all_embedders and not self._has_warned:
+            self._has_warned = True
             logger.warning("%s: class_names apply to nothing: they are for a map, and there is no embedder", spec.name)
         for asset in self._graph:
             stage = self.stage(asset)

@@ -33,7 +33,7 @@ from shardmill.shards.fingerprint import sample_fingerprint
 from shardmill.shards.gathered import GatheredRows
 from shardmill.shards.index import IndexRow
 from shardmill.shards.layout import Suffix
-from shardmill.shards.parts import Bytes, Part, read_parts
+from shardmill.shards.parts import WIDE_GAP, Bytes, Part, read_parts
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.stored import Rows, StoredShard
 from shardmill.sources.columns import LINEAGE, OWN_COLUMNS
@@ -191,7 +191,7 @@ class EmbedStage(StoredSamplesStage):
 
             rows: list[_Row] = []
             images: list[np.ndarray[Any, Any]] = []
-            read = read_parts(work.storage, planned())
+            read = read_parts(work.storage, planned(), WIDE_GAP)
             for _, (row, image) in counts.each(prepare, read, lambda each: each[0].is_copied):
                 rows.append(row)
                 if image is not None:

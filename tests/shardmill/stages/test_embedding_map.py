@@ -148,3 +148,20 @@ def test_a_class_has_its_declared_name_and_any_other_its_own() -> None:
     stage = MapStage(("red", "green"))
     assert [stage._named(label) for label in labels] == ["red", "green", *labels[2:]]
     assert [stage._named(label) for label in (0, 1, 2, -1)] == ["red", "green", "2", "-1"]
+
+
+def test_names_of_classes_that_no_sample_has_are_named(
+    two: Dataset, tmp_path: Path, run_chain, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = Dataset(two.spec.model_copy(update={"class_names": ["red", "green"]}))
+    assert "class_names" not in run_chain(named, "a")["embedding_map"].commit.shards[0].summary
+    for file in tmp_path.rglob("*.cls"):
+        file.unlink()
+    made = run_chain(named, "a")
+    assert made["embedding_map"].commit.shards[0].summary["class_names"] == "apply to nothing: no sample has a class"
+    assert "d/embeddings/a: class_names apply to nothing" in caplog.text
+
+
+def test_names_of_classes_without_an_embedder_are_named(two: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    graph.Planner(Dataset(two.spec.model_copy(update={"class_names": ["red"], "embedder": None}))).check()
+    assert "d: class_names apply to nothing: they are for a map, and there is no embedder" in caplog.text
