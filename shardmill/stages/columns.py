@@ -74,8 +74,8 @@ def shards_with_columns(
 class SampleColumns:
     """The values of the columns of a shard's samples: `cls` in any case, and those that the dataset declares.
 
-    A value comes from the source's tables; else that of `cls` from the component of this name; else from the field of
-    the sample's `json`, where the column is declared.
+    A value comes from the source's tables; else from the component of this name, as text; else, where the column is
+    declared, from the field of the sample's `json`.
     """
 
     def __init__(self, shard: StoredShard) -> None:
@@ -105,9 +105,9 @@ class SampleColumns:
 
     def read_from(self, given: Mapping[str, Any], rows: Rows) -> list[str]:
         """The components that the others are read from."""
-        components = [CLASS] if CLASS not in given and CLASS in rows else []
+        components = [name for name in self.types if name not in given and name in rows]
         wanted = self._declared.keys() - given.keys() - set(components)
-        return [*components, _JSON] if wanted and _JSON in rows else components
+        return [*components, _JSON] if wanted and _JSON in rows and _JSON not in components else components
 
     def values(self, given: Mapping[str, Any], components: Mapping[str, bytes]) -> list[Any]:
         """The sample's value of each column, those in `components` read.
@@ -115,15 +115,15 @@ class SampleColumns:
         Raises:
             UnfitValueError: A value does not fit its column.
         """
-        found = dict(given)
-        if CLASS in components and CLASS not in found:
-            found |= self._values({CLASS: [components[CLASS].decode("utf-8", "replace").strip()]})
-        if _JSON in components:
+        read = [name for name in self.types if name not in given and name in components]
+        found = {**given, **self._values({name: [_text(components[name])] for name in read})}
+        missing = self._declared.keys() - found.keys()
+        if missing and _JSON in components:
             try:
                 fields = json_fields(components[_JSON])
             except Rejected as rejected:
                 raise UnfitValueError(rejected.reason, rejected.detail) from None
-            found |= self._values({n: [fields[n]] for n in self._declared if n not in found and n in fields})
+            found |= self._values({name: [fields[name]] for name in self.types if name in missing and name in fields})
         return [found.get(name) for name in self.types]
 
     def _values(self, cells: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
@@ -133,3 +133,7 @@ class SampleColumns:
             }
         except Rejected as rejected:
             raise UnfitValueError(rejected.reason, rejected.detail) from None
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace").strip()

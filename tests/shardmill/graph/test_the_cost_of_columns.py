@@ -197,6 +197,24 @@ def test_an_image_that_changes_with_its_columns_is_computed_alone(changing: Chan
     assert changing.files() == changing.files_from_nothing()
 
 
+def test_columns_come_from_components_of_their_name(changing: Changing) -> None:
+    changing.fields["columns"] = {"txt": "string", "cls": "int64"}
+    for number in range(COUNT):
+        changing.put(f"{name(number)}.txt", f"said of {number}\n".encode())
+        changing.put(f"{name(number)}.cls", f"{number % 3}\n".encode())
+    _, made = changing.run()
+    found = made["embeddings", "p"].table(["key", "txt", "cls"]).to_pylist()
+    assert {row["key"]: (row["txt"], row["cls"]) for row in found} == {
+        name(number): (f"said of {number}", number % 3) for number in range(COUNT)
+    }
+    changing.put(f"{name(3)}.txt", b"another")
+    changing.put(f"{name(4)}.cls", b"2")
+    cost, made = changing.run()
+    assert cost == Cost(0, 0, 2)
+    assert "another" in made["embeddings", "p"].table(["txt"])["txt"].to_pylist()
+    assert changing.files() == changing.files_from_nothing()
+
+
 def test_columns_come_from_json_components(changing: Changing) -> None:
     for number, row in rows().items():
         fields = {column: value for column, value in row.items() if value is not None}
