@@ -80,14 +80,23 @@ class Planner:
         Raises:
             ConfigurationError: Operations, weights or devices that are asked for will not do.
         """
-        spec = self.dataset.spec
-        if spec.class_names and not spec.all_embedders and not self._has_warned:
-            self._has_warned = True
-            logger.warning("%s: class_names apply to nothing: they are for a map, and there is no embedder", spec.name)
+        self._warn()
         for asset in self._graph:
             stage = self.stage(asset)
             if partition is not None and (gpus := stage.resources.gpus) is not None:
                 fitting_devices(gpus, self.dataset.name(asset.name, partition))
+
+    def _warn(self) -> None:
+        """Say once which fields of the dataset file apply to nothing."""
+        spec, has_warned = self.dataset.spec, self._has_warned
+        self._has_warned = True
+        if has_warned or spec.all_embedders:
+            return
+        for name in ("class_names", "min_same_class_rate"):
+            if getattr(spec, name):
+                logger.warning(
+                    "%s: %s applies to nothing: it is for embeddings, and there is no embedder", spec.name, name
+                )
 
     def cut(self, asset: Asset, inputs: Inputs) -> Cut:
         """How the inputs are cut.

@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
+from shardmill.errors import Rejected
 from shardmill.progress import ProgressMeter, ProgressSink, silent
 from shardmill.sources.allowed import AllowedPlaces
 from shardmill.sources.columns import CLASS
@@ -130,6 +131,29 @@ def gathered(rows: Iterable[str]) -> str | None:
         for name, cell in json.loads(row).items():
             cells.setdefault(name, []).append(cell)
     return canonical(cells) if cells else None
+
+
+def check_rows(group: Sequence[RawObject]) -> None:
+    """Refuse rows of a table that say different things of one sample: one of them would be lost.
+
+    Raises:
+        Rejected: They do.
+    """
+    first = group[0]
+    for item in group:
+        if item.metadata != first.metadata:
+            one, two = (json.loads(each.metadata or "{}") for each in (first, item))
+            column = min(name for name in {**one, **two} if one.get(name) != two.get(name))
+            rows = (
+                f"two rows name {item.uri}"
+                if item.uri == first.uri
+                else f"the rows of {first.uri} and {item.uri} have one key"
+            )
+            raise Rejected(
+                "rows of one sample differ",
+                f"{rows} and differ in {column}: {one.get(column)!r} and {two.get(column)!r}. Name a `key_column` that "
+                f"gives each row a key of its own, or declare {column} in `columns` as list<string> to have all",
+            )
 
 
 def tell_of_missing(uri: str, columns: Collection[str], declared: Collection[str]) -> None:

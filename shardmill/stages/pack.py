@@ -5,7 +5,6 @@ that is broken.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +28,7 @@ from shardmill.shards.slicing import slice_by_hash, slice_by_key
 from shardmill.shards.spec import ShardSpec
 from shardmill.shards.ustar import MAX_MEMBER, stored_size
 from shardmill.sources.manifest import MISSING, NOT_ALLOWED, Manifest, RawObject
+from shardmill.sources.table import check_rows
 from shardmill.stages.counts import Counts
 from shardmill.stages.outputs import TarOutput
 from shardmill.stages.stage import Foreseen, OutputFiles, Resources, Stage, Work, stage_identity
@@ -249,9 +249,9 @@ class PackStage(Stage[RawShard]):
             if names.count(name) > 1:
                 uris = [item.uri for item in group if item.component == name]
                 if uris[0] == uris[1]:
-                    _check_rows(group)
+                    check_rows(group)
                 raise Rejected("duplicate component", f"{name} is claimed by {uris[0]} and {uris[1]}")
-        _check_rows(group)
+        check_rows(group)
         if group[0].metadata is not None and "json" in names:
             raise Rejected("duplicate component", "json is claimed by an object and by the table's columns")
         for name in self.required:
@@ -259,29 +259,6 @@ class PackStage(Stage[RawShard]):
                 raise Rejected("missing component", f"there is no {name}")
         if images and not has_image(group):
             raise Rejected("no image", f"none of the components is an image: {', '.join(names)}")
-
-
-def _check_rows(group: _Group) -> None:
-    """Refuse rows of a table that say different things of one sample: one of them would be lost.
-
-    Raises:
-        Rejected: They do.
-    """
-    first = group[0]
-    for item in group:
-        if item.metadata != first.metadata:
-            one, two = (json.loads(each.metadata or "{}") for each in (first, item))
-            column = min(name for name in {**one, **two} if one.get(name) != two.get(name))
-            rows = (
-                f"two rows name {item.uri}"
-                if item.uri == first.uri
-                else f"the rows of {first.uri} and {item.uri} have one key"
-            )
-            raise Rejected(
-                "rows of one sample differ",
-                f"{rows} and differ in {column}: {one.get(column)!r} and {two.get(column)!r}. Name a `key_column` that "
-                f"gives each row a key of its own, or declare {column} in `columns` as list<string> to have all",
-            )
 
 
 def pack(manifest: Manifest, spec: ShardSpec, images: bool = False) -> list[RawShard]:

@@ -162,6 +162,10 @@ def test_names_of_classes_that_no_sample_has_are_named(
     assert "d/embeddings/a: class_names apply to nothing" in caplog.text
 
 
-def test_names_of_classes_without_an_embedder_are_named(two: Dataset, caplog: pytest.LogCaptureFixture) -> None:
-    graph.Planner(Dataset(two.spec.model_copy(update={"class_names": ["red"], "embedder": None}))).check()
-    assert "d: class_names apply to nothing: they are for a map, and there is no embedder" in caplog.text
+def test_what_is_for_embeddings_and_has_none_is_named_once(two: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    fields = {"class_names": ["red"], "min_same_class_rate": 0.5, "embedder": None}
+    planner = graph.Planner(Dataset(two.spec.model_copy(update=fields)))
+    planner.check()
+    planner.check()
+    for name in ("class_names", "min_same_class_rate"):
+        assert caplog.text.count(f"d: {name} applies to nothing: it is for embeddings, and there is no embedder") == 1
