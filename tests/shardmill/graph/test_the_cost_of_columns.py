@@ -121,12 +121,25 @@ def test_a_changed_value_rewrites_the_parts_of_the_table_that_hold_it_and_comput
     cost, made = changing.run()
     assert cost == Cost(COUNT, COUNT, COUNT)
     before = table(made)
-    assert before[name(3)]["caption"] == "number 3, said"
+    assert {key: row["caption"] for key, row in before.items()} == {name(n): f"number {n}, said" for n in range(COUNT)}
     assert before[name(3)]["taken"].isoformat() == "2026-01-04T10:00:00+00:00"
     values[3]["caption"] = "another"
     said(values)
     made = check(changing, made, 1)
     assert table(made) == before | {name(3): before[name(3)] | {"caption": "another"}}
+
+
+def test_shards_in_the_order_of_keys_have_the_columns_of_their_samples(changing: Changing, said: Put) -> None:
+    changing.fields["shards"] = {"max_samples": 8, "order": "key"}
+    values = rows()
+    said(values)
+    _, made = changing.run()
+    assert {key: row["caption"] for key, row in table(made).items()} == {
+        name(n): f"number {n}, said" for n in range(COUNT)
+    }
+    values[3]["caption"] = "another"
+    said(values)
+    check(changing, made, 1)
 
 
 def test_what_comes_later_is_filled_in(changing: Changing, said: Put) -> None:
