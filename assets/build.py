@@ -11,6 +11,7 @@ from resources.storage import StorageResource
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.errors import ShardmillError
 from shardmill.graph import Asset, Graph, LazyShardSet, Planner
+from shardmill.progress import ProgressSink, for_a_log
 from shardmill.shards.reader import ShardSet
 from shardmill.stages.embed import EmbedStage
 
@@ -30,7 +31,7 @@ def _build(spec: DatasetSpec, asset: Asset) -> dg.AssetsDefinition:
     @dg.asset(**asset_options(spec, asset), **gpu, ins={name: upstream_of(spec, name) for name in asset.inputs})
     def make(context: dg.AssetExecutionContext, storage: StorageResource, **loaded: Any) -> AnyOutput:
         planner = Planner(Dataset(spec, storage.open()))
-        return planned_output(context, _Plans(planner, asset, loaded))
+        return planned_output(context, _Plans(planner, asset, loaded, lambda state: context.log.info(str(state))))
 
     return make
 
@@ -38,20 +39,20 @@ def _build(spec: DatasetSpec, asset: Asset) -> dg.AssetsDefinition:
 class _Plans:
     """How the partitions of a run are planned."""
 
-    def __init__(self, planner: Planner, asset: Asset, loaded: LoadedInputs) -> None:
-        self._planner, self._asset, self._loaded = planner, asset, loaded
+    def __init__(self, planner: Planner, asset: Asset, loaded: LoadedInputs, log: ProgressSink) -> None:
+        self._planner, self._asset, self._loaded, self._log = planner, asset, loaded, log
 
     def first(self, partition: str) -> LazyShardSet:
         """Of what was loaded."""
         if not self._asset.inputs:
             self._planner.check()  # here, because a run that fails after packing a bucket fails too late
-        return self._planner.plan(self._asset, partition, self._sets(partition))
+        return self._planner.plan(self._asset, partition, self._sets(partition), progress=for_a_log(self._log))
 
     def again(self, partition: str) -> LazyShardSet:
         """Of what stands now."""
         self._planner.forget()
         newest = {name: shards.newest() for name, shards in self._sets(partition).items()}
-        return self._planner.plan(self._asset, partition, newest)
+        return self._planner.plan(self._asset, partition, newest, progress=for_a_log(self._log))
 
     def _sets(self, partition: str) -> dict[str, ShardSet]:
         sets = {}

@@ -7,23 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """A state of some work; units are samples."""
+    """A state of some work."""
 
     task: str
     done: int
     total: int
     rate: float
-    """Samples per second since the start."""
+    """Units per second since the start."""
+    unit: str = "samples"
 
     @property
     def seconds_left(self) -> float | None:
-        """At this rate; None before the first sample."""
+        """At this rate; None before the first."""
         return (self.total - self.done) / self.rate if self.rate else None
 
     def __str__(self) -> str:
-        share = f"{self.done:,} of {self.total:,} samples"
+        share = f"{self.done:,} of {self.total:,} {self.unit}"
         left = "" if self.seconds_left is None else f", {format_duration(self.seconds_left)} left"
-        return f"{self.task}: {share}, {self.rate:,.0f} samples/s{left}"
+        return f"{self.task}: {share}, {self.rate:,.0f} {self.unit}/s{left}"
 
 
 ProgressSink = Callable[[Progress], None]
@@ -32,20 +33,20 @@ ProgressSink = Callable[[Progress], None]
 class ProgressMeter:
     """Counts, and tells a sink every `interval` seconds and at the end."""
 
-    def __init__(self, task: str, total: int, sink: ProgressSink, interval: float = 0.5) -> None:
-        self._task, self._total, self._sink, self._interval = task, total, sink, interval
+    def __init__(self, task: str, total: int, sink: ProgressSink, interval: float = 0.5, unit: str = "samples") -> None:
+        self._task, self._total, self._sink, self._interval, self._unit = task, total, sink, interval, unit
         self._started = time.monotonic()
         self._told = self._started
         self._done = 0
 
-    def advance(self, samples: int) -> None:
-        """Count `samples` more as done."""
-        self._done += samples
+    def advance(self, count: int) -> None:
+        """Count so many more as done."""
+        self._done += count
         now = time.monotonic()
         if now - self._told >= self._interval or self._done == self._total:
             self._told = now
             elapsed = max(now - self._started, 1e-9)
-            self._sink(Progress(self._task, self._done, self._total, self._done / elapsed))
+            self._sink(Progress(self._task, self._done, self._total, self._done / elapsed, self._unit))
 
 
 def for_a_log(sink: ProgressSink, interval: float = 10.0) -> ProgressSink:

@@ -13,7 +13,7 @@ import typer
 from shardmill.cli.arguments import CredentialsFile, DatasetFile, Json, Partitions, chosen, open_dataset
 from shardmill.cli.output import Output
 from shardmill.errors import ShardmillError
-from shardmill.progress import format_duration
+from shardmill.progress import ProgressSink, format_duration
 
 if TYPE_CHECKING:
     from shardmill.graph import AssetState, Planner
@@ -172,18 +172,19 @@ def _states(planner: Planner, partitions: list[str] | None, output: Output) -> t
     failed = 0
     for key in chosen(planner.dataset, partitions):
         try:
-            for state in _each(planner, key):
-                same = found.setdefault((state.asset, state.partition), state)
-                if state.to_make > same.to_make:  # what the dataset has once: one partition may need it, another not
-                    found[state.asset, state.partition] = state
+            with output.progress(beside=True) as sink:
+                for state in _each(planner, key, sink):
+                    same = found.setdefault((state.asset, state.partition), state)
+                    if state.to_make > same.to_make:  # what the dataset has once: one may need it, another not
+                        found[state.asset, state.partition] = state
         except ShardmillError as error:
             failed += 1
             output.error(error, partition=key)
     return list(found.values()), failed
 
 
-def _each(planner: Planner, partition: str) -> Iterator[AssetState]:
+def _each(planner: Planner, partition: str, progress: ProgressSink) -> Iterator[AssetState]:
     from shardmill.graph import states
 
     planner.dataset.check(partition)
-    yield from states(planner, partition)
+    yield from states(planner, partition, progress)

@@ -75,10 +75,13 @@ class Output:
             raise typer.Exit(1) from error
 
     @contextmanager
-    def progress(self) -> Iterator[ProgressSink]:
-        """A bar on a terminal, plain lines elsewhere."""
-        if not self._console.is_terminal:
-            yield for_a_log(lambda state: self.say(str(state)))
+    def progress(self, beside: bool = False) -> Iterator[ProgressSink]:
+        """A bar on a terminal, plain lines elsewhere; on stderr, if they stand `beside` what is printed."""
+        from rich.markup import escape
+
+        console = self._errors if beside else self._console
+        if not console.is_terminal:
+            yield for_a_log(lambda state: console.print(escape(str(state)), soft_wrap=True))
             return
         from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -89,13 +92,13 @@ class Output:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        with Bar(*columns, console=self._console, transient=True) as bar:
+        with Bar(*columns, console=console, transient=True) as bar:
             tasks: dict[str, TaskID] = {}
 
             def show_bar(state: Progress) -> None:
                 if state.task not in tasks:
                     tasks[state.task] = bar.add_task(state.task, total=state.total, rate="")
-                rate = f"{state.done:,} of {state.total:,}, {state.rate:,.0f} samples/s"
+                rate = f"{state.done:,} of {state.total:,}, {state.rate:,.0f} {state.unit}/s"
                 bar.update(tasks[state.task], completed=state.done, rate=rate)
 
             yield show_bar

@@ -123,7 +123,7 @@ def _cells(row: dict[str, Any]) -> Iterator[str]:
     for name, value in row.items():
         if name == "key" or name.startswith(("source_", "shard", "component")):
             continue
-        if isinstance(value, list):
+        if isinstance(value, list) and value and all(isinstance(element, float) for element in value):
             start = ", ".join(f"{element:.3f}" for element in value[:_SHOWN])
             yield f"{len(value)} dimensions, [{start}{', …' if len(value) > _SHOWN else ''}]"
         else:

@@ -8,6 +8,7 @@ from functools import cached_property
 from shardmill.dataset.spec import DatasetSpec
 from shardmill.errors import ConfigurationError
 from shardmill.partitions import (
+    PLACEHOLDER,
     Batch,
     BatchPartitions,
     NothingThereError,
@@ -18,10 +19,11 @@ from shardmill.partitions import (
     read_batch,
     sealed_batches,
 )
+from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import read_commit
 from shardmill.shards.layout import SIDE, Layout
 from shardmill.shards.reader import ShardSet
-from shardmill.sources import Manifest, list_source, manifest_of
+from shardmill.sources import Manifest, joined, list_source, manifest_of
 from shardmill.storage import ObjectInfo, Storage, absolute_uri, join_uri, relative_to
 
 RAW = "raw_images"
@@ -48,12 +50,19 @@ class Dataset:
             return sealed_batches(self.storage, self.home)
         return self.partitioning.keys(self.storage)
 
-    def manifest(self, partition: str) -> Manifest:
-        """What the source holds of a partition now.
+    def manifest(self, partition: str, progress: ProgressSink = silent) -> Manifest:
+        """What the source holds of a partition now, and what it says of the declared columns.
 
         Raises:
-            ConfigurationError: There can be no such partition.
+            ConfigurationError: There can be no such partition, or a table of it is not there or cannot be read.
         """
+        manifest, metadata = self._manifest(partition, progress), self.spec.source.metadata
+        if metadata is None or not manifest.objects:
+            return manifest
+        uri = absolute_uri(metadata.table.replace(PLACEHOLDER, partition))
+        return joined(manifest, metadata, uri, self.storage, self.spec.columns)
+
+    def _manifest(self, partition: str, progress: ProgressSink) -> Manifest:
         if isinstance(self.spec.partitions, BatchPartitions):
             objects = self.batch(partition).objects(self.storage)
             return manifest_of(self.spec.source, self.partitioning.base, objects)
@@ -61,7 +70,7 @@ class Dataset:
             location = self.partitioning.folder(partition, self.storage)
         except NothingThereError:
             return Manifest.from_objects([])
-        return list_source(self.spec.source, location, self.storage)
+        return list_source(self.spec.source, location, self.storage, self.spec.columns, progress)
 
     def batch(self, partition: str) -> Batch:
         """A sealed batch.

@@ -17,6 +17,7 @@ from shardmill.partitions import BatchPartitions, PartitionsSpec, partitioning_o
 from shardmill.shards.catalog import catalogs_below
 from shardmill.shards.layout import SIDE
 from shardmill.shards.spec import ShardSpec
+from shardmill.sources.columns import OWN_COLUMNS, checked_type
 from shardmill.sources.spec import SourceSpec
 from shardmill.spec import Spec, refuse
 from shardmill.storage import absolute_uri, checked_uri, join_uri
@@ -89,6 +90,8 @@ class DatasetSpec(Spec):
     root: Annotated[str, AfterValidator(checked_uri)]
     """URI below which everything is stored, as `<root>/<name>/<asset>/<partition>/`."""
     source: SourceSpec
+    columns: dict[Annotated[str, Field(min_length=1)], Annotated[str, AfterValidator(checked_type)]] = {}
+    """Column → type: metadata that go into the tables of embeddings, and not into the samples."""
     partitions: PartitionsSpec
     """Their keys, or what they follow from: time, prefixes, or batches of new objects."""
     partitions_per_run: Annotated[int, Field(gt=0)] = 1
@@ -171,6 +174,7 @@ class DatasetSpec(Spec):
             if getattr(self, one) is not None and getattr(self, several):
                 raise refuse([several], f"give either `{one}`, or several by name in `{several}`")
         self._check_embedders()
+        self._check_columns()
         return self
 
     def _check_the_source(self) -> None:
@@ -221,6 +225,17 @@ class DatasetSpec(Spec):
                 raise refuse([*field, "runtime"], f"gpu asks for a CUDA device, runtime: {embedder.runtime} for none")
         if self.gpu and not self.all_embedders:
             raise refuse(["gpu"], "it is for the embeddings, and there is no embedder")
+
+    def _check_columns(self) -> None:
+        if self.source.metadata is not None and not self.columns:
+            raise refuse(
+                ["source", "metadata"],
+                "it is a table of `columns`: declare which of its columns are taken, and their types",
+            )
+        if self.columns and not self.all_embedders:
+            raise refuse(["columns"], "they go into the table of embeddings, and there is no embedder")
+        if own := [name for name in self.columns if name in OWN_COLUMNS]:
+            raise refuse(["columns", own[0]], "the table of embeddings has a column of its own that is called so")
 
 
 def _by_suffix(one: Any, several: Mapping[str, Any]) -> Mapping[str, Any]:

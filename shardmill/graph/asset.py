@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from shardmill.dataset import WHOLE, Dataset
 from shardmill.graph.lazy_shard_set import LazyShardSet
+from shardmill.progress import ProgressSink, silent
 from shardmill.shards.layout import Suffix
 from shardmill.shards.reader import ShardSet
 from shardmill.shards.slicing import Order
@@ -27,6 +28,8 @@ class Inputs:
     """Asset → its committed set, or the one that is foreseen."""
     planned: Mapping[str, LazyShardSet] = dataclasses.field(default_factory=dict)
     """Asset → how its set is to be made, where it is only foreseen."""
+    progress: ProgressSink = silent
+    """Is told how far the look at what the world outside holds has come."""
 
     def every(self, asset: str) -> Iterator[ShardSet]:
         """The sets of all partitions of an asset, that of this partition first."""

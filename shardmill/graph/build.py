@@ -11,9 +11,10 @@ from typing import Any
 from shardmill.dataset import RAW, DatasetSpec, StageSpec
 from shardmill.devices import GPUSpec
 from shardmill.errors import ConfigurationError
-from shardmill.graph.asset import Asset
-from shardmill.graph.cuts import fitted, listed, mapped, packed
+from shardmill.graph.asset import Asset, shard_by_shard
+from shardmill.graph.cuts import fitted, listed, mapped, packed, with_columns
 from shardmill.importing import as_an_error, import_path
+from shardmill.sources.columns import declared as declared_columns
 from shardmill.spec import did_you_mean
 from shardmill.stages.embed import EmbedStage
 from shardmill.stages.embedding_basis import BasisStage
@@ -63,7 +64,7 @@ def build_graph(spec: DatasetSpec) -> Graph:
             RAW,
             ListStage(),
             cut=listed,
-            declared={"source": spec.source.model_dump(mode="json")},
+            declared={"source": spec.source.model_dump(mode="json"), "columns": [*spec.columns]},
             description="Every raw object of the partition: key, component, URI, size, version.",
             kinds=frozenset({"parquet"}),
         ),
@@ -118,10 +119,13 @@ def _embedded(spec: DatasetSpec, suffix: str, of: str, masks: Mapping[str, tuple
     devices = spec.gpu or GPUSpec()
     stage = EmbedStage(declared.spec(cuda=spec.gpu is not None), masks.get(of, ()), spec.max_pixels, devices)
     table, basis = f"embeddings{suffix}", f"embedding_basis{suffix}"
+    has_columns = spec.columns or spec.source.table is not None  # a table may have a column of classes
     yield Asset(
         table,
         stage,
-        (of,),
+        (of, RAW) if has_columns else (of,),
+        cut=with_columns if has_columns else shard_by_shard,
+        declared={"columns": declared_columns(spec.columns)} if has_columns else {},
         description=f"Vectors of `{declared.model}`, one row a sample, with the raw object that each comes from.",
         kinds=frozenset({"parquet", "pytorch"}),
         field=_field("embedder", suffix),
@@ -231,5 +235,6 @@ def _check_input(spec: DatasetSpec, asset: Asset, name: str, by_name: Mapping[st
             f"{spec.name}: {asset.field}.of: {name} is no asset{did_you_mean(name, samples) or ';'} "
             f"{', '.join(samples)} hold samples"
         )
-    if isinstance(asset.stage, SampleStage | RowStage | EmbedStage) and by_name[name].format != "tar":
+    is_first = name == asset.inputs[0]
+    if isinstance(asset.stage, SampleStage | RowStage | EmbedStage) and is_first and by_name[name].format != "tar":
         raise ConfigurationError(f"{spec.name}: {asset.field}.of: {name} is a table; {', '.join(samples)} hold samples")

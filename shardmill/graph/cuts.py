@@ -11,6 +11,8 @@ from shardmill.dataset.source import check_that_all_was_deleted, read_manifest
 from shardmill.errors import ConfigurationError
 from shardmill.graph.asset import Asset, Cut, Inputs
 from shardmill.shards.reader import ShardSet
+from shardmill.sources import Manifest
+from shardmill.stages.columns import ShardWithColumns, shards_with_columns
 from shardmill.stages.embedding_basis import BasisStage, TablesToFit, tables_of
 from shardmill.stages.embedding_map import TableToMap
 from shardmill.stages.list_objects import ListedObjects
@@ -27,12 +29,12 @@ def listed(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG
     dataset, partition = inputs.dataset, inputs.partition
 
     def shards() -> list[ListedObjects]:
-        manifest = dataset.manifest(partition)
+        manifest = dataset.manifest(partition, inputs.progress)
         if not manifest.objects:
             check_that_all_was_deleted(dataset, partition)
         return [ListedObjects(manifest)]
 
-    return Cut(shards, parameters=dataset.spec.source.model_dump(mode="json"))
+    return Cut(shards, parameters={**dataset.spec.source.model_dump(mode="json"), "columns": [*dataset.spec.columns]})
 
 
 def packed(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG001
@@ -40,12 +42,26 @@ def packed(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG
     spec, raw = inputs.dataset.spec, inputs.sets[RAW]
 
     def shards() -> list[RawShard]:
-        foreseen = inputs.planned.get(RAW)
-        manifest = foreseen.inputs[0].manifest if foreseen else read_manifest(raw)  # type: ignore[attr-defined]
-        return pack(manifest, spec.shards, spec.reads_images)
+        return pack(_manifest(inputs), spec.shards, spec.reads_images)
 
     parameters = {**spec.shards.model_dump(mode="json"), "images": spec.reads_images}
     return Cut(shards, {RAW: raw}, parameters, spec.shards.order)
+
+
+def with_columns(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG001
+    """Each shard of the first input, with what the manifest says of the declared columns of its samples."""
+    shards = inputs.sets[asset.inputs[0]]
+
+    def cut() -> list[ShardWithColumns]:
+        return shards_with_columns(shards.shards, shards.commit, _manifest(inputs), inputs.dataset.spec.columns)
+
+    return Cut(cut, {name: inputs.sets[name] for name in asset.inputs}, asset.declared, shards.commit.order)
+
+
+def _manifest(inputs: Inputs) -> Manifest:
+    """That of the partition: as it stands, or as it is foreseen."""
+    foreseen = inputs.planned.get(RAW)
+    return foreseen.inputs[0].manifest if foreseen else read_manifest(inputs.sets[RAW])  # type: ignore[attr-defined]
 
 
 def fitted(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:

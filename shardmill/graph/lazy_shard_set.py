@@ -199,7 +199,8 @@ def _check_rejects(storage: Storage, layout: Layout, commit: Commit, max_reject_
     with contextlib.suppress(SupersededError):  # removed by another run meanwhile
         examples = "; ".join(f"{r.source_uri}: {r}" for r in islice(rejects_of(storage, layout, commit.shards), 3))
     may_pass = f" {commit.may_pass} of them may pass: run again to have them tried again." if commit.may_pass else ""
-    advice = "Mend or remove these objects" if commit.stage == "pack" else "Check what the dataset file says of it"
+    mend = "Mend or remove these objects, or what a table says of them"
+    advice = mend if commit.stage == "pack" else "Check what the dataset file says of it"
     raise TooManyRejectsError(
         f"{commit.name}: {commit.total_rejects} of {commit.total_samples_in} samples ({ratio:.1%}) were rejected, more "
         f"than max_reject_ratio = {max_reject_ratio:.1%}; nothing was committed. {reasons}. For example {examples}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from itertools import islice
 from threading import RLock
@@ -13,10 +14,12 @@ from shardmill.errors import ConfigurationError
 from shardmill.graph.asset import Asset, Cut, Inputs
 from shardmill.graph.build import Graph, build_graph
 from shardmill.graph.lazy_shard_set import LazyShardSet
+from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, read_commit
 from shardmill.shards.reader import ShardSet
 from shardmill.stages.stage import Stage
 
+logger = logging.getLogger(__name__)
 _RATES = 10
 """Partitions that are asked how long a sample takes: the first may be empty."""
 
@@ -34,6 +37,7 @@ class Planner:
         self._stages: dict[str, Stage[Any]] = {}
         self._rates: dict[str, float | None] = {}
         self._lock = RLock()
+        self._has_warned = False
         self._graph: Graph = build_graph(dataset.spec)
 
     @property
@@ -79,6 +83,7 @@ class Planner:
         Raises:
             ConfigurationError: Operations, weights or devices that are asked for will not do.
         """
+        self._warn()
         for asset in self._graph:
             stage = self.stage(asset)
             try:
@@ -87,6 +92,18 @@ class Planner:
                 raise type(error)(f"{asset.field or asset.name}: {error}") from error
             if partition is not None and (gpus := stage.resources.gpus) is not None:
                 fitting_devices(gpus, self.dataset.name(asset.name, partition))
+
+    def _warn(self) -> None:
+        """Say once which fields of the dataset file apply to nothing."""
+        spec, has_warned = self.dataset.spec, self._has_warned
+        self._has_warned = True
+        if has_warned or spec.all_embedders:
+            return
+        for name in ("class_names", "min_same_class_rate"):
+            if getattr(spec, name):
+                logger.warning(
+                    "%s: %s applies to nothing: it is for embeddings, and there is no embedder", spec.name, name
+                )
 
     def cut(self, asset: Asset, inputs: Inputs) -> Cut:
         """How the inputs are cut.
@@ -102,8 +119,11 @@ class Planner:
         partition: str,
         sets: Mapping[str, ShardSet],
         planned: Mapping[str, LazyShardSet] | None = None,
+        progress: ProgressSink = silent,
     ) -> LazyShardSet:
         """What a partition of an asset should be, of these sets of its inputs, some of which may only be `planned`.
+
+        `progress` is told how far a look at the source has come, where that takes requests.
 
         Raises:
             ConfigurationError: One of its inputs is not in `sets`, or they do not fit together.
@@ -114,7 +134,7 @@ class Planner:
         # What the world outside holds is looked at after the commit is read: another run may commit meanwhile.
         layout = self.dataset.layout(asset.name, asset.place(partition))
         base = None if asset.inputs else read_commit(self.dataset.storage, layout)
-        cut = self.cut(asset, Inputs(self.dataset, partition, sets, planned or {}))
+        cut = self.cut(asset, Inputs(self.dataset, partition, sets, planned or {}, progress))
         return LazyShardSet(self.stage(asset), cut.shards(), cut.parameters, cut.order, cut.upstream, base)
 
 

@@ -53,7 +53,8 @@ def make(
     """
     for left in reversed(range(_TRIES)):
         try:
-            return write(planner.dataset, asset, partition, planner.plan(asset, partition, sets), engine, progress)
+            lazy = planner.plan(asset, partition, sets, progress=progress)
+            return write(planner.dataset, asset, partition, lazy, engine, progress)
         except ConflictError:
             if not left:
                 raise

@@ -13,6 +13,7 @@ from shardmill.errors import ConfigurationError, CorruptionError, SupersededErro
 from shardmill.graph.asset import Asset, Cut, Inputs
 from shardmill.graph.lazy_shard_set import LazyShardSet
 from shardmill.graph.planner import Planner
+from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import Commit, ShardEntry
 from shardmill.shards.layout import data_name, index_name
 from shardmill.shards.reader import ShardSet
@@ -53,7 +54,7 @@ class AssetState:
     """Time that computing takes, one shard after the other, at the rate of the last time; None where none is known."""
 
 
-def states(dataset: Dataset | Planner, partition: str) -> Iterator[AssetState]:
+def states(dataset: Dataset | Planner, partition: str, progress: ProgressSink = silent) -> Iterator[AssetState]:
     """The state of each asset of a partition against the source as it is now, in the graph's order.
 
     Lists the source, makes nothing. What is made of something that is to be made itself is foreseen: a shard that
@@ -67,7 +68,7 @@ def states(dataset: Dataset | Planner, partition: str) -> Iterator[AssetState]:
     for asset in planner.graph:
         place = asset.place(partition)
         present = planner.dataset.stored(asset.name, place)
-        lazy = planner.plan(asset, partition, sets, planned)
+        lazy = planner.plan(asset, partition, sets, planned, progress)
         standing = lazy.standing(
             planner.dataset.storage, planner.dataset.folder(asset.name, place), present.commit if present else None
         )

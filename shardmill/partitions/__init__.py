@@ -3,6 +3,7 @@
 from shardmill.partitions.batches import Batch, batch_number, is_batch_key, read_batch, seal_batch, sealed_batches
 from shardmill.partitions.keys import decode_segment, encode_segment
 from shardmill.partitions.partitioning import (
+    PLACEHOLDER,
     NothingThereError,
     Partitioning,
     PrefixPartitioning,
@@ -13,6 +14,7 @@ from shardmill.partitions.partitioning import (
 from shardmill.partitions.spec import BatchPartitions, PartitionsSpec, PrefixPartitions, TimePartitions
 
 __all__ = [
+    "PLACEHOLDER",
     "Batch",
     "BatchPartitions",
     "NothingThereError",

@@ -19,7 +19,9 @@ _READ_BYTES = 4 << 20
 _READS_AT_ONCE = 4
 _AHEAD_BYTES = 2 * _READS_AT_ONCE * _READ_BYTES
 _GAP = 64 << 10
-"""Bytes that are read for nothing sooner than that there is another read."""
+"""Bytes that are read for nothing sooner than that there is another read, where few parts are read."""
+WIDE_GAP = 1 << 20
+"""The same, where a part of every sample is read: there would be as many reads as samples, each a request's way."""
 _TOGETHER = 1024
 """Most items that are handed over together."""
 
@@ -38,15 +40,19 @@ Bytes = bytes | CorruptionError | SupersededError | AccessDeniedError
 """Of a part, or why they are not to be had: damaged, gone, or not for us to read."""
 
 
-def read_parts(storage: Storage, items: Iterable[tuple[T, Sequence[Part]]]) -> Iterator[tuple[T, list[Bytes]]]:
+def read_parts(
+    storage: Storage, items: Iterable[tuple[T, Sequence[Part]]], gap: int = _GAP
+) -> Iterator[tuple[T, list[Bytes]]]:
     """Each item with the bytes of its parts, in order; some are read ahead, until they come to `_AHEAD_BYTES`.
+
+    Parts that are no more than `gap` bytes apart are read together.
 
     Raises:
         StorageError: A store cannot give them.
     """
     chunks = _chunks(items)
     for read in bounded_map(
-        lambda chunk: chunk.read(storage),
+        lambda chunk: chunk.read(storage, gap),
         chunks,
         _READS_AT_ONCE,
         _Chunk.is_empty,
@@ -66,9 +72,9 @@ class _Chunk(Generic[T]):
     def is_empty(self) -> bool:
         return not self.size
 
-    def read(self, storage: Storage) -> list[tuple[T, list[Bytes]]]:
+    def read(self, storage: Storage, gap: int) -> list[tuple[T, list[Bytes]]]:
         parts = [part for _, parts in self.items for part in parts]
-        found = dict(_read(storage, parts))
+        found = dict(_read(storage, parts, gap))
         return [(item, [found[part.shard.file_name, part.row.offset] for part in parts]) for item, parts in self.items]
 
 
@@ -85,13 +91,13 @@ def _chunks(items: Iterable[tuple[T, Sequence[Part]]]) -> Iterator[_Chunk[T]]:
         yield chunk
 
 
-def _read(storage: Storage, parts: Sequence[Part]) -> Iterator[tuple[tuple[str, int], Bytes]]:
+def _read(storage: Storage, parts: Sequence[Part], gap: int) -> Iterator[tuple[tuple[str, int], Bytes]]:
     """The bytes of parts, by the name of the file and their offset in it."""
     ordered = sorted(parts, key=lambda part: (part.shard.file_name, part.row.offset))
     group: list[Part] = []
     stop = 0
     for part in ordered:
-        if group and not _is_near(part, group[0], stop):
+        if group and not _is_near(part, group[0], stop + gap):
             yield from _read_range(storage, group, stop)
             group, stop = [], 0
         group.append(part)
@@ -100,9 +106,9 @@ def _read(storage: Storage, parts: Sequence[Part]) -> Iterator[tuple[tuple[str, 
         yield from _read_range(storage, group, stop)
 
 
-def _is_near(part: Part, first: Part, stop: int) -> bool:
-    """Whether a part is read together with those from the first one up to `stop`."""
-    near = part.shard.file_name == first.shard.file_name and part.row.offset <= stop + _GAP
+def _is_near(part: Part, first: Part, limit: int) -> bool:
+    """Whether a part is read together with those from the first one on, if it begins no later than `limit`."""
+    near = part.shard.file_name == first.shard.file_name and part.row.offset <= limit
     return near and part.row.offset < first.row.offset + _READ_BYTES
 
 

@@ -3,6 +3,7 @@
 from shardmill.sources.content import content_digest, content_of
 from shardmill.sources.listing import SampleNames, list_source, manifest_of
 from shardmill.sources.manifest import Manifest, RawObject
+from shardmill.sources.side_table import joined
 from shardmill.sources.spec import SourceSpec
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "SourceSpec",
     "content_digest",
     "content_of",
+    "joined",
     "list_source",
     "manifest_of",
 ]

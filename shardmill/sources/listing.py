@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from shardmill.errors import StorageError
+from shardmill.progress import ProgressSink, silent
 from shardmill.sources.manifest import Manifest, RawObject
 from shardmill.sources.names import ComponentPatterns, encode_component, encode_key, split_name
 from shardmill.sources.spec import SourceSpec
@@ -12,14 +13,20 @@ from shardmill.sources.table import table_objects
 from shardmill.storage import ObjectInfo, Storage, relative_to
 
 
-def list_source(source: SourceSpec, location: str, storage: Storage) -> Manifest:
-    """Every object of the partition whose prefix or table is `location`.
+def list_source(
+    source: SourceSpec,
+    location: str,
+    storage: Storage,
+    declared: Collection[str] = (),
+    progress: ProgressSink = silent,
+) -> Manifest:
+    """Every object of the partition whose prefix or table is `location`; `declared` are the dataset's columns.
 
     Raises:
         ConfigurationError: The table is not there or cannot be read, or a row or column of it is missing.
     """
     if source.table is not None:
-        return Manifest.from_objects(table_objects(source, location, storage))
+        return Manifest.from_objects(table_objects(source, location, storage, declared, progress))
     return manifest_of(source, location, storage.list(location))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby, islice
 from operator import attrgetter
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MISSING = "missing"
 """The version of an object that a table names and the store does not hold."""
+NOT_ALLOWED = "not allowed"
+"""The version of an object that a table names and must not lead to: nobody has asked whether it is there."""
 
 
 class RawObject(NamedTuple):
@@ -31,7 +33,9 @@ class RawObject(NamedTuple):
     modified: float
     """Seconds since the epoch."""
     metadata: str | None = None
-    """The other columns of a source table, as canonical JSON."""
+    """The columns of a source table that are not declared, as canonical JSON: part of the sample."""
+    columns: str | None = None
+    """The declared columns of its sample, as canonical JSON: of each, the cells of all rows. No part of the sample."""
 
 
 class Manifest:
@@ -77,9 +81,9 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over what every object is: key, component, URI, size, version and metadata."""
+        """SHA-256 over what every object is, but for its time."""
         digest = hashlib.sha256()
-        for row in self.identities():
+        for row in self.rows(*_FIELDS):
             digest.update(repr(row).encode())
         return digest.hexdigest()
 
@@ -97,13 +101,21 @@ class Manifest:
             yield key, tuple(group)
 
     def identities(self) -> Iterator[tuple[Any, ...]]:
-        """What each object is, but for its time."""
-        return self.rows(*_FIELDS)
+        """What of each object goes into its sample: all but its time and the declared columns."""
+        return self.rows(*_OF_SAMPLES)
 
     def rows(self, *names: str) -> Iterator[tuple[Any, ...]]:
         """These fields of each object, in order: cheaper than objects with all of them."""
         for batch in self.table.to_batches(max_chunksize=_TOGETHER):
             yield from zip(*(_values(batch, name) for name in names), strict=True)
+
+    def with_columns(self, columns: Mapping[str, str]) -> Manifest:
+        """The same objects with these declared columns, by the keys of their samples."""
+        import pyarrow as pa
+
+        cells = pa.array((columns.get(key) for (key,) in self.rows("key")), pa.string())
+        place = self.table.schema.get_field_index("columns")
+        return Manifest(self.table.set_column(place, "columns", cells))
 
     def parts(self, rows: Iterable[Sequence[int]]) -> Iterator[Manifest]:
         """A manifest of each of these selections of objects, by their numbers and in that order."""
@@ -113,7 +125,8 @@ class Manifest:
 
 _TOGETHER = 1000
 """Objects that are handled together."""
-_FIELDS = ("key", "component", "uri", "size", "version", "metadata")
+_OF_SAMPLES = ("key", "component", "uri", "size", "version", "metadata")
+_FIELDS = (*_OF_SAMPLES, "columns")
 
 
 def manifest_schema() -> pa.Schema:
@@ -129,6 +142,7 @@ def manifest_schema() -> pa.Schema:
             pa.field("version", pa.string(), nullable=False),
             pa.field("modified", pa.timestamp("us", tz="UTC"), nullable=False),
             pa.field("metadata", pa.string()),
+            pa.field("columns", pa.string()),
         ]
     )
 

@@ -1,10 +1,32 @@
 """How a dataset's YAML file says where its raw images are."""
 
-from pydantic import field_validator, model_validator
+from typing import Annotated
+
+from pydantic import AfterValidator, field_validator, model_validator
 
 from shardmill.errors import ConfigurationError
 from shardmill.sources.names import ComponentPatterns, encode_component
 from shardmill.spec import Spec
+
+
+def _one_character(delimiter: str) -> str:
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise ValueError(f"{delimiter!r} is no delimiter: give one character, such as ';' or \"\\t\"")
+    return delimiter
+
+
+Delimiter = Annotated[str, AfterValidator(_one_character)]
+
+
+class MetadataSpec(Spec):
+    """A table of metadata beside the source: its rows are joined to the samples by their keys."""
+
+    table: str
+    """A CSV or Parquet file; `{partition}` stands for the partition's key."""
+    key_column: str
+    """Its column of keys, or of names of objects."""
+    delimiter: Delimiter | None = None
+    """Of a CSV, where its header does not tell."""
 
 
 class SourceSpec(Spec):
@@ -23,6 +45,12 @@ class SourceSpec(Spec):
     uri_column: str = "uri"
     key_column: str | None = None
     """The table's column of keys; by default the key comes from the URI's last part."""
+    delimiter: Delimiter | None = None
+    """Of a CSV, where its header does not tell."""
+    allow: list[str] = []
+    """Folders and buckets, beside the table's own, that its rows may lead to."""
+    metadata: MetadataSpec | None = None
+    """A table of the dataset's `columns`, joined to the samples by their keys."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> "SourceSpec":
@@ -30,6 +58,8 @@ class SourceSpec(Spec):
             raise ValueError("give either `uri` (a prefix that is listed) or `table` (a file of URIs)")
         if self.table is not None and self.components is not None:
             raise ValueError("`components` are patterns over a listing; a table has none")
+        if self.table is None and (self.allow or self.delimiter):
+            raise ValueError("`allow` and `delimiter` are of a source that is a `table`")
         if self.table is not None and self.marker is not None:
             raise ValueError("a `marker` says that a listing is complete; a table needs none")
         return self

@@ -2,56 +2,173 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import logging
 import math
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shardmill.errors import ConfigurationError
-from shardmill.sources.manifest import MISSING, RawObject
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
+from shardmill.errors import Rejected
+from shardmill.progress import ProgressMeter, ProgressSink, silent
+from shardmill.sources.allowed import AllowedPlaces
+from shardmill.sources.columns import CLASS
+from shardmill.sources.manifest import MISSING, NOT_ALLOWED, RawObject
 from shardmill.sources.names import encode_component, encode_key, split_name
+from shardmill.sources.rows import TableSource
 from shardmill.sources.spec import SourceSpec
-from shardmill.storage import Storage, absolute_uri, join_uri, relative_to
-from shardmill.tables import read_parquet
+from shardmill.storage import Storage, relative_to
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+logger = logging.getLogger(__name__)
+_TOGETHER = 1000
+"""Rows that are handled together."""
 
 
-def table_objects(source: SourceSpec, uri: str, storage: Storage) -> Iterator[RawObject]:
-    """The objects that the rows of the source's table name, in their order.
+class _Named(NamedTuple):
+    """An object that rows of the table name."""
+
+    key: str
+    component: str
+    uri: str
+    allowed: bool
+    """Whether the table may lead there."""
+    metadata: str | None
+    columns: str | None
+    rows: int = 1
+    """How many name it and say the same of it."""
+
+
+def table_objects(
+    source: SourceSpec,
+    uri: str,
+    storage: Storage,
+    declared: Collection[str] = (),
+    progress: ProgressSink = silent,
+) -> Iterator[RawObject]:
+    """The objects that the rows of the source's table name, key by key; rows that say the same are one object.
+
+    `declared` are the dataset's columns. Objects in a bucket are looked up some at a time; those where the table must
+    not lead are not looked up at all.
 
     Raises:
         ConfigurationError: The table is not there or cannot be read, or a row or column of it is missing.
     """
-    folder = uri.rpartition("/")[0]
+    rows = _in_order(_named(source, uri, storage, declared))
+    meter = ProgressMeter(f"look up the objects of {uri}", rows.num_rows, progress, unit="objects")
+
+    def look_up(each: _Named) -> tuple[_Named, RawObject]:
+        info = storage.stat(each.uri) if each.allowed else None
+        version = info.version if info else MISSING if each.allowed else NOT_ALLOWED
+        size, modified = (info.size, info.modified) if info else (0, 0.0)
+        return each, RawObject(each.key, each.component, each.uri, size, version, modified, each.metadata, each.columns)
+
+    for each, item in bounded_map(look_up, _gathered(rows), REQUESTS_AT_ONCE, _is_quick):
+        meter.advance(each.rows)
+        yield item
+
+
+def _named(source: SourceSpec, uri: str, storage: Storage, declared: Collection[str]) -> Iterator[_Named]:
+    """What each row says. The class is taken out of the row in any case, and stays in it unless it is declared."""
     special = [column for column in (source.uri_column, source.key_column) if column]
-    columns, rows = _read_table(uri, storage, special)
-    for column in special:
-        if column not in columns:
-            raise ConfigurationError(f"{uri} has no column {column!r}; its columns are {', '.join(columns)}")
-    other = [column for column in columns if column not in special]
-    for number, row in enumerate(rows, 1):
-        for column in special:
-            if row[column] in (None, ""):
-                raise ConfigurationError(f"{uri}: row {number} has no {column}")
-        location = str(row[source.uri_column])
-        target = location if "://" in location or location.startswith("/") else join_uri(folder, location)
-        target = absolute_uri(target)
-        key, component = split_name(_name_of(target, folder))
-        if source.key_column:
-            key = str(row[source.key_column])
-        metadata = json.dumps({column: _plain(row[column]) for column in other}, sort_keys=True, ensure_ascii=False)
-        info = storage.stat(target)
-        yield RawObject(
-            encode_key(key),
-            encode_component(component),
-            target,
-            info.size if info else 0,
-            info.version if info else MISSING,
-            info.modified if info else 0.0,
-            metadata if other else None,
-        )
+    places, taken = AllowedPlaces(uri, source.allow), {*declared, CLASS}
+    with TableSource(uri, source.delimiter).rows(storage, special) as (columns, rows):
+        tell_of_missing(uri, columns, declared)
+        for row in rows:
+            target, allowed = places.target(str(row.cells[source.uri_column]))
+            key, component = split_name(_name_of(target, uri.rpartition("/")[0]))
+            packed = {name: cell for name, cell in row.cells.items() if name not in declared and name not in special}
+            beside = {name: cell for name, cell in row.cells.items() if name in taken}
+            yield _Named(
+                encode_key(str(row.cells[source.key_column]) if source.key_column else key),
+                encode_component(component),
+                target,
+                allowed,
+                canonical(packed) if packed else None,
+                canonical(beside) if beside else None,
+            )
+
+
+def _in_order(rows: Iterator[_Named]) -> pa.Table:
+    """The rows by their keys, those of a key as they stand in the table."""
+    import pyarrow as pa
+
+    text = {name: pa.string() for name in ("key", "component", "uri", "metadata", "columns")}
+    schema = pa.schema({"number": pa.int64(), **text, "allowed": pa.bool_()})
+    batches, number = [], 0
+    while some := list(islice(rows, _TOGETHER)):
+        columns: dict[str, Sequence[Any]] = dict(zip(_Named._fields, zip(*some, strict=True), strict=True))
+        columns["number"] = range(number, number := number + len(some))
+        batches.append(pa.RecordBatch.from_pydict({name: columns[name] for name in schema.names}, schema))
+    table = pa.Table.from_batches(batches, schema)
+    return table.sort_by([("key", "ascending"), ("number", "ascending")])
+
+
+def _gathered(rows: pa.Table) -> Iterator[_Named]:
+    """Of each key the objects, each with what all rows of the key say of it."""
+    fields = ("key", "component", "uri", "allowed", "metadata", "columns")
+    stream = (
+        _Named(*row)
+        for batch in rows.to_batches(max_chunksize=_TOGETHER)
+        for row in zip(*(batch[name].to_pylist() for name in fields), strict=True)
+    )
+    for _, group in groupby(stream, itemgetter(0)):
+        same = list(group)
+        columns = gathered(row.columns for row in same if row.columns is not None)
+        for each, count in Counter(row._replace(columns=columns) for row in same).items():
+            yield each._replace(rows=count)
+
+
+def gathered(rows: Iterable[str]) -> str | None:
+    """The cells of all rows of a sample by column, as canonical JSON; None if there are no rows."""
+    cells: dict[str, list[Any]] = {}
+    for row in rows:
+        for name, cell in json.loads(row).items():
+            cells.setdefault(name, []).append(cell)
+    return canonical(cells) if cells else None
+
+
+def check_rows(group: Sequence[RawObject]) -> None:
+    """Refuse rows of a table that say different things of one sample: one of them would be lost.
+
+    Raises:
+        Rejected: They do.
+    """
+    first = group[0]
+    for item in group:
+        if item.metadata != first.metadata:
+            one, two = (json.loads(each.metadata or "{}") for each in (first, item))
+            column = min(name for name in {**one, **two} if one.get(name) != two.get(name))
+            rows = (
+                f"two rows name {item.uri}"
+                if item.uri == first.uri
+                else f"the rows of {first.uri} and {item.uri} have one key"
+            )
+            raise Rejected(
+                "rows of one sample differ",
+                f"{rows} and differ in {column}: {one.get(column)!r} and {two.get(column)!r}. Name a `key_column` that "
+                f"gives each row a key of its own, or declare {column} in `columns` as list<string> to have all",
+            )
+
+
+def tell_of_missing(uri: str, columns: Collection[str], declared: Collection[str]) -> None:
+    """Say in the log which declared columns a table lacks: they may come from elsewhere, or be misspelled."""
+    if missing := [name for name in declared if name not in columns]:
+        logger.warning("%s has no column %s; its columns are %s", uri, ", ".join(missing), ", ".join(columns))
+
+
+def canonical(value: Any) -> str:
+    """As JSON, the same for equal values: NaN as null, what JSON does not know as text."""
+    return json.dumps(_plain(value), sort_keys=True, ensure_ascii=False)
+
+
+def _is_quick(each: _Named) -> bool:
+    return not each.allowed or each.uri.startswith("file://")
 
 
 def _name_of(uri: str, folder: str) -> str:
@@ -61,58 +178,7 @@ def _name_of(uri: str, folder: str) -> str:
     return uri.partition("://")[2].lstrip("/")
 
 
-def _read_table(uri: str, storage: Storage, text: Collection[str]) -> tuple[Sequence[str], Iterable[Mapping[str, Any]]]:
-    """Columns and rows. In a CSV file, cells of the columns `text` are text and others may be numbers.
-
-    What a cell becomes depends on that cell alone: a row that is added never changes the type of the others.
-    """
-    import pyarrow as pa
-
-    try:
-        stream, _ = storage.open(uri)
-    except FileNotFoundError:
-        raise ConfigurationError(f"the source's table {uri} does not exist") from None
-    with stream:
-        try:
-            return _read_parquet(stream) if uri.endswith(".parquet") else _read_csv(stream, text)
-        except (ValueError, OSError, csv.Error, pa.ArrowException) as error:
-            raise ConfigurationError(f"{uri} is not a table that can be read: {error}") from error
-
-
-def _read_parquet(stream: BinaryIO) -> tuple[Sequence[str], Iterable[Mapping[str, Any]]]:
-    table = read_parquet(stream)
-    return table.column_names, (row for batch in table.to_batches(max_chunksize=10_000) for row in batch.to_pylist())
-
-
-def _read_csv(stream: BinaryIO, text: Collection[str]) -> tuple[Sequence[str], Iterable[Mapping[str, Any]]]:
-    reader = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), strict=True)
-    columns = next(reader, [])
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"two columns have the same name: {', '.join(columns)}")
-    rows = []
-    for cells in reader:
-        if cells and len(cells) != len(columns):
-            raise ValueError(f"line {reader.line_num} has {len(cells)} cells, the header {len(columns)}")
-        if cells:
-            pairs = zip(columns, cells, strict=True)
-            rows.append({column: cell if column in text else _number_or_text(cell) for column, cell in pairs})
-    return columns, rows
-
-
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-
-
-def _number_or_text(cell: str) -> int | float | str | None:
-    """A CSV cell; None if it is empty. `007` is text: as a number it would not be itself any more."""
-    match = _NUMBER.fullmatch(cell)
-    if not match:
-        return cell or None
-    number = float(cell) if match[2] or match[3] else int(cell)
-    return number if math.isfinite(number) else cell
-
-
 def _plain(value: Any) -> Any:
-    """A cell as JSON holds it: NaN as null; what JSON does not know as text."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

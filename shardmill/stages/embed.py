@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 from typing_extensions import override
@@ -26,17 +28,19 @@ from shardmill.embedders import (
 from shardmill.errors import Rejected
 from shardmill.images import MAX_PIXELS, decode_image
 from shardmill.samples import image_format
-from shardmill.shards.earlier import EarlierReader, Former
+from shardmill.shards.earlier import Earlier, EarlierReader, Former
 from shardmill.shards.fingerprint import sample_fingerprint
 from shardmill.shards.gathered import GatheredRows
 from shardmill.shards.index import IndexRow
 from shardmill.shards.layout import Suffix
-from shardmill.shards.parts import Bytes, Part, read_parts
+from shardmill.shards.parts import WIDE_GAP, Bytes, Part, read_parts
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.stored import Rows, StoredShard
+from shardmill.sources.columns import LINEAGE, OWN_COLUMNS
+from shardmill.stages.columns import SampleColumns, UnfitValueError
 from shardmill.stages.counts import Counts
 from shardmill.stages.outputs import Cell, TableOutput
-from shardmill.stages.stage import OutputFiles, Resources, Work, stage_identity
+from shardmill.stages.stage import Foreseen, OutputFiles, Resources, Work, stage_identity
 from shardmill.stages.stored_samples import Fingerprints, InputSample, StoredSamplesStage, components_of
 from shardmill.storage import Storage
 
@@ -58,15 +62,18 @@ class _Plan(NamedTuple):
     sample: InputSample
     read: Sequence[str] = ()
     """Components that are read for it."""
+    given: Mapping[str, Any] = MappingProxyType({})
+    """What the source's tables say of its columns."""
     cls: str | None = None
-    """Where it need not be read."""
+    """What is in its component, where that need not be read."""
     refused: Rejected | None = None
     is_copied: bool = False
 
 
 class _Row(NamedTuple):
     key: str
-    cls: str | None
+    columns: Sequence[Any]
+    """The declared ones."""
     origin: IndexRow
     """Of the image that is embedded."""
     fingerprint: str
@@ -94,7 +101,7 @@ class EmbedStage(StoredSamplesStage):
     """What is done to an image before the network, found out like the weights."""
 
     name: ClassVar[str] = "embed"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     suffix: ClassVar[Suffix] = "parquet"
 
     @property
@@ -143,6 +150,15 @@ class EmbedStage(StoredSamplesStage):
         )
 
     @override
+    def foresee(self, shard: StoredShard, storage: Storage, earlier: Earlier) -> Foreseen:
+        columns, new = SampleColumns(shard), 0
+        for sample in self.look_up(shard.rows(storage), EarlierReader(earlier, storage)):
+            with suppress(UnfitValueError):
+                columns.given(sample.rows)
+                new += sample.former is None
+        return Foreseen(new, new)
+
+    @override
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
         """Decode in threads while the model runs. The model is loaded only where it has something to embed.
 
@@ -150,7 +166,7 @@ class EmbedStage(StoredSamplesStage):
             CorruptionError: The shard's bytes are not those that were committed.
             StorageError: A store cannot give them.
         """
-        counts = Counts(shard, work)
+        counts, columns = Counts(shard, work), SampleColumns(shard)
         index, earlier = shard.index_data(work.storage), EarlierReader(work.earlier, work.storage)
         seen = () if work.earlier.is_empty else self.look_up(shard.rows_in(index), earlier)
         known = GatheredRows(
@@ -163,14 +179,16 @@ class EmbedStage(StoredSamplesStage):
         def planned() -> Iterator[tuple[_Plan, list[Part]]]:
             for sample in self.look_up(shard.rows_in(index), earlier):
                 counts.bytes_in += sum(row.size for row in sample.rows.values())
-                plan = self._plan(sample, known)
+                plan = self._plan(sample, known, columns)
                 if not plan.is_copied and plan.refused is None:
                     model()  # here, and not in several threads at once
                 yield plan, [Part(shard, sample.rows[name]) for name in plan.read]
 
         def prepare(read: tuple[_Plan, list[Bytes]]) -> _Prepared | Reject:
             try:
-                return self._prepare(*read, lambda pixels: model()[0].preprocess(pixels))
+                return self._prepare(*read, columns, lambda pixels: model()[0].preprocess(pixels))
+            except UnfitValueError as unfit:  # another value makes no other sample: the reject must not be found again
+                return read[0].sample.reject(unfit).model_copy(update={"fingerprint": ""})
             except Rejected as rejected:
                 return read[0].sample.reject(rejected, self.masks, self.spec.component or "")
 
@@ -179,7 +197,7 @@ class EmbedStage(StoredSamplesStage):
 
             rows: list[_Row] = []
             images: list[np.ndarray[Any, Any]] = []
-            read = read_parts(work.storage, planned())
+            read = read_parts(work.storage, planned(), WIDE_GAP)
             for _, (row, image) in counts.each(prepare, read, lambda each: each[0].is_copied):
                 rows.append(row)
                 if image is not None:
@@ -196,48 +214,57 @@ class EmbedStage(StoredSamplesStage):
         first = next(stacked, None)
         vectors = iter(()) if first is None else model()[1].embed(chain([first], stacked))
         dimension = known.dimension or model()[0].dimension
-        with _open_table(work, dimension, self.spec) as table:
+        schema = embedding_schema(dimension, self.spec.dtype, columns)
+        with _open_table(work, schema) as table:
             for computed in chain(vectors, [None]):
                 rows = waiting.popleft() if waiting else []
-                for columns, cells in _columns(rows, computed, known, shard, self.spec, dimension):
-                    table.add(columns, "embedding", cells)
+                for arrays, cells in _arrays(rows, computed, known, shard, self.spec, schema):
+                    table.add(arrays, "embedding", cells)
                 for _ in rows:
                     counts.done()
         runtime = "" if first is None else model()[1].name
         summary = {"model": self.spec.model, "dimensions": dimension}
         return table.result(counts, runtime=runtime, summary=summary)
 
-    def _plan(self, sample: InputSample, known: GatheredRows) -> _Plan:
-        former, cls = sample.former, sample.rows.get("cls")
+    def _plan(self, sample: InputSample, known: GatheredRows, columns: SampleColumns) -> _Plan:
+        former = sample.former
         try:
+            given = columns.given(sample.rows)
             component = self._component(sample.rows)
+        except UnfitValueError as unfit:
+            return _Plan(sample, refused=unfit, is_copied=True)
         except Rejected as refused:
             return _Plan(sample, refused=refused, is_copied=former is not None)
         if sample.refused is not None:
             return _Plan(sample, refused=sample.refused, is_copied=True)
+        others = columns.read_from(given, sample.rows)
         if former is None or not known.has(former):
-            return _Plan(sample, [component, *(["cls"] if cls else [])])
-        text = known.row(former)["cls"][0].as_py()
-        if cls is None or (text is not None and _says(cls, text)):
-            return _Plan(sample, cls=cls and text, is_copied=True)
-        return _Plan(sample, ["cls"], is_copied=True)
+            return _Plan(sample, [component, *others], given)
+        if "cls" in others:
+            text = known.row(former)["cls"][0].as_py()
+            if text is not None and _says(sample.rows["cls"], str(text)):
+                return _Plan(sample, [name for name in others if name != "cls"], given, str(text), is_copied=True)
+        return _Plan(sample, others, given, is_copied=True)
 
     def _prepare(
         self,
         plan: _Plan,
         found: list[Bytes],
+        columns: SampleColumns,
         preprocess: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]],
     ) -> _Prepared:
+        """The row, its image first: that is refused for its columns last, whether it is copied or not."""
         if plan.refused is not None:
             raise plan.refused
         sample, data = plan.sample, components_of(plan.read, found)
-        component = self._component(sample.rows)
-        cls = _text(data["cls"]) if "cls" in data else plan.cls
+        component, image = self._component(sample.rows), None
         former = sample.former if plan.is_copied else None
-        row = _Row(sample.key, cls, sample.rows[component], sample.fingerprints.output, former)
-        if former is not None:
-            return row, None
-        return row, preprocess(decode_image(data[component], component, self.max_pixels))
+        if former is None:
+            image = preprocess(decode_image(data[component], component, self.max_pixels))
+        if plan.cls is not None:
+            data["cls"] = plan.cls.encode()
+        values = columns.values(plan.given, data)
+        return _Row(sample.key, values, sample.rows[component], sample.fingerprints.output, former), image
 
     def _component(self, names: Collection[str]) -> str:
         if self.spec.component is not None:
@@ -258,10 +285,6 @@ def _loaded(spec: EmbedderSpec, weights: str, storage: Storage, threads: int | N
     return embedder, build_runtime(embedder, spec, threads)
 
 
-def _text(data: bytes | None) -> str | None:
-    return None if data is None else data.decode("utf-8", "replace").strip()
-
-
 def _says(cls: IndexRow, text: str) -> bool:
     """Whether a class is this text, as files have it: alone, or as a line."""
     return cls.sha256 in {hashlib.sha256(f"{text}{end}".encode()).hexdigest() for end in ("", "\n")}
@@ -272,31 +295,38 @@ def _check_weights(spec: EmbedderSpec, weights: str, storage: Storage) -> None:
     load_embedder(spec, weights, storage)
 
 
-def _open_table(work: Work, dimension: int, spec: EmbedderSpec) -> TableOutput:
+def _open_table(work: Work, schema: pa.Schema) -> TableOutput:
     """Vectors neither repeat nor compress, and nobody filters by their smallest element."""
-    schema = embedding_schema(dimension, spec.dtype)
-    scalars = [name for name in schema.names if name != "embedding"]
-    compression = {**dict.fromkeys(scalars, "zstd"), "embedding.list.element": "none"}
-    return TableOutput(work, schema, use_dictionary=scalars, write_statistics=scalars, compression=compression)
+    paths = [path for field in schema for path in _leaves(field) if field.name != "embedding"]
+    compression = {**dict.fromkeys(paths, "zstd"), "embedding.list.element": "none"}
+    return TableOutput(work, schema, use_dictionary=paths, write_statistics=paths, compression=compression)
 
 
-def _columns(
+def _leaves(field: pa.Field) -> list[str]:
+    """What Parquet calls the column that holds a field's values."""
+    import pyarrow as pa
+
+    return [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name]
+
+
+def _arrays(
     rows: list[_Row],
     computed: np.ndarray[Any, Any] | None,
     known: GatheredRows,
     shard: StoredShard,
     spec: EmbedderSpec,
-    dimension: int,
+    schema: pa.Schema,
 ) -> Iterator[tuple[dict[str, Any], list[Cell]]]:
     """The columns of some rows at a time, and what the index says of them. Vectors are computed or copied."""
     import numpy as np
     import pyarrow as pa
 
-    kind = embedding_schema(dimension, spec.dtype).field("embedding").type
+    kind = schema.field("embedding").type
+    declared = [field.name for field in schema if field.name not in OWN_COLUMNS]
     fresh = iter(() if computed is None else spec.finish(computed))
     for start in range(0, len(rows), _ROWS):
         some = rows[start : start + _ROWS]
-        vectors = np.empty((len(some), dimension), spec.dtype)
+        vectors = np.empty((len(some), kind.list_size), spec.dtype)
         cells = []
         for vector, row in zip(vectors, some, strict=True):
             vector[:] = next(fresh) if row.former is None else vectors_of(known.row(row.former))[0]
@@ -304,7 +334,7 @@ def _columns(
         columns = {
             "key": [row.key for row in some],
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind),
-            "cls": [row.cls for row in some],
+            **{name: [row.columns[number] for row in some] for number, name in enumerate(declared)},
             "model": [spec.model] * len(some),
             "component": [row.origin.component for row in some],
             "component_sha256": [row.origin.sha256 for row in some],
@@ -325,26 +355,16 @@ def vectors_of(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
     return np.asarray(column.flatten()).reshape(batch.num_rows, column.type.list_size)
 
 
-def embedding_schema(dimension: int, dtype: str) -> pa.Schema:
-    """The columns of an embedding table: key, vector, class if there is one, model, the way to the raw object."""
+def embedding_schema(dimension: int, dtype: str, columns: SampleColumns) -> pa.Schema:
+    """The columns of an embedding table: key, vector, class, those that are declared, the way to the raw object."""
     import pyarrow as pa
 
     element = pa.field("element", pa.type_for_alias(dtype), nullable=False)
-    text = (
-        "model",
-        "component",
-        "component_sha256",
-        "shard",
-        "shard_sha256",
-        "source_uri",
-        "source_version",
-        "source_sha256",
-    )
     return pa.schema(
         [
             pa.field("key", pa.string(), nullable=False),
             pa.field("embedding", pa.list_(element, dimension), nullable=False),
-            pa.field("cls", pa.string()),
-            *(pa.field(name, pa.string(), nullable=False) for name in text),
+            *columns.fields(),
+            *(pa.field(name, pa.string(), nullable=False) for name in LINEAGE),
         ]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +17,10 @@ from shardmill.shards.report import ShardReport
 from shardmill.stages.embed import vectors_of
 from shardmill.stages.embedding_basis import read_basis
 from shardmill.stages.stage import OutputFiles, Stage, Work
+
+logger = logging.getLogger(__name__)
+_MOST_DIGITS = 18
+"""Of the number of a class that has a name."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +64,20 @@ class MapStage(Stage[TableToMap]):
 
     @override
     def __call__(self, shard: TableToMap, work: Work) -> tuple[OutputFiles, ShardReport]:
-        """Columns: key, x, y (float32), cls."""
+        """Columns: key, x, y (float32), cls as the embeddings have it."""
         import numpy as np
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         basis = read_basis(shard.basis)
         keys: list[str] = []
-        labels: list[str | None] = []
+        labels: list[Any] = []
+        kind = pa.string()
         points = [np.empty((0, 2), np.float32)]
         for batch in shard.table.batches(["key", "embedding", "cls"]):
             keys += batch["key"].to_pylist()
             labels += batch["cls"].to_pylist()
+            kind = batch.schema.field("cls").type
             points.append(basis.project(vectors_of(batch)))
             work.advance(batch.num_rows)
         xy = np.concatenate(points)
@@ -79,8 +86,12 @@ class MapStage(Stage[TableToMap]):
             pa.field(axis, pa.float32(), nullable=False) for axis in ("x", "y")
         ]
         file, picture = work.scratch / "data.parquet", work.scratch / "picture.png"
-        pq.write_table(pa.table(columns, schema=pa.schema([*required, ("cls", pa.string())])), file, compression="zstd")
+        pq.write_table(pa.table(columns, schema=pa.schema([*required, ("cls", kind)])), file, compression="zstd")
         picture.write_bytes(draw_scatter(xy, [self._named(label) for label in labels], shard.table.commit.name))
+        summary: dict[str, float | str] = {}
+        if self.class_names and keys and not any(label is not None for label in labels):
+            summary["class_names"] = "apply to nothing: no sample has a class"
+            logger.warning("%s: class_names apply to nothing: no sample has a `cls`", shard.table.commit.name)
         ratios = basis.explained_variance_ratio if isinstance(basis, Basis) else ()
         report = ShardReport(
             samples_in=shard.samples,
@@ -90,10 +101,15 @@ class MapStage(Stage[TableToMap]):
             bytes=file.stat().st_size,
             sha256=file_sha256(file),
             picture=True,
-            summary={f"variance_of_axis_{axis}": round(ratio, 4) for axis, ratio in zip("xy", ratios, strict=False)},
+            summary=summary
+            | {f"variance_of_axis_{axis}": round(ratio, 4) for axis, ratio in zip("xy", ratios, strict=False)},
         )
         return OutputFiles(file, IndexWriter(), picture), report
 
-    def _named(self, label: str | None) -> str | None:
-        known = label is not None and label.isdecimal() and int(label) < len(self.class_names)
-        return self.class_names[int(label)] if known and label is not None else label
+    def _named(self, label: Any) -> str | None:
+        """The name of a class; its number, or what it is, where it has none."""
+        text = None if label is None else str(label)
+        known = (
+            text is not None and text.isdecimal() and len(text) <= _MOST_DIGITS and int(text) < len(self.class_names)
+        )
+        return self.class_names[int(text)] if known and text is not None else text

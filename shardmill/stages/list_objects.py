@@ -43,6 +43,7 @@ class ListStage(Stage[ListedObjects]):
     """Stores a manifest. Nothing is rejected here: what is wrong with an object shows when it is packed."""
 
     name: ClassVar[str] = "list"
+    version: ClassVar[int] = 2
     suffix: ClassVar[Suffix] = "parquet"
 
     @override

@@ -27,7 +27,8 @@ from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.slicing import slice_by_hash, slice_by_key
 from shardmill.shards.spec import ShardSpec
 from shardmill.shards.ustar import MAX_MEMBER, stored_size
-from shardmill.sources.manifest import MISSING, Manifest, RawObject
+from shardmill.sources.manifest import MISSING, NOT_ALLOWED, Manifest, RawObject
+from shardmill.sources.table import check_rows
 from shardmill.stages.counts import Counts
 from shardmill.stages.outputs import TarOutput
 from shardmill.stages.stage import Foreseen, OutputFiles, Resources, Stage, Work, stage_identity
@@ -247,7 +248,10 @@ class PackStage(Stage[RawShard]):
         for name in names:
             if names.count(name) > 1:
                 uris = [item.uri for item in group if item.component == name]
+                if uris[0] == uris[1]:
+                    check_rows(group)
                 raise Rejected("duplicate component", f"{name} is claimed by {uris[0]} and {uris[1]}")
+        check_rows(group)
         if group[0].metadata is not None and "json" in names:
             raise Rejected("duplicate component", "json is claimed by an object and by the table's columns")
         for name in self.required:
@@ -348,6 +352,9 @@ def _check_that_the_source_is_there(shard: RawShard, rejects: list[Reject]) -> N
 
 
 def _read_object(item: RawObject, storage: Storage) -> bytes:
+    if item.version == NOT_ALLOWED:
+        folder = item.uri.rpartition("/")[0]
+        raise Rejected("not allowed", f"the source's table must not lead there; add {folder} to `allow` if it may")
     if item.version == MISSING:
         raise Rejected("missing object", "the source's table names it, and it does not exist")
     if item.size > MAX_MEMBER:

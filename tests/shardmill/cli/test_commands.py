@@ -305,3 +305,17 @@ def test_a_mistake_in_the_dataset_file_is_named_with_its_field(
     assert done.returncode == 1
     assert "shards.max_sample" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_plan_says_beside_its_lines_how_far_it_has_looked_at_a_table(
+    base: Path, tmp_path: Path, call_command
+) -> None:
+    (tmp_path / "t.csv").write_text(f"uri\n{base}/raw/a/image_00000.jpg\n")
+    source = {"table": str(tmp_path / "t.csv"), "allow": [str(base / "raw")]}
+    declared = {"name": "d", "root": str(tmp_path / "root"), "partitions": ["p"], "source": source}
+    file = tmp_path / "d.yaml"
+    file.write_text(json.dumps(declared))  # JSON is YAML
+    done = call_command("plan", file)
+    assert done.returncode == 0
+    assert f"look up the objects of file://{tmp_path}/t.csv: 1 of 1 objects" in done.stderr
+    assert [row[:2] for row in rows(done.stdout)][:2] == [["partition", "asset"], ["p", "raw_images"]]

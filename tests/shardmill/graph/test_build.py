@@ -76,6 +76,12 @@ def test_without_a_transform_the_packed_shards_are_embedded() -> None:
     }
 
 
+def test_a_table_of_columns_is_made_of_the_manifest_too() -> None:
+    of_both = ("webdataset_shards", "raw_images")
+    assert edges(embedder={}, columns={"caption": "string"})["embeddings"] == of_both
+    assert edges(embedder={}, source={"table": "/raw/t.csv"})["embeddings"] == of_both  # it may have classes
+
+
 def test_two_transforms_and_two_embedders() -> None:
     found = edges(
         transforms={"crops": CROPS, "views": {**VIEWS, "of": "transformed_shards_crops"}},

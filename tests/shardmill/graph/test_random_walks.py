@@ -207,6 +207,11 @@ FIELDS: Mapping[str, Mapping[str, list[Any]]] = {
         "component": [None, "jpg"],
         "of": ["transformed_shards", "webdataset_shards"],
     },
+    "columns": {
+        "note": ["string", "list<string>"],
+        "txt": ["string", "int8", "float32"],
+        "cls": ["int64", "string"],
+    },
 }
 """What is declared: at first the first of each."""
 CHANGES = st.one_of(
@@ -220,6 +225,7 @@ CHANGES = st.one_of(
     st.tuples(st.just("mend")),
     st.tuples(st.just("give"), WHICH, SOME, COMPONENTS),
     st.tuples(st.just("take"), WHICH, SOME),
+    st.tuples(st.just("say"), WHICH, SOME),
     *(
         st.tuples(st.just("declare"), st.just(part), st.just(name), st.integers(1, len(values) - 1))
         for part, fields in FIELDS.items()
@@ -240,6 +246,8 @@ class Walk(RuleBasedStateMachine):
         self.changing = changing
         self.kill, self.kills = kill, kills
         self.source: dict[str, dict[str, Object]] = {}
+        self.said: dict[str, str] = {}
+        """Of some samples, in a table beside the source."""
         self.made_of = dict.fromkeys(ASSETS, NOTHING)
         """What was there when the last commit of each asset was made."""
         self.count = 0
@@ -248,6 +256,7 @@ class Walk(RuleBasedStateMachine):
     def change(self, changes: list[tuple[Any, ...]], then: str | Break) -> None:
         if not self.source:
             self.add(SAMPLES, "cls")
+            self.say(0, 2)
         for name, *arguments in changes:
             getattr(self, name)(*arguments)
         if then == "run":
@@ -329,6 +338,13 @@ class Walk(RuleBasedStateMachine):
         for key in self._some(which, count):
             if len(self.source[key]) > 1:
                 self._delete(key, sorted(self.source[key])[which % len(self.source[key])])
+
+    def say(self, which: int, count: int) -> None:
+        for key in self._some(which, count):
+            self.count += 1
+            self.said[key] = f"said at {self.count}"
+        rows = "".join(f"{key},{note}\n" for key, note in self.said.items())
+        self.changing.place.put("said.csv", f"id,note\n{rows}".encode())
 
     def declare(self, part: str, name: str, further: int) -> None:
         """Another value of a field: that which comes so much after the one it has."""
@@ -472,7 +488,9 @@ def new_walk(place: NewPlace, counting: Instruments, embedder_of_tests: dict[str
             "max_reject_ratio": 1.0,
         }
         fields["embedder"] |= SMALL
-        changing = Changing(place("file"), counting, fields, last=ASSETS[-1])
+        where = place("file")
+        fields["source"] = {"metadata": {"table": f"{where.uri}/said.csv", "key_column": "id"}}
+        changing = Changing(where, counting, fields, last=ASSETS[-1])
 
         def kill(call: int) -> None:
             process = start(RUN_AND_DIE, json.dumps([changing.place.uri, changing.fields, call]))

@@ -50,6 +50,14 @@ def test_small_parts_that_are_near_each_other_take_reads_of_a_bounded_size() -> 
     assert len(shard.reads) < 20
 
 
+@pytest.mark.parametrize(("gap", "most"), [(64 * KB, 100), (module.WIDE_GAP, 10)])
+def test_parts_that_are_farther_apart_than_the_gap_take_a_read_each(gap: int, most: int) -> None:
+    shard = Shard()
+    items = [(number, [part(shard, number * 200 * KB, 100)]) for number in range(100)]
+    assert [number for number, _ in read_parts(Storage(), items, gap)] == list(range(100))
+    assert most / 2 <= len(shard.reads) <= most
+
+
 def test_empty_parts_and_parts_that_are_asked_for_twice() -> None:
     shard = Shard()
     items = [("empty", [part(shard, 900 * KB, 0)]), ("two", [part(shard, 512, 3), part(shard, 512, 3)]), ("none", [])]

@@ -1,21 +1,15 @@
-import datetime
-import decimal
-import json
 import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.errors import ConfigurationError, StorageError
 from shardmill.sources import Manifest, RawObject, SampleNames, SourceSpec
-from shardmill.sources.manifest import MISSING
 from shardmill.storage import ObjectInfo, Storage, join_uri
 from tests.small import plan
 
@@ -33,10 +27,6 @@ def listed(source: SourceSpec, partition: str, storage: Storage) -> Manifest:
 
 def samples(manifest: Manifest) -> dict[str, list[str]]:
     return {key: [item.component for item in group] for key, group in manifest.by_key()}
-
-
-def metadata(manifest: Manifest) -> dict[str, Any]:
-    return {item.key: json.loads(item.metadata) for item in manifest if item.metadata is not None}
 
 
 class Shuffled(Storage):
@@ -148,211 +138,6 @@ def test_patterns_that_nothing_fits_are_a_configuration_error_that_says_so(
     source = SourceSpec(uri=f"{folder}/raw", components={"jpg": "images/{key}.jpg"})
     with pytest.raises(ConfigurationError, match="patterns of `components`"):
         plan(dataset_of(source, "all", storage), "raw_images", "all")
-
-
-# A table
-
-
-@pytest.fixture(params=["csv", "parquet"])
-def table(request: pytest.FixtureRequest, folder: str, tmp_path: Path) -> Callable[[dict[str, list[Any]]], str]:
-    """Writes a table as CSV or as Parquet and returns its URI."""
-
-    def make(columns: dict[str, list[Any]]) -> str:
-        uri = f"{folder}/tables/all.{request.param}"
-        file = tmp_path / "tables" / f"all.{request.param}"
-        file.parent.mkdir(exist_ok=True)
-        if request.param == "parquet":
-            pq.write_table(pa.table(columns), file)
-        else:
-            rows = [columns, *zip(*columns.values(), strict=True)]
-            file.write_text("\n".join(",".join("" if cell is None else str(cell) for cell in row) for row in rows))
-        return uri
-
-    return make
-
-
-Table = Callable[[dict[str, list[Any]]], str]
-
-
-def test_a_table_s_rows_are_objects_and_its_other_columns_metadata(
-    storage: Storage, folder: str, write: Write, table: Table
-) -> None:
-    uris = [write(f"tables/raw/{name}.jpg", name.encode()) for name in ("a", "bb")]
-    uri = table({"uri": uris, "label": ["cat", "dog"], "age": [3, None], "score": [0.5, 2.25]})
-    manifest = listed(SourceSpec(table=uri), "all", storage)
-    assert [(item.key, item.component, item.uri, item.size) for item in manifest] == [
-        ("raw/a", "jpg", uris[0], 1),
-        ("raw/bb", "jpg", uris[1], 2),
-    ]
-    assert metadata(manifest) == {
-        "raw/a": {"label": "cat", "age": 3, "score": 0.5},
-        "raw/bb": {"label": "dog", "age": None, "score": 2.25},
-    }
-    assert [item.version for item in manifest] == [info.version for info in map(storage.stat, uris) if info]
-
-
-def test_a_table_of_uris_alone_has_no_metadata(storage: Storage, write: Write, table: Table) -> None:
-    [item] = listed(SourceSpec(table=table({"uri": [write("a.jpg")]})), "all", storage)
-    assert item.metadata is None
-
-
-def test_relative_uris_are_relative_to_the_table(
-    storage: Storage, folder: str, tmp_path: Path, write: Write, table: Table
-) -> None:
-    uris = {write("tables/images/a.jpg"), write("b.jpg"), write("c.jpg")}
-    uri = table({"uri": ["images/a.jpg", f"{tmp_path}/b.jpg", f"{folder}/c.jpg"]})
-    assert {item.uri for item in listed(SourceSpec(table=uri), "all", storage)} == uris
-
-
-def test_objects_that_are_missing_are_listed_as_missing(storage: Storage, write: Write, table: Table) -> None:
-    write("tables/a.jpg")
-    write("tables/folder/in.jpg")
-    uri = table({"uri": ["a.jpg", "gone.jpg", "folder", "x" * 300 + ".jpg"]})
-    manifest = listed(SourceSpec(table=uri), "all", storage)
-    assert manifest.objects == 4
-    missing = [item for item in manifest if item.version == MISSING]
-    assert {item.uri.rpartition("/")[2] for item in missing} == {"gone.jpg", "folder", "x" * 300 + ".jpg"}
-    assert {(item.size, item.modified) for item in missing} == {(0, 0.0)}
-
-
-def test_columns_may_have_other_names(storage: Storage, write: Write, table: Table) -> None:
-    write("tables/1.jpg")
-    write("tables/2.png")
-    uri = table({"image": ["1.jpg", "2.png"], "id": ["x y", "x y"]})
-    manifest = listed(SourceSpec(table=uri, uri_column="image", key_column="id"), "all", storage)
-    assert samples(manifest) == {"x%20y": ["jpg", "png"]}
-    assert [item.metadata for item in manifest] == [None, None]
-
-
-def test_keys_are_text_to_the_letter(storage: Storage, write: Write, table: Table) -> None:
-    keys = ["007", "7", "NA", "null", "1.0", "1e3", "True"]
-    uri = table({"uri": [f"{key}.jpg" for key in keys], "id": keys})
-    manifest = listed(SourceSpec(table=uri, key_column="id"), "all", storage)
-    assert {item.key for item in manifest} == {key.replace(".", "%2E") for key in keys}
-
-
-@pytest.mark.parametrize("column", ["uri", "id"])
-def test_a_row_without_uri_or_key_is_a_configuration_error_that_counts_to_it(
-    storage: Storage, table: Table, column: str
-) -> None:
-    columns = {"uri": ["a.jpg", "b.jpg"], "id": ["a", "b"]} | {column: ["a", None]}
-    with pytest.raises(ConfigurationError, match=f"row 2 has no {column}"):
-        listed(SourceSpec(table=table(columns), key_column="id"), "all", storage)
-
-
-def test_another_row_never_changes_what_a_row_is(storage: Storage, table: Table) -> None:
-    columns = {"uri": ["a.jpg", "b.jpg"], "age": [3, 4], "score": [0.5, 1.5]}
-    before = listed(SourceSpec(table=table(columns)), "all", storage)
-    longer = {name: [*cells, None] for name, cells in columns.items()} | {"uri": ["a.jpg", "b.jpg", "c.jpg"]}
-    after = listed(SourceSpec(table=table(longer)), "all", storage)
-    assert [item for item in after if item.key != "c"] == list(before)
-
-
-@pytest.mark.parametrize("column", ["uri", "id"])
-def test_a_missing_column_is_a_configuration_error_that_names_those_there_are(
-    storage: Storage, table: Table, column: str
-) -> None:
-    uri = table({"image": ["a.jpg"], "name": ["a"]})
-    source = {"uri": SourceSpec(table=uri), "id": SourceSpec(table=uri, uri_column="image", key_column="id")}[column]
-    with pytest.raises(ConfigurationError, match=f"{uri}.*{column!r}.*image, name"):
-        listed(source, "all", storage)
-
-
-def test_an_empty_table_is_a_configuration_error(storage: Storage, table: Table) -> None:
-    uri = table({"uri": []})
-    with pytest.raises(ConfigurationError, match=f"{uri}.*no rows"):
-        plan(dataset_of(SourceSpec(table=uri), "all", storage), "raw_images", "all")
-
-
-def test_a_table_that_does_not_exist_is_a_configuration_error(storage: Storage, folder: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"2026-01\.csv does not exist"):
-        listed(SourceSpec(table=folder + "/{partition}.csv"), "2026-01", storage)
-
-
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("t.parquet", b"not parquet"),
-        ("t.parquet", b""),
-        ("t.parquet", b"PAR1" + bytes(100) + b"PAR1"),
-        ("t.csv", b""),
-        ("t.csv", b"\xff\xfe\x00uri"),
-        ("t.csv", b'uri\n"unclosed'),
-        ("t.csv", b"uri,label\na.jpg"),
-        ("t.csv", b"uri\na.jpg,one,too,many"),
-        ("t.csv", b"uri,uri\na.jpg,b.jpg"),
-    ],
-)
-def test_what_is_no_table_is_a_configuration_error_that_names_it(
-    storage: Storage, write: Write, name: str, data: bytes
-) -> None:
-    uri = write(name, data)
-    with pytest.raises(ConfigurationError, match=uri):
-        listed(SourceSpec(table=uri), "all", storage)
-
-
-def test_csv_is_read_as_spreadsheets_write_it(storage: Storage, write: Write) -> None:
-    uri = write("t.csv", '\ufeffuri,text\r\n"a, b.jpg","two\nlines ""quoted"""\r\n\r\nc.jpg,007\r\n'.encode())
-    manifest = listed(SourceSpec(table=uri), "all", storage)
-    assert metadata(manifest) == {"a,%20b": {"text": 'two\nlines "quoted"'}, "c": {"text": "007"}}
-
-
-@pytest.mark.parametrize(
-    ("cell", "value"),
-    [
-        ("3", 3),
-        ("-0.5", -0.5),
-        ("1e3", 1000.0),
-        ("007", "007"),
-        ("", None),
-        ("NaN", "NaN"),
-        ("1e999", "1e999"),
-        ("1_000", "1_000"),
-        ("True", "True"),
-        (" 1", " 1"),
-        ("é", "é"),
-    ],
-)
-def test_a_csv_cell_is_a_number_only_if_it_says_the_same_as_one(
-    storage: Storage, write: Write, cell: str, value: object
-) -> None:
-    [item] = listed(SourceSpec(table=write("t.csv", f"uri,x\na.jpg,{cell}".encode())), "all", storage)
-    assert item.metadata is not None
-    assert json.loads(item.metadata) == {"x": value}
-
-
-def test_any_parquet_value_becomes_json(storage: Storage, folder: str, tmp_path: Path) -> None:
-    columns = {
-        "uri": ["a.jpg"],
-        "when": [datetime.datetime(2026, 1, 2, 3, 4, 5)],
-        "price": [decimal.Decimal("1.50")],
-        "nan": [float("nan")],
-        "box": [[1.0, float("inf")]],
-        "nested": [{"day": datetime.date(2026, 1, 2), "ok": True}],
-        "none": pa.nulls(1),
-    }
-    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
-    [item] = listed(SourceSpec(table=f"{folder}/t.parquet"), "all", storage)
-    assert item.metadata is not None
-    assert json.loads(item.metadata, parse_constant=pytest.fail) == {
-        "when": "2026-01-02 03:04:05",
-        "price": "1.50",
-        "nan": None,
-        "box": [1.0, None],
-        "nested": {"day": "2026-01-02", "ok": True},
-        "none": None,
-    }
-
-
-def test_metadata_is_canonical(storage: Storage, write: Write) -> None:
-    one = listed(SourceSpec(table=write("t.csv", b"uri,b,a\nx.jpg,1,2")), "all", storage)
-    two = listed(SourceSpec(table=write("t.csv", b"a,uri,b\n2,x.jpg,1")), "all", storage)
-    assert one.digest == two.digest
-
-
-def test_an_unsupported_scheme_in_a_table_is_a_configuration_error(storage: Storage, write: Write) -> None:
-    with pytest.raises(ConfigurationError, match="https://example"):
-        listed(SourceSpec(table=write("t.csv", b"uri\nhttps://example/a.jpg")), "all", storage)
 
 
 # The spec

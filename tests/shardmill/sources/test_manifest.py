@@ -17,12 +17,13 @@ OBJECTS = st.builds(
     version=TEXT,
     modified=st.integers(0, 2**31).map(float),
     metadata=st.none() | TEXT,
+    columns=st.none() | TEXT,
 )
 ONE = RawObject("a", "jpg", "file:///a.jpg", 3, "v1", 1.5, '{"label": 1}')
 
 
 def as_tuple(item: RawObject) -> tuple[object, ...]:
-    return (item.key, item.component, item.uri, item.size, item.version, item.modified, str(item.metadata))
+    return (*item[:6], str(item.metadata), str(item.columns))
 
 
 @given(st.lists(OBJECTS))
@@ -120,3 +121,13 @@ def test_an_empty_manifest_is_one_too() -> None:
 def test_times_are_kept_to_the_microsecond() -> None:
     [item] = Manifest.from_objects([ONE._replace(modified=1_790_000_000.123456)])
     assert item.modified == pytest.approx(1_790_000_000.123456, abs=1e-6)
+
+
+@given(st.lists(OBJECTS), st.dictionaries(st.sampled_from(["a", "b", "z"]), TEXT))
+def test_columns_are_given_by_key_and_nothing_else_changes(objects: list[RawObject], columns: dict[str, str]) -> None:
+    manifest = Manifest.from_objects(objects)
+    joined = manifest.with_columns(columns)
+    assert joined.table.schema == manifest_schema()
+    assert list(joined) == [item._replace(columns=columns.get(item.key)) for item in manifest]
+    assert list(joined.identities()) == list(manifest.identities())
+    assert (joined.digest == manifest.digest) == (list(joined) == list(manifest))

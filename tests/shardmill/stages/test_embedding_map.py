@@ -144,6 +144,28 @@ def test_no_basis_is_fitted_on_tables_of_another_version_of_the_embedder(
 
 
 def test_a_class_has_its_declared_name_and_any_other_its_own() -> None:
-    labels = ["0", "1", "2", "²", "-1", "cat", None]
+    labels = ["0", "1", "2", "²", "-1", "cat", "9" * 5000, None]
     stage = MapStage(("red", "green"))
     assert [stage._named(label) for label in labels] == ["red", "green", *labels[2:]]
+    assert [stage._named(label) for label in (0, 1, 2, -1)] == ["red", "green", "2", "-1"]
+
+
+def test_names_of_classes_that_no_sample_has_are_named(
+    two: Dataset, tmp_path: Path, run_chain, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = Dataset(two.spec.model_copy(update={"class_names": ["red", "green"]}))
+    assert "class_names" not in run_chain(named, "a")["embedding_map"].commit.shards[0].summary
+    for file in tmp_path.rglob("*.cls"):
+        file.unlink()
+    made = run_chain(named, "a")
+    assert made["embedding_map"].commit.shards[0].summary["class_names"] == "apply to nothing: no sample has a class"
+    assert "d/embeddings/a: class_names apply to nothing" in caplog.text
+
+
+def test_what_is_for_embeddings_and_has_none_is_named_once(two: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    fields = {"class_names": ["red"], "min_same_class_rate": 0.5, "embedder": None}
+    planner = graph.Planner(Dataset(two.spec.model_copy(update=fields)))
+    planner.check()
+    planner.check()
+    for name in ("class_names", "min_same_class_rate"):
+        assert caplog.text.count(f"d: {name} applies to nothing: it is for embeddings, and there is no embedder") == 1

@@ -72,6 +72,61 @@ def test_an_object_deleted_after_it_was_listed_is_a_reject_that_may_pass(
     ]
 
 
+@pytest.fixture
+def rejects(raw: Path, storage: Storage, pack: Callable[..., ShardReport]) -> Callable[..., dict[str, tuple[str, str]]]:
+    """`rejects("uri,note", "a.jpg,1")`: reason and detail by key, of a table of these lines beside the images."""
+
+    def make(*lines: str, **fields: Any) -> dict[str, tuple[str, str]]:
+        (raw / "t.csv").write_text("\n".join(lines))
+        source = SourceSpec(table=f"{raw}/t.csv", **fields)
+        manifest = list_source(source, f"file://{raw}/t.csv", storage)
+        report = pack(RawShard("000000", "000000", manifest))
+        assert report.samples_in == report.kept + len(report.rejects)
+        return {reject.key: (reject.reason, reject.detail) for reject in report.rejects}
+
+    return make
+
+
+Rejects = Callable[..., dict[str, tuple[str, str]]]
+
+
+def test_rows_of_one_image_that_differ_are_a_reject_that_says_what_to_do(raw: Path, rejects: Rejects) -> None:
+    found = rejects("uri,note", "image_00000.jpg,one", "image_00000.jpg,two", "image_00001.jpg,one")
+    assert found == {
+        "image_00000": (
+            "rows of one sample differ",
+            f"two rows name file://{raw}/image_00000.jpg and differ in note: 'one' and 'two'. Name a `key_column` that "
+            "gives each row a key of its own, or declare note in `columns` as list<string> to have all",
+        )
+    }
+
+
+def test_rows_of_one_key_that_differ_are_a_reject_and_equal_ones_a_sample(raw: Path, rejects: Rejects) -> None:
+    rows = ("image_00000.jpg,a,one", "image_00000.cls,a,two", "image_00001.jpg,b,one", "image_00001.cls,b,one")
+    found = rejects("uri,id,note", *rows, key_column="id")
+    assert list(found) == ["a"]
+    reason, detail = found["a"]
+    assert reason == "rows of one sample differ"
+    assert f"the rows of file://{raw}/image_00000.cls and file://{raw}/image_00000.jpg have one key" in detail
+    assert "differ in note: 'two' and 'one'" in detail
+
+
+def test_two_images_of_one_key_are_a_reject_that_names_both(raw: Path, rejects: Rejects) -> None:
+    found = rejects("uri,id", "image_00000.jpg,a", "image_00001.jpg,a", key_column="id")
+    claimed = f"jpg is claimed by file://{raw}/image_00000.jpg and file://{raw}/image_00001.jpg"
+    assert found == {"a": ("duplicate component", claimed)}
+
+
+def test_what_a_table_must_not_lead_to_is_a_reject_that_says_what_to_allow(raw: Path, rejects: Rejects) -> None:
+    (raw.parent / "secret.jpg").write_bytes(b"secret")
+    rows = ("uri,id", "../secret.jpg,out", "image_00000.jpg,in")
+    advice = f"the source's table must not lead there; add file://{raw.parent} to `allow` if it may"
+    assert rejects(*rows, key_column="id") == {"out": ("not allowed", advice)}
+    (reason, _), *others = rejects(*rows, key_column="id", allow=[str(raw.parent)]).values()
+    assert reason not in ("not allowed", "missing object")  # it was read, and is no image
+    assert not others
+
+
 OTHERWISE: dict[str, Any] = {
     "key": "b",
     "component": "png",
@@ -79,16 +134,17 @@ OTHERWISE: dict[str, Any] = {
     "size": 2,
     "version": "v2",
     "metadata": '{"label": 2}',
+    "columns": '{"label": [2]}',
 }
-"""Another value of each field that makes an object another; its time alone does not."""
+"""Another value of each field."""
 
 
 @pytest.mark.parametrize("name", RawObject._fields)
-def test_a_shard_is_another_when_an_object_of_it_is_and_not_when_that_is_only_younger(name: str) -> None:
-    item = RawObject("a", "jpg", "file:///raw/a.jpg", 1, "v1", 1.0, '{"label": 1}')
+def test_a_shard_is_another_when_an_object_of_it_is_and_not_for_its_time_or_its_declared_columns(name: str) -> None:
+    item = RawObject("a", "jpg", "file:///raw/a.jpg", 1, "v1", 1.0, '{"label": 1}', '{"label": [1]}')
     other = item._replace(**{name: OTHERWISE.get(name, 2.0)})
     one, two = (RawShard("000000", "0", Manifest.from_objects([each])).identity() for each in (item, other))
-    assert (one == two) == (name == "modified")
+    assert (one == two) == (name in ("modified", "columns"))
 
 
 def listed(*names: str) -> Manifest:
