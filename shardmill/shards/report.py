@@ -70,6 +70,10 @@ class ShardReport(BaseModel):
     """Of the samples that were left out on purpose, like `IndexRow.fingerprint`."""
     picture: bool = False
     """Whether a picture was made of it."""
+    objects: int = 0
+    """Raw objects in the samples of the output, where it is made of such."""
+    rejected_objects: int = 0
+    """Raw objects in the rejects."""
     summary: dict[str, float | str] = {}
     """Figures of the stage's own, for people."""
 

@@ -1,9 +1,26 @@
 """How a dataset's YAML file says where its raw images are."""
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from shardmill.errors import ConfigurationError
-from shardmill.sources.names import ComponentPatterns, encode_component
+from shardmill.sources.excludes import check_glob
+from shardmill.sources.names import ComponentPatterns, Declared, check_component
+
+
+def _listed(given: Any) -> Any:
+    return [given] if isinstance(given, str) else given
+
+
+_PATTERN = {"type": "string"}
+Patterns = Annotated[
+    list[str],
+    Field(min_length=1),
+    BeforeValidator(_listed),
+    WithJsonSchema({"anyOf": [_PATTERN, {"type": "array", "items": _PATTERN, "minItems": 1}]}),
+]
+"""One pattern, or several."""
 
 
 class SourceSpec(BaseModel):
@@ -13,8 +30,14 @@ class SourceSpec(BaseModel):
 
     uri: str | None = None
     """Prefix below which every object belongs to the partition."""
-    components: dict[str, str] | None = None
-    """Component → pattern with `{key}`, relative to the prefix. Objects that fit no pattern are left out."""
+    components: Annotated[dict[str, Patterns], Field(min_length=1)] | None = None
+    """Component → pattern with `{key}`, or several, relative to the prefix. Objects that fit none are left out."""
+    exclude: list[str] = []
+    """Globs over names below the prefix, as in `.gitignore`: `*.txt`, `thumbs/`, `raw/**/old_*`. Such objects are left
+    out.
+    """
+    exclude_defaults: bool = True
+    """Whether the litter of operating systems is left out, too (`LITTER`)."""
     marker: str | None = None
     """Name, below the prefix, of an object that says that the partition is complete. It is no sample; the sensor waits
     for it.
@@ -31,19 +54,38 @@ class SourceSpec(BaseModel):
             raise ValueError("give either `uri` (a prefix that is listed) or `table` (a file of URIs)")
         if self.table is not None and self.components is not None:
             raise ValueError("`components` are patterns over a listing; a table has none")
+        if self.table is not None and (self.exclude or not self.exclude_defaults):
+            raise ValueError("`exclude` is over a listing; leave rows out of the table")
         if self.table is not None and self.marker is not None:
             raise ValueError("a `marker` says that a listing is complete; a table needs none")
         return self
 
     @field_validator("components")
     @classmethod
-    def _good_patterns(cls, components: dict[str, str] | None) -> dict[str, str] | None:
+    def _good_patterns(cls, components: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
         if components is not None:
             try:
+                for component in components:
+                    check_component(component)
                 ComponentPatterns(components)
             except ConfigurationError as error:  # so that pydantic says which field of which file it was
                 raise ValueError(str(error)) from error
-            for component in components:
-                if encode_component(component) != component:
-                    raise ValueError(f"component {component!r}: use at most 27 lower-case letters, digits and dots")
         return components
+
+    @field_validator("exclude")
+    @classmethod
+    def _good_globs(cls, globs: list[str]) -> list[str]:
+        try:
+            return [check_glob(glob) for glob in globs]
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+
+    @property
+    def declared(self) -> tuple[Declared, ...]:
+        """The components that every sample has; empty if names alone say what there is."""
+        return ComponentPatterns(self.components).components if self.components else ()
+
+    @property
+    def cuts_names(self) -> bool:
+        """Whether a key ends at the first dot of a name, whatever comes behind it."""
+        return self.table is None and self.components is None
