@@ -120,7 +120,7 @@ def described(by_rule: Mapping[str, int]) -> str:
     """Counts by rule, for people: `18 left out (15 default: ._*, 3 no pattern)`."""
     total = sum(by_rule.values())
     rules = ", ".join(f"{count:,} {rule}" for rule, count in by_rule.items())
-    return f"{total:,} left out ({rules})" if total else "none left out"
+    return f"{total:,} left out ({rules})" if total else "0 left out"
 
 
 def printable(uri: str) -> str:

@@ -7,7 +7,7 @@ from shardmill.errors import ConfigurationError
 from shardmill.left_out import LeftOut, described
 from shardmill.partitions import BatchPartitions, NothingThereError, TimePartitioning
 from shardmill.shards.reader import ShardSet
-from shardmill.sources import Manifest
+from shardmill.sources import Manifest, SampleNames
 from shardmill.storage import join_uri, relative_to
 
 
@@ -72,7 +72,8 @@ def _is_window_among_others(dataset: Dataset) -> bool:
     partitioning = dataset.partitioning
     if not isinstance(partitioning, TimePartitioning):
         return False
-    objects = dataset.storage.list(partitioning.base)
+    names = SampleNames(dataset.spec.source)
+    objects = dataset.storage.list(partitioning.base, passed_over=names.passed_over(partitioning.base))
     return any(partitioning.match(relative_to(partitioning.base, info.uri)) for info in objects)
 
 

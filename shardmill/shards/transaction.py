@@ -39,7 +39,8 @@ def publish_commit(
     """Make `commit` the state of the partition, and remove what it supersedes, or keep that for a time.
 
     `previous` is the commit at version `expected`; if the new one says the same, `index.json` is left untouched.
-    `left_out` is what was left out of it, where something was listed. Returns it as it stands; None if a file that it names is not there, so that its shard has to be made again.
+    `left_out` is what was left out of it, where something was listed. Returns the commit as it stands; None if a file
+    that it names is not there, so that its shard has to be made again.
 
     Raises:
         ConflictError: `index.json` is no longer at version `expected`; nothing is changed.

@@ -93,6 +93,11 @@ class Excludes:
         self._paths = _any_of([each for each in numbered if each[1].rstrip("/").find("/") != -1])
         self._in_folder = lru_cache(1024)(self._by_folder)  # a listing comes to a folder's objects one after the other
 
+    @property
+    def litter(self) -> Excludes:
+        """Those of them that are no globs of the dataset file."""
+        return Excludes((), self._defaults)
+
     def rule(self, name: str) -> str | None:
         """The rule by which the object with this name is left out; None if it is not."""
         folder, _, last = name.rpartition("/")

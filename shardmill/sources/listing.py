@@ -26,9 +26,8 @@ def list_source(source: SourceSpec, location: str, storage: Storage) -> Manifest
     if source.table is not None:
         return Manifest.from_objects(table_objects(source, location, storage))
     names, left_out = SampleNames(source), LeftOutWriter()
-    return _manifest_of(
-        names, location, storage.list(location, passed_over=names.passed_over(location, left_out)), left_out
-    )
+    objects = storage.list(location, passed_over=names.passed_over(location, left_out))
+    return _manifest_of(names, location, objects, left_out)
 
 
 def manifest_of(source: SourceSpec, prefix: str, objects: Iterable[ObjectInfo]) -> Manifest:

@@ -1,9 +1,10 @@
 """Names of objects and names in shards.
 
-A key is the path below the source up to the first dot of the basename, a component is what follows, or patterns say
-what both are. In a shard both are ASCII without spaces, the key without dots, the two together at most 99 characters: every reader of WebDataset
-shards splits such names the same way, and a ustar header holds them without extensions. Nor does any part of a name
-begin with two underscores: webdataset and Hugging Face skip such files without a word.
+A key is the path below the source up to the first dot of the basename, a component is what follows; or else patterns
+say what both are. In a shard both are ASCII without spaces, the key without dots, the two together at most 99
+characters: every reader of WebDataset shards splits such names the same way, and a ustar header holds them without
+extensions. Nor does any part of a name begin with two underscores: webdataset and Hugging Face skip such files without
+a word.
 """
 
 import hashlib
@@ -84,8 +85,8 @@ def check_component(component: str) -> str:
         return component
     meant = f"; did you mean {called!r}?" if _DECLARABLE.fullmatch(called) else ""
     raise ConfigurationError(
-        f"component {component!r}: use at most {MAX_COMPONENT} lower-case letters, digits and dots, and of the suffixes "
-        f"of one format the common one{meant}"
+        f"component {component!r}: use at most {MAX_COMPONENT} lower-case letters, digits and dots, and one suffix a "
+        f"format{meant}"
     )
 
 

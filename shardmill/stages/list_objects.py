@@ -61,6 +61,18 @@ class ListStage(Stage[ListedObjects]):
             bytes_in=manifest.bytes,
             bytes=file.stat().st_size if manifest.samples else 0,
             sha256=file_sha256(file) if manifest.samples else "",
-            summary={"objects": manifest.objects, "content": manifest.content},
+            summary={"objects": manifest.objects, "content": manifest.content, **_components(manifest)},
         )
         return OutputFiles(file if manifest.samples else None, IndexWriter()), report
+
+
+def _components(manifest: Manifest) -> dict[str, str]:
+    """How many objects there are of each component, the most frequent first, where names are few."""
+    counts = manifest.table["component"].combine_chunks().value_counts().to_pylist() if manifest.objects else []
+    if not 0 < len(counts) <= _COMPONENTS:
+        return {}
+    most = sorted(counts, key=lambda each: (-each["counts"], each["values"]))
+    return {"components": ", ".join(f"{each['counts']} {each['values'] or 'without suffix'}" for each in most)}
+
+
+_COMPONENTS = 20
