@@ -1,6 +1,6 @@
 """A sample: one key and its components, WebDataset's sense. Also what names of components mean."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 IMAGE_FORMATS: Mapping[str, str] = {
@@ -37,6 +37,14 @@ def canonical_suffix(suffix: str) -> str:
 def image_format(component: str) -> str | None:
     """Pillow's format name of an image component, None if the component is not an image."""
     return IMAGE_FORMATS.get(canonical_suffix(component.rpartition(".")[2]))
+
+
+def called_so(name: str, components: Collection[str]) -> str | None:
+    """The component that a dataset file means; `image` is `image.jpg` or `image.png`, whichever there is."""
+    if name in components:
+        return name
+    images = [each for each in components if each.rpartition(".")[0] == name and image_format(each)]
+    return images[0] if len(images) == 1 else None
 
 
 @dataclass(frozen=True)

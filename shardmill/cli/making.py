@@ -75,6 +75,15 @@ def _run_one(planner: Planner, partition: str, engine: Any, output: Output) -> N
             )
             if asset == PACKED:
                 output.say(f"{partition}: {accounts_of(commits[RAW], commit)}")
+                for differing in filter(None, (e.summary.get("differing_components") for e in commits[RAW].shards)):
+                    output.say(f"{partition}: {_differing(str(differing))}")
+
+
+def _differing(components: str) -> str:
+    return (
+        f"warning: samples differ in their images' suffixes ({components}). Readers that take shards for tables, such "
+        "as Hugging Face's, lose images of which the first samples have none: write all in one `format` by a transform"
+    )
 
 
 def _copied(shards: ShardSet) -> str:

@@ -26,7 +26,9 @@ class EmbedderSpec(BaseModel):
     dtype: Literal["float32", "float16"] = "float32"
     """Of the stored vectors."""
     component: str | None = None
-    """The image component to embed (`jpg`). None: the sample's only image that is not a mask."""
+    """The image component to embed (`jpg`); `image` is `image.jpg` or `image.png`, whichever a sample has. None: the
+    sample's only image that is not a mask.
+    """
     normalize: bool = False
     """Scale each vector to length 1 (L2)."""
 

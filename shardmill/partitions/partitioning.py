@@ -14,7 +14,7 @@ from typing_extensions import override
 from shardmill.errors import ConfigurationError, StorageError
 from shardmill.partitions.keys import decode_segment, encode_segment, is_key, is_shortened
 from shardmill.partitions.spec import BatchPartitions, PartitionsSpec, PrefixPartitions, TimePartitions
-from shardmill.sources.excludes import FOLDER_MARKER, Excludes
+from shardmill.sources.excludes import Excludes
 from shardmill.storage import Storage, absolute_uri, join_uri, relative_to
 
 PLACEHOLDER = "{partition}"
@@ -87,9 +87,8 @@ class Partitioning(ABC):
 
     def _pass_over(self, uri: str, why: str | StorageError) -> None:
         """A folder of litter need not be listed."""
-        if isinstance(why, StorageError):
-            if self.excludes.litter.rule(relative_to(self.base, uri)) in (None, FOLDER_MARKER):
-                raise why
+        if isinstance(why, StorageError) and self.excludes.litter.needs(relative_to(self.base, uri)):
+            raise why
 
     def _is_empty(self, name: str, start: int) -> bool:
         """Whether an object whose name in its partition begins at `start` makes no partition."""
@@ -145,7 +144,7 @@ class PrefixPartitioning(Partitioning):
     def _match(self, name: str) -> re.Match[str] | None:
         """None for folders such as `__MACOSX/`, which are no partitions."""
         found = self._pattern.match(name)
-        return found if found and self._litter.rule(found[0]) in (None, FOLDER_MARKER) else None
+        return found if found and self._litter.needs(found[0]) else None
 
     @override
     def check(self, key: str) -> None:

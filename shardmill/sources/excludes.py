@@ -108,6 +108,10 @@ class Excludes:
             return self._rules[int(str(found.lastgroup)[1:])]
         return FOLDER_MARKER if self._defaults and not last else None
 
+    def needs(self, folder: str) -> bool:
+        """Whether something in the folder with this name, which ends with a slash, may not be left out."""
+        return self.rule(folder) in (None, FOLDER_MARKER)
+
     def _by_folder(self, folder: str) -> re.Match[str] | None:
         return next(filter(None, map(self._folders.fullmatch, folder.split("/"))), None)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from shardmill.errors import StorageError
 from shardmill.left_out import LeftOutWriter, printable
-from shardmill.sources.excludes import FOLDER_MARKER, Excludes
+from shardmill.sources.excludes import Excludes
 from shardmill.sources.manifest import Manifest, RawObject
 from shardmill.sources.names import ComponentPatterns, encode_component, encode_key, split_name
 from shardmill.sources.spec import SourceSpec
@@ -58,11 +58,11 @@ class SampleNames:
         """What a listing below `prefix` tells of what is no object. A folder that nobody needs need not be listed."""
 
         def pass_over(uri: str, why: str | StorageError) -> None:
-            rule = self._excludes.rule(relative_to(prefix, uri))
-            if isinstance(why, StorageError) and rule in (None, FOLDER_MARKER):
+            name = relative_to(prefix, uri)
+            if isinstance(why, StorageError) and self._excludes.needs(name):
                 raise why
             if left_out is not None:
-                left_out.add(uri, 0, str(why) if rule in (None, FOLDER_MARKER) else str(rule))
+                left_out.add(uri, 0, self._excludes.rule(name) or str(why))
 
         return pass_over
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
+from shardmill.samples import image_format
 from shardmill.shards.fingerprint import file_sha256
 from shardmill.shards.index import IndexWriter
 from shardmill.shards.layout import Suffix
@@ -67,12 +68,15 @@ class ListStage(Stage[ListedObjects]):
 
 
 def _components(manifest: Manifest) -> dict[str, str]:
-    """How many objects there are of each component, the most frequent first, where names are few."""
-    counts = manifest.table["component"].combine_chunks().value_counts().to_pylist() if manifest.objects else []
-    if not 0 < len(counts) <= _COMPONENTS:
+    """How many samples have which component of an image that others have with another suffix, the most first."""
+    if not manifest.objects:
         return {}
-    most = sorted(counts, key=lambda each: (-each["counts"], each["values"]))
-    return {"components": ", ".join(f"{each['counts']} {each['values'] or 'without suffix'}" for each in most)}
+    counts = {each["values"]: each["counts"] for each in manifest.table["component"].value_counts().to_pylist()}
+    names = sorted(filter(image_format, counts), key=lambda name: (-counts[name], name))
+    alike = [[name for name in names if _stem(name) == stem] for stem in dict.fromkeys(map(_stem, names))]
+    differing = [name for group in alike if len(group) > 1 and counts[group[0]] < manifest.samples for name in group]
+    return {"differing_components": ", ".join(f"{counts[name]} {name}" for name in differing)} if differing else {}
 
 
-_COMPONENTS = 20
+def _stem(component: str) -> str:
+    return component.rpartition(".")[0]

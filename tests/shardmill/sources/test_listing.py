@@ -42,8 +42,8 @@ def metadata(manifest: Manifest) -> dict[str, Any]:
 class Shuffled(Storage):
     """Lists in another order every time."""
 
-    def list(self, folder: str) -> Iterator[ObjectInfo]:
-        found = list(super().list(folder))
+    def list(self, folder: str, **options: Any) -> Iterator[ObjectInfo]:
+        found = list(super().list(folder, **options))
         random.shuffle(found)
         return iter(found)
 
@@ -52,10 +52,11 @@ class Shuffled(Storage):
 
 
 def test_a_marker_is_no_sample_and_its_name_elsewhere_is_one() -> None:
-    names = SampleNames(SourceSpec(uri="s3://b", marker="_SUCCESS"))
-    assert not names.takes("_SUCCESS")
-    assert names.split("_SUCCESS") is None
-    assert names.split("below/_SUCCESS") == ("below/_SUCCESS", "")
+    names = SampleNames(SourceSpec(uri="s3://b", marker="done"))
+    assert not names.takes("done")
+    assert names.split("done") is None
+    assert names.place("done") == "marker"
+    assert names.split("below/done") == ("below/done", "")
 
 
 def test_a_prefix_is_listed_into_samples_by_name(storage: Storage, folder: str, write: Write) -> None:
@@ -380,7 +381,7 @@ def test_a_wrong_spec_says_what_is_wrong(fields: dict[str, Any], message: str) -
 
 def test_the_root_folder_can_be_a_prefix(folder: str) -> None:
     class Root(Storage):
-        def list(self, folder: str) -> Iterator[ObjectInfo]:
+        def list(self, folder: str, **_: Any) -> Iterator[ObjectInfo]:
             assert folder == "file:///"
             return iter([ObjectInfo(join_uri(folder, "a/b.jpg"), 1, "v", 0.0)])
 
