@@ -72,8 +72,8 @@ class LeftOut:
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes, listed: int) -> LeftOut:
-        """Of the bytes that `to_bytes` gave.
+    def from_bytes(cls, data: bytes) -> LeftOut:
+        """Of the bytes that `to_bytes` gave; they say nothing of how many objects were listed in all.
 
         Raises:
             ValueError: They are others.
@@ -81,15 +81,18 @@ class LeftOut:
         import pyarrow as pa
 
         try:
-            return cls(read_parquet(io.BytesIO(data)).cast(_schema()), listed)
+            table = read_parquet(io.BytesIO(data)).cast(_schema())
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"not a table of objects that were left out: {error}") from error
+        return cls(table, table.num_rows)
 
 
 class LeftOutWriter:
     """Takes objects one after the other, in the order of a listing; of most it holds no more than a table does."""
 
-    def __init__(self) -> None:
+    def __init__(self, listed: int = 0) -> None:
+        self.listed = listed
+        """Objects that were found in all: whoever lists counts them."""
         self._batches: list[pa.RecordBatch] = []
         self._waiting: list[LeftOutObject] = []
 
@@ -99,13 +102,12 @@ class LeftOutWriter:
         if len(self._waiting) == _TOGETHER:
             self._flush()
 
-    def done(self, kept: int, listed: int | None = None) -> LeftOut:
-        """What was taken. `kept` objects belong to samples, and `listed` were found in all."""
+    def done(self) -> LeftOut:
+        """What was taken."""
         import pyarrow as pa
 
         self._flush()
-        table = pa.Table.from_batches(self._batches, schema=_schema())
-        return LeftOut(table, kept + table.num_rows if listed is None else listed)
+        return LeftOut(pa.Table.from_batches(self._batches, schema=_schema()), self.listed)
 
     def _flush(self) -> None:
         import pyarrow as pa

@@ -112,7 +112,7 @@ def _verify_left_out(shards: ShardSet) -> Iterator[str]:
     commit = shards.commit
     if not commit.left_out_sha256:
         return
-    table, _ = read_left_out(shards.storage, shards.layout, commit.listed)
+    table, _ = read_left_out(shards.storage, shards.layout)
     if table is None or table.digest != commit.left_out_sha256 or table.by_rule != commit.left_out:
         yield f"{shards.layout.left_out} is not what the commit left out: a run was killed, or it is damaged. {_RUN}"
     rows, left_out = sum(entry.rows for entry in commit.shards), sum(commit.left_out.values())

@@ -62,6 +62,7 @@ class SampleNames:
             if isinstance(why, StorageError) and self._excludes.needs(name):
                 raise why
             if left_out is not None:
+                left_out.listed += 1
                 left_out.add(uri, 0, self._excludes.rule(name) or str(why))
 
         return pass_over
@@ -79,13 +80,14 @@ class SampleNames:
 def _manifest_of(names: SampleNames, prefix: str, objects: Iterable[ObjectInfo], left_out: LeftOutWriter) -> Manifest:
     """`left_out` may be given what a listing passes over, while it is read."""
     manifest = Manifest.from_objects(_raw_objects(names, prefix, objects, left_out))
-    return manifest.leaving_out(left_out.done(manifest.objects))
+    return manifest.leaving_out(left_out.done())
 
 
 def _raw_objects(
     names: SampleNames, prefix: str, objects: Iterable[ObjectInfo], left_out: LeftOutWriter
 ) -> Iterator[RawObject]:
     for uri, size, version, modified in objects:
+        left_out.listed += 1
         place = names.place(relative_to(prefix, uri))
         if isinstance(place, str):
             left_out.add(uri, size, place)

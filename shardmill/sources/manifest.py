@@ -69,7 +69,7 @@ class Manifest:
     @property
     def left_out(self) -> LeftOut:
         """What was listed and belongs to no sample. It is no part of the manifest: equal manifests may differ in it."""
-        return self._left_out or LeftOutWriter().done(self.objects)
+        return self._left_out or LeftOutWriter(self.objects).done()
 
     @property
     def objects(self) -> int:
