@@ -88,9 +88,12 @@ class Excludes:
             rules += [(f"default: {_printable(glob)}", glob) for glob in LITTER]
         self._rules = [rule for rule, _ in rules]
         numbered = [(number, glob) for number, (_, glob) in enumerate(rules)]
-        self._files = _any_of([each for each in numbered if "/" not in each[1]])
+        files = [each for each in numbered if "/" not in each[1]]
+        self._names = {glob.lower(): number for number, glob in reversed(files) if not _SPECIAL.search(glob)}
+        self._files = _any_of([each for each in files if _SPECIAL.search(each[1])])
         self._folders = _any_of([(n, glob[:-1]) for n, glob in numbered if glob.find("/") == len(glob) - 1 > 0])
-        self._paths = _any_of([each for each in numbered if each[1].rstrip("/").find("/") != -1])
+        paths = [each for each in numbered if "/" in each[1].rstrip("/")]
+        self._paths = _any_of(paths) if paths else None
         self._in_folder = lru_cache(1024)(self._by_folder)  # a listing comes to a folder's objects one after the other
 
     @property
@@ -100,11 +103,12 @@ class Excludes:
 
     def rule(self, name: str) -> str | None:
         """The rule by which the object with this name is left out; None if it is not."""
+        name = name.lower()
         folder, _, last = name.rpartition("/")
-        found = self._files.fullmatch(last)
-        if not found and folder:
-            found = self._in_folder(folder)
-        if found or (found := self._paths.fullmatch(name)):
+        if last in self._names:
+            return self._rules[self._names[last]]
+        found = self._files.fullmatch(last) or (self._in_folder(folder) if folder else None)
+        if found or (self._paths and (found := self._paths.fullmatch(name))):
             return self._rules[int(str(found.lastgroup)[1:])]
         return FOLDER_MARKER if self._defaults and not last else None
 
@@ -135,9 +139,9 @@ def check_glob(glob: str) -> str:
 
 
 def _any_of(globs: Iterable[tuple[int, str]]) -> re.Pattern[str]:
-    """Fits what one of the globs fits; the group that matched is called by the glob's number."""
-    choices = "|".join(f"(?P<r{number}>{_expression(glob)})" for number, glob in globs)
-    return re.compile(choices or r"(?!)", re.IGNORECASE | re.DOTALL)
+    """Fits what one of the globs fits, in lower case; the group that matched is called by the glob's number."""
+    choices = "|".join(f"(?P<r{number}>{_expression(glob.lower())})" for number, glob in globs)
+    return re.compile(choices or r"(?!)", re.DOTALL)
 
 
 _SPECIAL = re.compile(r"(\*\*+/|/\*\*+$|\*+|\?)")
