@@ -42,10 +42,6 @@ class TableToMap:
         return [self.table.commit.digest, self.basis.commit.digest]
 
 
-_DIGITS = 9
-"""Of the number of a class. Python refuses to read very long ones, and whatever has more is the name of nothing."""
-
-
 @dataclass(frozen=True)
 class MapStage(Stage[TableToMap]):
     """Projects every row of a table on the dataset's basis, and draws the points coloured by class."""
@@ -99,6 +95,5 @@ class MapStage(Stage[TableToMap]):
         return OutputFiles(file, IndexWriter(), picture), report
 
     def _named(self, label: str | None) -> str | None:
-        is_number = label is not None and label.isdecimal() and len(label) <= _DIGITS
-        known = is_number and label is not None and int(label) < len(self.class_names)
+        known = label is not None and label.isdecimal() and int(label) < len(self.class_names)
         return self.class_names[int(label)] if known and label is not None else label
