@@ -45,7 +45,7 @@ def test_the_docs_say_which_suffix_is_used_of_those_of_one_format() -> None:
     suffixes = page.partition("of those that name one format one is used:")[2].partition("So `a.jpg`")[0]
     said = {
         other: used
-        for others, used in re.findall(r"((?:`\w+`(?:, | and\s)?)+)\s(?:is|are) `(\w+)`", suffixes)
+        for others, used in re.findall(r"((?:`\w+`(?:,\s|\sand\s)?)+)\s(?:is|are) `(\w+)`", suffixes)
         for other in re.findall(r"`(\w+)`", others)
     }
     assert said == dict(SUFFIX_ALIASES)

@@ -1,10 +1,12 @@
 """What a dataset file says about its embeddings. Light to import: no model, no torch."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
+
+from shardmill.sources.names import checked_component
 
 
 class EmbedderSpec(BaseModel):
@@ -25,7 +27,7 @@ class EmbedderSpec(BaseModel):
     """Images handed to the runtime at once; on CUDA also the shape that every batch is padded to."""
     dtype: Literal["float32", "float16"] = "float32"
     """Of the stored vectors."""
-    component: str | None = None
+    component: Annotated[str, AfterValidator(checked_component)] | None = None
     """The image component to embed (`jpg`); `image` is `image.jpg` or `image.png`, whichever a sample has. None: the
     sample's only image that is not a mask.
     """

@@ -90,6 +90,18 @@ def check_component(component: str) -> str:
     )
 
 
+def checked_component(component: str) -> str:
+    """As `check_component`, for pydantic.
+
+    Raises:
+        ValueError: No component is called so.
+    """
+    try:
+        return check_component(component)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
 _DECLARABLE = re.compile(r"[a-z0-9_\-.]+")
 
 

@@ -1,11 +1,15 @@
 """What a dataset's transform is: data, from YAML. Building it is `shardmill.transforms.apply`'s work."""
 
 import importlib
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shardmill.errors import ConfigurationError
+from shardmill.sources.names import checked_component
+
+ComponentName = Annotated[str, AfterValidator(checked_component)]
+"""What a component is called in shards."""
 
 
 class Operation(BaseModel):
@@ -19,7 +23,7 @@ class Operation(BaseModel):
 
     operation: str = Field(description="a class of torchvision.transforms.v2, or package.module:callable")
     arguments: dict[str, Any] = {}
-    components: list[str] | None = Field(
+    components: list[ComponentName] | None = Field(
         default=None,
         min_length=1,
         description="the images and masks it sees, jointly; by default all of the sample",
@@ -63,7 +67,7 @@ class TransformSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     operations: list[Operation]
-    masks: list[str] = Field(
+    masks: list[ComponentName] = Field(
         default=[],
         description="components that are label maps: nearest neighbour, no change of colour, lossless",
     )
