@@ -9,9 +9,9 @@ import dagster as dg
 
 from assets.common import asset_key, partitions_of
 from resources.storage import StorageResource
-from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.dataset import RAW, Dataset, DatasetSpec
 from shardmill.errors import SupersededError
-from shardmill.graph import Asset, Graph
+from shardmill.graph import PACKED, Asset, Graph, accounts_of
 from shardmill.projection import same_class_rate
 from shardmill.projection.neighbours import MAXIMUM_ROWS
 from shardmill.shards.reader import ShardSet
@@ -37,6 +37,9 @@ def build_checks(spec: DatasetSpec, graph: Graph) -> list[dg.AssetChecksDefiniti
 def _checks_of(spec: DatasetSpec, graph: Graph, asset: Asset) -> Iterator[tuple[str, str, Verdict]]:
     if asset.inputs and asset.scope == graph[asset.inputs[0]].scope:
         yield "nothing_lost", "Samples in = kept + filtered + rejects, in every shard.", _nothing_lost
+    if asset.name == PACKED:
+        text = "Every listed object is in a sample, in a reject, or left out by a named rule: the three add up."
+        yield "accounted_for", text, _accounted_for
     if asset.format == "tar":
         text = (
             "Every byte is what was committed, and the webdataset library reads every sample: of the new shards, and "
@@ -108,6 +111,23 @@ def _nothing_lost(dataset: Dataset, asset: Asset, partition: str, shards: ShardS
         "shards that lost samples": ", ".join(lost) or "none",
     }
     return came == commit.total_samples_in and not lost, figures
+
+
+def _accounted_for(dataset: Dataset, _asset: Asset, partition: str, shards: ShardSet) -> tuple[bool, Metadata]:
+    raw = dataset.stored(RAW, partition)
+    if raw is None:
+        return False, {"reason": f"nothing is committed of {RAW}: materialize it first"}
+    accounts = accounts_of(raw.commit, shards.commit)
+    figures: Metadata = {
+        "objects listed": accounts.listed,
+        "in samples": accounts.in_samples,
+        "in rejects": accounts.in_rejects,
+        "left out": sum(accounts.left_out.values()),
+    }
+    if accounts.left_out:
+        records = [dg.TableRecord({"rule": rule, "objects": count}) for rule, count in accounts.left_out.items()]
+        figures["left out by rule"] = dg.MetadataValue.table(records)
+    return accounts.add_up, figures
 
 
 def _readable(_dataset: Dataset, _asset: Asset, _partition: str, shards: ShardSet) -> tuple[bool, Metadata]:

@@ -12,7 +12,7 @@ from resources.history import Point, draw_history
 from resources.storage import StorageResource
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.errors import ShardmillError
-from shardmill.graph import Graph, Planner, why_stale
+from shardmill.graph import Graph, Planner, beside_partitions, why_stale
 from shardmill.images.contact_sheet import data_uri
 from shardmill.storage.check import impatient
 
@@ -68,9 +68,12 @@ def build_health_check(spec: DatasetSpec, graph: Graph) -> dg.AssetChecksDefinit
         if failed:
             metadata["failed partitions"] = _reasons(instance, spec, failed)
         made = [key for key in keys if all(states[asset].get(key) is _MADE for asset in names)]
-        stale, looked = _stale(Planner(Dataset(spec, impatient(storage.open()))), made)
+        dataset = Dataset(spec, impatient(storage.open()))
+        stale, looked = _stale(Planner(dataset), made)
         if stale:
             metadata["stale partitions"] = dg.MetadataValue.table(stale)
+        if beside := _beside(dataset):
+            metadata["objects in no partition"] = beside
         if looked < len(made):
             metadata["not looked at for want of time"] = len(made) - looked
         last = instance.get_latest_materialization_event(asset_key(spec, names[-1]))
@@ -122,6 +125,15 @@ def _stale(planner: Planner, partitions: Sequence[str]) -> tuple[list[dg.TableRe
         except ShardmillError as error:
             records.append(dg.TableRecord({"partition": partition, "asset": "", "why": str(error)}))
     return records, len(partitions)
+
+
+def _beside(dataset: Dataset) -> str | None:
+    """What lies beside the partitions; or why nobody knows."""
+    try:
+        beside = beside_partitions(dataset)
+    except ShardmillError as error:
+        return str(error)
+    return str(beside) if beside else None
 
 
 def _reasons(instance: dg.DagsterInstance, spec: DatasetSpec, failed: Mapping[str, str]) -> dg.MetadataValue[Any]:

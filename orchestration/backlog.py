@@ -121,7 +121,7 @@ def has_samples(dataset: Dataset, partition: str, deadline: Deadline) -> bool | 
         return False
     quiet = spec.sensor.quiet_seconds if spec.sensor else 0.0
     names, own, found = SampleNames(spec.source), Deadline(_SECONDS_EACH), False
-    for info in dataset.storage.list(folder):
+    for info in dataset.storage.list(folder, passed_over=names.passed_over(folder)):
         if names.takes(relative_to(folder, info.uri)):
             found = True
             if quiet and time.time() - info.modified < quiet:

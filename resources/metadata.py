@@ -15,9 +15,11 @@ from shardmill.images import decode_image, decode_mask
 from shardmill.images.contact_sheet import colour_labels, data_uri, draw_contact_sheet
 from shardmill.samples import image_format
 from shardmill.shards.commit import Commit
+from shardmill.shards.left_out import read_left_out
 from shardmill.shards.reader import ShardSet
 
 _TILES = 24
+_EXAMPLES = 3
 _LARGEST_TILE = 448
 """Pixels on the long side of what a tile is drawn from: four times its own, so that nothing of it is lost."""
 
@@ -38,6 +40,8 @@ def describe_shard_set(shards: ShardSet, seconds: float | None, masks: Sequence[
     if commit.rejects_by_reason:
         metadata["rejects by reason"] = _reasons(commit.rejects_by_reason)
         metadata["rejected samples"] = _rejects(shards)
+    if commit.left_out:
+        metadata["left out by rule"] = _left_out(shards)
     metadata |= {
         "dagster/uri": shards.folder,
         "dagster/row_count": commit.total_samples,
@@ -61,7 +65,28 @@ def _counts(commit: Commit) -> dict[str, Any]:
         "filtered": commit.total_filtered,
         "bytes": commit.total_bytes,
         "shards": len(commit.shards),
+        **_objects(commit),
     }
+
+
+def _objects(commit: Commit) -> dict[str, Any]:
+    """What became of the raw objects, where it was made of such."""
+    if commit.left_out_sha256:
+        return {"objects listed": commit.listed, "objects left out": sum(commit.left_out.values())}
+    samples, rejects = (
+        sum(each) for each in zip((0, 0), *((e.objects, e.rejected_objects) for e in commit.shards), strict=True)
+    )
+    return {"objects in samples": samples, "objects in rejects": rejects} if samples or rejects else {}
+
+
+def _left_out(shards: ShardSet) -> dg.MetadataValue[Any]:
+    """Each rule with the first few objects that it leaves out; all stand in `left_out.parquet`."""
+    table, _ = read_left_out(shards.storage, shards.layout)
+    records = []
+    for rule, count in shards.commit.left_out.items():
+        examples = ", ".join(table.examples(rule, _EXAMPLES)) if table else ""
+        records.append(dg.TableRecord({"rule": rule, "objects": count, "for example": examples}))
+    return dg.MetadataValue.table(records)
 
 
 def _pace(shards: ShardSet, seconds: float) -> dict[str, Any]:

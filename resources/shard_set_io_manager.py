@@ -14,6 +14,7 @@ from shardmill.dataset import WHOLE
 from shardmill.engines import Engine
 from shardmill.errors import ConfigurationError, ConflictError, ShardmillError
 from shardmill.graph import LazyShardSet
+from shardmill.left_out import described
 from shardmill.progress import Progress, for_a_log
 from shardmill.shards.reader import ShardSet, open_shards
 from shardmill.storage import Storage, absolute_uri, join_uri
@@ -132,6 +133,9 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
         context.log.info(f"{name}: {result.made} of {total} shards made, {total - result.made} stood already{samples}")
         for warning in result.commit.warnings if result.made else ():
             context.log.warning(warning)
+        if result.commit.left_out_sha256:
+            commit = result.commit
+            context.log.info(f"{name}: {commit.listed:,} objects listed, {described(commit.left_out)}")
         return result
 
     def _describe(

@@ -34,6 +34,14 @@ class ChangedError(StorageError):
     """An object was written to while it was read; names it."""
 
 
+class UnreadableError(StorageError):
+    """One object is there and cannot be read, as it is; names it, and why."""
+
+
+class DanglingLinkError(UnreadableError):
+    """A link leads nowhere; names it."""
+
+
 class ArchivedError(StorageError):
     """An object is in a class of storage that has to be restored before it can be read; names it."""
 

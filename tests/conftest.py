@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,28 @@ def storage() -> Storage:
 def folder(tmp_path: Path) -> str:
     """URI of an empty folder."""
     return f"file://{tmp_path}"
+
+
+@pytest.fixture
+def nobody(tmp_path: Path) -> Callable[[], AbstractContextManager[None]]:
+    """`with nobody():` may not read what the permissions of files below `tmp_path` forbid, whoever runs the tests."""
+
+    @contextmanager
+    def act() -> Iterator[None]:
+        if os.geteuid() != 0:
+            yield
+            return
+        for folder in tmp_path.parents:
+            if folder.stat().st_uid == 0 and not folder.stat().st_mode & 0o001:
+                folder.chmod(folder.stat().st_mode | 0o011)
+        tmp_path.chmod(0o777)
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    return act
 
 
 @pytest.fixture

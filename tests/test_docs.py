@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import shardmill
+from shardmill.samples import SUFFIX_ALIASES
+from shardmill.sources.excludes import LITTER
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -30,3 +32,20 @@ def test_the_docs_use_the_public_surface_alone(repository: Path) -> None:
         found = re.fullmatch(r"from shardmill import ([\w, ]+)", line)
         assert found, line
         assert set(found[1].split(", ")) <= set(shardmill.__all__), line
+
+
+def test_the_docs_name_every_kind_of_litter_and_no_other() -> None:
+    page = (REPOSITORY / "docs/datasets.md").read_text()
+    table = page.partition("Left out by default")[2].partition("`exclude_defaults")[0]
+    assert set(re.findall(r"`(\S[^`]*)`", table)) == {glob.encode("unicode_escape").decode() for glob in LITTER}
+
+
+def test_the_docs_say_which_suffix_is_used_of_those_of_one_format() -> None:
+    page = (REPOSITORY / "docs/datasets.md").read_text()
+    suffixes = page.partition("of those that name one format one is used:")[2].partition("So `a.jpg`")[0]
+    said = {
+        other: used
+        for others, used in re.findall(r"((?:`\w+`(?:,\s|\sand\s)?)+)\s(?:is|are) `(\w+)`", suffixes)
+        for other in re.findall(r"`(\w+)`", others)
+    }
+    assert said == dict(SUFFIX_ALIASES)

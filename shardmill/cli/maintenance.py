@@ -26,7 +26,7 @@ def verify_command(
     file: DatasetFile, partition: Partitions = None, credentials: CredentialsFile = None, as_json: Json = False
 ) -> None:
     """Read every byte of stored partitions and compare digests, counts and offsets; read tars with webdataset too."""
-    from shardmill.graph import build_graph
+    from shardmill.graph import PACKED, build_graph, unaccounted
 
     output, problems = Output(as_json), 0
     with output.readable_errors():
@@ -40,6 +40,8 @@ def verify_command(
                     continue
                 done.add((asset.name, place))
                 found = _problems(dataset, asset.name, place)
+                if asset.name == PACKED and not found:
+                    found = list(unaccounted(dataset, place))
                 problems += len(found)
                 text = f"{place} {asset.name}: {'ok' if not found else f'{len(found)} problems'}"
                 lines = [text, *(f"  {problem}" for problem in found)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,11 +58,14 @@ def run(
 def _run_one(planner: Planner, partition: str, engine: Any, output: Output) -> None:
     from rich.filesize import decimal
 
+    from shardmill.dataset import RAW
+    from shardmill.graph import PACKED, accounts_of
     from shardmill.graph import run as run_partition
 
+    commits: dict[str, Commit] = {}
     with output.progress() as sink:
         for asset, shards in run_partition(planner, partition, engine, sink):
-            commit = shards.commit
+            commit = commits[asset] = shards.commit
             rejects = f", {commit.total_rejects} rejects" if commit.total_rejects else ""
             output.result(
                 f"{partition} {asset}: {commit.total_samples:,} samples, {len(commit.shards)} shards "
@@ -75,6 +79,8 @@ def _run_one(planner: Planner, partition: str, engine: Any, output: Output) -> N
             )
             for warning in commit.warnings if shards.made else ():
                 output.say(f"warning: {warning}")
+            if asset == PACKED:
+                output.say(f"{partition}: {accounts_of(commits[RAW], commit)}")
 
 
 def _copied(shards: ShardSet) -> str:
@@ -88,6 +94,7 @@ def _figures(commit: Commit) -> dict[str, Any]:
         "bytes": commit.total_bytes,
         "rejects": commit.total_rejects,
         "digest": commit.digest,
+        **({"listed": commit.listed, "left_out": commit.left_out} if commit.left_out_sha256 else {}),
     }
 
 
@@ -129,6 +136,7 @@ def plan(
         total = sum(second for second in seconds if second is not None)
         taken = f", about {format_duration(total)} of work" if seconds and None not in seconds else ""
         output.say(f"{sum(state.to_make for state in found)} shards to make{taken}")
+        _say_what_is_no_sample(planner, found, partition, output)
     if failed:
         raise typer.Exit(1)
 
@@ -148,7 +156,7 @@ def partitions(
     from shardmill.graph import Planner
 
     output = Output(as_json)
-    header = ("partition", "asset", "state", "samples", "shards", "bytes", "rejects", "digest")
+    header = ("partition", "asset", "state", "samples", "shards", "bytes", "rejects", "left out", "digest")
     rows = []
     with output.readable_errors():
         planner = Planner(open_dataset(file, credentials))
@@ -158,12 +166,36 @@ def partitions(
             cells: tuple[str, ...] = (state.partition, state.asset, state.state)
             if state.commit:
                 numbers = (f"{figures['samples']:,}", str(figures["shards"]), decimal(figures["bytes"]))
-                cells = (*cells, *numbers, str(figures["rejects"]), figures["digest"][:16])
+                cells = (*cells, *numbers, str(figures["rejects"]), _left_out(state), figures["digest"][:16])
             fields = {"partition": state.partition, "asset": state.asset, "state": state.state, **figures}
+            if state.listed:
+                fields |= {"listed": state.listed, "left_out": dict(state.left_out)}
             rows.append((cells, fields))
         output.records(header, rows)
+        _say_what_is_no_sample(planner, found, partition, output)
     if failed:
         raise typer.Exit(1)
+
+
+def _left_out(state: AssetState) -> str:
+    return f"{sum(state.left_out.values()):,}" if state.listed else ""
+
+
+def _say_what_is_no_sample(
+    planner: Planner, found: list[AssetState], partitions: list[str] | None, output: Output
+) -> None:
+    """What was left out of the partitions, by rule; and, if all were asked for, what lies beside them."""
+    from shardmill.graph import beside_partitions
+    from shardmill.left_out import described
+
+    rules: Counter[str] = Counter()
+    for state in found:
+        rules.update(state.left_out)
+    if rules:
+        output.say(f"{sum(state.listed for state in found):,} objects: {described(dict(rules.most_common()))}")
+    beside = None if partitions else beside_partitions(planner.dataset)
+    if beside:
+        output.say(str(beside))
 
 
 def _states(planner: Planner, partitions: list[str] | None, output: Output) -> tuple[list[AssetState], int]:

@@ -23,7 +23,7 @@ from shardmill.progress import ProgressSink, silent
 from shardmill.shards.commit import read_commit
 from shardmill.shards.layout import SIDE, Layout
 from shardmill.shards.reader import ShardSet
-from shardmill.sources import Manifest, joined, list_source, manifest_of
+from shardmill.sources import Excludes, Manifest, joined, list_source, manifest_of
 from shardmill.storage import ObjectInfo, Storage, absolute_uri, join_uri, relative_to
 
 RAW = "raw_images"
@@ -42,7 +42,9 @@ class Dataset:
     @cached_property
     def partitioning(self) -> Partitioning:
         """How the source is partitioned."""
-        return partitioning_of(self.spec.partitions, self.spec.source.uri or self.spec.source.table or "")
+        source = self.spec.source
+        excludes = Excludes(source.exclude, source.exclude_defaults)
+        return partitioning_of(self.spec.partitions, source.uri or source.table or "", excludes)
 
     def partitions(self) -> list[str]:
         """The partitions, in order: those declared, or those that the source holds objects of now, or the batches."""

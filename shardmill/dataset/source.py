@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from shardmill.dataset.dataset import RAW, Dataset
 from shardmill.errors import ConfigurationError
+from shardmill.left_out import LeftOut, described
 from shardmill.partitions import BatchPartitions, NothingThereError, TimePartitioning
 from shardmill.shards.reader import ShardSet
-from shardmill.sources import Manifest
+from shardmill.sources import Manifest, SampleNames
 from shardmill.storage import join_uri, relative_to
 
 
@@ -21,10 +22,10 @@ def read_manifest(raw: ShardSet) -> Manifest:
     return Manifest(raw.pinned_here().table())
 
 
-def check_that_all_was_deleted(dataset: Dataset, partition: str) -> None:
+def check_that_all_was_deleted(dataset: Dataset, partition: str, left_out: LeftOut | None = None) -> None:
     """Check, of a partition that the source has nothing of, that its objects were all deleted.
 
-    A window of time may have had none.
+    A window of time may have had none. `left_out` is what there is beside them.
 
     Raises:
         ConfigurationError: They were not: the partition was never made, its table has no rows, the dataset file does
@@ -46,7 +47,8 @@ def check_that_all_was_deleted(dataset: Dataset, partition: str) -> None:
     if source.table is not None:
         raise ConfigurationError(f"the table {folder} has no rows")
     patterns = " that fits the patterns of `components`" if source.components else ""
-    nothing = f"no object below {folder}/{patterns}: check the source's uri"
+    beside = f" ({described(left_out.by_rule)})" if left_out and left_out.objects else ""
+    nothing = f"no object below {folder}/{patterns}{beside}: check the source's uri"
     if before is None and _is_window_among_others(dataset):
         return
     if before is None:
@@ -70,7 +72,8 @@ def _is_window_among_others(dataset: Dataset) -> bool:
     partitioning = dataset.partitioning
     if not isinstance(partitioning, TimePartitioning):
         return False
-    objects = dataset.storage.list(partitioning.base)
+    names = SampleNames(dataset.spec.source)
+    objects = dataset.storage.list(partitioning.base, passed_over=names.passed_over(partitioning.base))
     return any(partitioning.match(relative_to(partitioning.base, info.uri)) for info in objects)
 
 

@@ -1,11 +1,12 @@
 """What a dataset file says about its embeddings. Light to import: no model, no torch."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import AfterValidator, PositiveInt
 
+from shardmill.sources.names import checked_component
 from shardmill.spec import Spec
 
 
@@ -25,8 +26,10 @@ class EmbedderSpec(Spec):
     """Images handed to the runtime at once; on CUDA also the shape that every batch is padded to."""
     dtype: Literal["float32", "float16"] = "float32"
     """Of the stored vectors."""
-    component: str | None = None
-    """The image component to embed (`jpg`). None: the sample's only image that is not a mask."""
+    component: Annotated[str, AfterValidator(checked_component)] | None = None
+    """The image component to embed (`jpg`); `image` is `image.jpg` or `image.png`, whichever a sample has. None: the
+    sample's only image that is not a mask.
+    """
     normalize: bool = False
     """Scale each vector to length 1 (L2)."""
 

@@ -1,13 +1,16 @@
 """The dataset as a graph: assets as data, and what walks them. Plan, run, state and staleness know no asset by name."""
 
+from shardmill.graph.accounting import Accounts, accounts_of, beside_partitions, unaccounted
 from shardmill.graph.asset import Asset, Cut, Inputs, Scope
-from shardmill.graph.build import Graph, build_graph
+from shardmill.graph.build import PACKED, Graph, build_graph
 from shardmill.graph.lazy_shard_set import LazyShardSet
 from shardmill.graph.planner import Planner
 from shardmill.graph.run import make, run, write
 from shardmill.graph.state import AssetState, State, is_stale, states, why_stale
 
 __all__ = [
+    "PACKED",
+    "Accounts",
     "Asset",
     "AssetState",
     "Cut",
@@ -17,11 +20,14 @@ __all__ = [
     "Planner",
     "Scope",
     "State",
+    "accounts_of",
+    "beside_partitions",
     "build_graph",
     "is_stale",
     "make",
     "run",
     "states",
+    "unaccounted",
     "why_stale",
     "write",
 ]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from shardmill.dataset import WHOLE, Dataset
 from shardmill.graph.lazy_shard_set import LazyShardSet
+from shardmill.left_out import LeftOut
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.layout import Suffix
 from shardmill.shards.reader import ShardSet
@@ -53,6 +54,8 @@ class Cut:
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Plain JSON of what else decided."""
     order: Order = "hash"
+    left_out: Callable[[], LeftOut] | None = None
+    """Where something is listed for the shards, what of that belongs to none; asked for after `shards`."""
 
 
 def shard_by_shard(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG001

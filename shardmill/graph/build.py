@@ -70,7 +70,7 @@ def build_graph(spec: DatasetSpec) -> Graph:
         ),
         Asset(
             PACKED,
-            PackStage(tuple(spec.source.components or ()), spec.max_pixels),
+            PackStage(spec.source.declared, spec.source.cuts_names, spec.max_pixels),
             (RAW,),
             cut=packed,
             declared={"shards": spec.shards.model_dump(mode="json")},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from shardmill.dataset import RAW, WHOLE
@@ -12,6 +13,7 @@ from shardmill.errors import ConfigurationError
 from shardmill.graph.asset import Asset, Cut, Inputs
 from shardmill.shards.reader import ShardSet
 from shardmill.sources import Manifest
+from shardmill.sources.dots import check_for_dots
 from shardmill.stages.columns import ShardWithColumns, shards_with_columns
 from shardmill.stages.embedding_basis import BasisStage, TablesToFit, tables_of
 from shardmill.stages.embedding_map import TableToMap
@@ -24,17 +26,24 @@ def listed(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG
     """The partition's objects, listed when the shards are asked for.
 
     Raises:
-        ConfigurationError: When the shards are asked for: there are no objects, unless all there were are deleted.
+        ConfigurationError: When the shards are asked for: there are no objects, unless all there were are deleted; or
+            too many names would be torn apart.
     """
     dataset, partition = inputs.dataset, inputs.partition
 
-    def shards() -> list[ListedObjects]:
-        manifest = dataset.manifest(partition, inputs.progress)
-        if not manifest.objects:
-            check_that_all_was_deleted(dataset, partition)
-        return [ListedObjects(manifest)]
+    @cache
+    def manifest() -> Manifest:
+        return dataset.manifest(partition, inputs.progress)
 
-    return Cut(shards, parameters={**dataset.spec.source.model_dump(mode="json"), "columns": [*dataset.spec.columns]})
+    def shards() -> list[ListedObjects]:
+        if not manifest().objects:
+            check_that_all_was_deleted(dataset, partition, manifest().left_out)
+        if dataset.spec.source.cuts_names:
+            check_for_dots(manifest(), dataset.spec.max_reject_ratio)
+        return [ListedObjects(manifest())]
+
+    parameters = {**dataset.spec.source.model_dump(mode="json"), "columns": [*dataset.spec.columns]}
+    return Cut(shards, parameters=parameters, left_out=lambda: manifest().left_out)
 
 
 def packed(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG001

@@ -13,6 +13,7 @@ from typing import Any
 from shardmill.engines.making import MakeShard, PlannedShard
 from shardmill.engines.protocol import Engine
 from shardmill.errors import ConflictError, SupersededError, TooManyRejectsError
+from shardmill.left_out import LeftOut
 from shardmill.progress import ProgressMeter, ProgressSink, silent
 from shardmill.shards.catalog import Catalog
 from shardmill.shards.commit import Commit, ShardEntry, read_commit
@@ -47,6 +48,8 @@ class LazyShardSet:
     """What it is made of, by asset. If another commit of that stands by then, this one is not committed."""
     base: tuple[Commit | None, str | None] | None = None
     """The commit, and its version, that stood before it was planned; where not given, that before it is written."""
+    left_out: LeftOut | None = None
+    """Where something was listed for it, what of that belongs to no sample."""
 
     @cached_property
     def fingerprints(self) -> list[str]:
@@ -103,7 +106,7 @@ class LazyShardSet:
             if committed is None or not commit.says_the_same_as(committed):
                 self._check_that_it_is_of_what_stands()
             try:
-                published = publish_commit(storage, layout, commit, committed, version, keep_seconds)
+                published = publish_commit(storage, layout, commit, committed, version, keep_seconds, self.left_out)
                 if published is not None:
                     Catalog.beside(layout, commit.computation).add(storage, new)
                     copied = sum(entry.copied for entry in made)
@@ -169,6 +172,9 @@ class LazyShardSet:
             total_rejects=sum(entry.total_rejects for entry in entries),
             rejects_by_reason=_added_up(entry.rejects for entry in entries),
             may_pass_before=sum(commit.may_pass + commit.may_pass_before for commit in before),
+            listed=self.left_out.listed if self.left_out else 0,
+            left_out=self.left_out.by_rule if self.left_out else {},
+            left_out_sha256=self.left_out.digest if self.left_out else "",
         )
 
 

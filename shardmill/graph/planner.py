@@ -135,7 +135,9 @@ class Planner:
         layout = self.dataset.layout(asset.name, asset.place(partition))
         base = None if asset.inputs else read_commit(self.dataset.storage, layout)
         cut = self.cut(asset, Inputs(self.dataset, partition, sets, planned or {}, progress))
-        return LazyShardSet(self.stage(asset), cut.shards(), cut.parameters, cut.order, cut.upstream, base)
+        shards = cut.shards()
+        left_out = cut.left_out() if cut.left_out else None
+        return LazyShardSet(self.stage(asset), shards, cut.parameters, cut.order, cut.upstream, base, left_out)
 
 
 def _rate(commit: Commit | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from shardmill.dataset import Dataset
@@ -50,6 +50,10 @@ class AssetState:
     """
     bytes: int = 0
     """Bytes that are read for them."""
+    listed: int = 0
+    """Objects that the source holds of it, where that is listed for it."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many of them belong to no sample, by rule."""
     seconds: float | None = None
     """Time that computing takes, one shard after the other, at the rate of the last time; None where none is known."""
 
@@ -173,6 +177,8 @@ def _state(
         samples=sum(shard.samples for shard in todo),
         to_compute=to_compute,
         bytes=sum(shard.size for shard in todo),
+        listed=lazy.left_out.listed if lazy.left_out else 0,
+        left_out=lazy.left_out.by_rule if lazy.left_out else {},
         seconds=None if rate is None else rate * to_compute,
     )
 

@@ -11,11 +11,12 @@ from zoneinfo import ZoneInfo
 
 from typing_extensions import override
 
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ConfigurationError, StorageError
 from shardmill.partitions.keys import decode_segment, encode_segment, is_key, is_shortened
 from shardmill.partitions.spec import BatchPartitions, PartitionsSpec, PrefixPartitions, TimePartitions
+from shardmill.sources.excludes import Excludes
 from shardmill.spec import did_you_mean
-from shardmill.storage import Storage, absolute_uri, relative_to
+from shardmill.storage import Storage, absolute_uri, join_uri, relative_to
 
 PLACEHOLDER = "{partition}"
 _DIGITS = {"Y": "[0-9]{4}", "m": "[0-9]{2}", "d": "[0-9]{2}", "H": "[0-9]{2}"}
@@ -31,6 +32,9 @@ class Partitioning(ABC):
 
     base: str
     """URI of the folder below which every partition is."""
+
+    excludes: Excludes
+    """What is left out of every partition, by the names below its folder, and so makes none."""
 
     @property
     def seems_unmounted(self) -> bool:
@@ -65,11 +69,38 @@ class Partitioning(ABC):
     def keys(self, storage: Storage) -> list[str]:
         """The partitions, in order: those that are declared, or else those that the source holds objects of now."""
 
+    def beside(self, storage: Storage, own: Sequence[str]) -> Iterator[str]:
+        """URIs of the objects below `base` that are in no partition, in no promised order.
+
+        Leaps over the partitions, and over what is below the folders `own`. Litter is not among them.
+        """
+        litter, start = self.excludes.litter, len(join_uri(self.base, ""))
+
+        def folder_of(uri: str) -> str | None:
+            found = self.match(uri[start:])
+            if found is not None:
+                return uri[: start + found[1]].rstrip("/")
+            return next((folder for folder in own if uri.startswith(join_uri(folder, ""))), None)
+
+        for info in storage.list(self.base, first_of=folder_of, passed_over=self._pass_over):
+            if folder_of(info.uri) is None and litter.rule(info.uri[start:]) is None:
+                yield info.uri
+
+    def _pass_over(self, uri: str, why: str | StorageError) -> None:
+        """A folder of litter need not be listed."""
+        if isinstance(why, StorageError) and self.excludes.litter.needs(relative_to(self.base, uri)):
+            raise why
+
+    def _is_empty(self, name: str, start: int) -> bool:
+        """Whether an object whose name in its partition begins at `start` makes no partition."""
+        return self.excludes.rule(name[start:]) is not None
+
 
 class StaticPartitioning(Partitioning):
     """Declared keys."""
 
-    def __init__(self, keys: Sequence[str], template: str) -> None:
+    def __init__(self, keys: Sequence[str], template: str, excludes: Excludes) -> None:
+        self.excludes = excludes
         self._keys = list(keys)
         self._known = frozenset(keys)
         self._template = absolute_uri(template)
@@ -100,14 +131,21 @@ class StaticPartitioning(Partitioning):
 class PrefixPartitioning(Partitioning):
     """A partition for each name in the placeholder's place."""
 
-    def __init__(self, template: str) -> None:
+    def __init__(self, template: str, excludes: Excludes) -> None:
+        self.excludes = excludes
+        self._litter = excludes.litter
         self._template = absolute_uri(template)
         self.base, self._pattern = _compiled(template)
 
     @override
     def match(self, name: str) -> tuple[str, int] | None:
-        found = self._pattern.match(name)
+        found = self._match(name)
         return (encode_segment(found["partition"]), found.end()) if found else None
+
+    def _match(self, name: str) -> re.Match[str] | None:
+        """None for folders such as `__MACOSX/`, which are no partitions."""
+        found = self._pattern.match(name)
+        return found if found and self._litter.needs(found[0]) else None
 
     @override
     def check(self, key: str) -> None:
@@ -141,7 +179,7 @@ class PrefixPartitioning(Partitioning):
     def _names(self, storage: Storage, beginning: str = "") -> Iterator[str]:
         """Names in the placeholder's place, from the first with this beginning."""
         start = f"{self._template.partition(PLACEHOLDER)[0]}{beginning}"
-        for info in storage.list(self.base, start, first_of=self._folder_of):
+        for info in storage.list(self.base, start, self._folder_of, self._pass_over):
             name = self._name_of(info.uri)
             if name is not None:
                 yield name
@@ -151,15 +189,17 @@ class PrefixPartitioning(Partitioning):
         return None if name is None else self._located(name)
 
     def _name_of(self, uri: str) -> str | None:
-        """What stands in the placeholder's place in an object's URI; None if the object is in no partition."""
-        found = self._pattern.match(relative_to(self.base, uri))
-        return found["partition"] if found else None
+        """What stands in the placeholder's place in an object's URI; None if the object makes no partition."""
+        name = relative_to(self.base, uri)
+        found = self._match(name)
+        return found["partition"] if found and not self._is_empty(name, found.end()) else None
 
 
 class TimePartitioning(Partitioning):
     """A partition a window of time."""
 
-    def __init__(self, spec: TimePartitions, template: str) -> None:
+    def __init__(self, spec: TimePartitions, template: str, excludes: Excludes) -> None:
+        self.excludes = excludes
         self._spec = spec
         self._zone = ZoneInfo(spec.timezone)
         self._template = template
@@ -220,7 +260,9 @@ class TimePartitioning(Partitioning):
         return keys
 
     def _holds(self, key: str, storage: Storage) -> bool:
-        return next(storage.list(self.folder(key, storage)), None) is not None
+        folder = self.folder(key, storage)
+        objects = storage.list(folder, passed_over=self._pass_over)
+        return any(not self._is_empty(relative_to(folder, info.uri), 0) for info in objects)
 
     @property
     def _start(self) -> datetime:
@@ -243,8 +285,8 @@ class TimePartitioning(Partitioning):
         return self._window(window + timedelta(days=days))  # on the wall clock: a day may have 23 hours
 
 
-def partitioning_of(spec: PartitionsSpec, template: str) -> Partitioning:
-    """How a source is partitioned whose uri is `template`.
+def partitioning_of(spec: PartitionsSpec, template: str, excludes: Excludes | None = None) -> Partitioning:
+    """How a source is partitioned whose uri is `template`, and which leaves out what `excludes` says.
 
     Raises:
         ValueError: The template does not fit.
@@ -252,26 +294,27 @@ def partitioning_of(spec: PartitionsSpec, template: str) -> Partitioning:
     for name in re.findall(r"\{(\w+)\}", template):
         if name != "partition" and did_you_mean(name, ["partition"]):
             raise ValueError(f"the source {template!r} has {{{name}}}; did you mean {PLACEHOLDER}?")
+    excludes = excludes or Excludes()
     if isinstance(spec, TimePartitions):
         found = re.findall(r"%(.)", template.replace("%%", ""))
         needed = _NEEDED[spec.every]
         if sorted(found) != sorted(needed):
             wanted = " ".join(f"%{letter}" for letter in needed)
             raise ValueError(f"the source {template!r} needs each of {wanted} once: one folder a {spec.every}")
-        return TimePartitioning(spec, template)
+        return TimePartitioning(spec, template, excludes)
     if isinstance(spec, PrefixPartitions):
         if template.count(PLACEHOLDER) != 1:
             raise ValueError(f"the source {template!r} needs {PLACEHOLDER} once: each name in its place is a partition")
-        return PrefixPartitioning(template)
+        return PrefixPartitioning(template, excludes)
     if isinstance(spec, BatchPartitions):
         if PLACEHOLDER in template:
             raise ValueError(f"the source {template!r} has {PLACEHOLDER}, but a batch holds objects from all folders")
-        return StaticPartitioning(["all"], template)
+        return StaticPartitioning(["all"], template, excludes)
     if template.count(PLACEHOLDER) > 1:
         raise ValueError(f"the source {template!r} has {PLACEHOLDER} more than once")
     if len(spec) > 1 and PLACEHOLDER not in template:
         raise ValueError(f"the source {template!r} lacks {PLACEHOLDER}: every partition would hold the same samples")
-    return StaticPartitioning(spec, template)
+    return StaticPartitioning(spec, template, excludes)
 
 
 _PLACE = re.compile(r"\{partition\}")

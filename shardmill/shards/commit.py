@@ -65,6 +65,10 @@ class ShardEntry(BaseModel):
     """A picture of the shard, relative to `index.json`."""
     components: dict[str, int] = {}
     """How many samples have which components, as `ShardReport.components`."""
+    objects: int = 0
+    """Raw objects in its samples, where it was made of such."""
+    rejected_objects: int = 0
+    """Raw objects in its rejects."""
     summary: dict[str, float | str] = {}
     """Figures of the stage's own, for people."""
 
@@ -109,6 +113,8 @@ class ShardEntry(BaseModel):
             copied=report.copied,
             picture=owner.picture,
             components=report.components,
+            objects=report.objects,
+            rejected_objects=report.rejected_objects,
             summary=report.summary,
         )
 
@@ -152,6 +158,12 @@ class Commit(BaseModel):
     """Of what the rows of `rejects.parquet` say."""
     may_pass_before: int = 0
     """How many rejects of the assets that it was made of are tried again by the next run."""
+    listed: int = 0
+    """Objects that were found in the source, where that was listed for it."""
+    left_out: dict[str, int] = {}
+    """How many of them belong to no sample, by the rule that leaves them out. They are no part of the digest."""
+    left_out_sha256: str = ""
+    """Of what the rows of `left_out.parquet` say; empty where nothing was listed."""
     superseded: list[str] = []
     """Files that the commits before named, and that were there when this one was made: they are being removed."""
 
@@ -206,7 +218,7 @@ class Commit(BaseModel):
             (c.digest, c.name, c.stage, c.stage_version, c.parameters, c.cut, c.made_of, c.may_pass_before)
             for c in (self, other)
         )
-        return mine == theirs
+        return mine == theirs and self.left_out_sha256 == other.left_out_sha256
 
     def position(self, origin: str) -> str:
         """The place of a sample among all, by the key of the packed sample that it descends from.

@@ -7,6 +7,7 @@
         000000-<fingerprint12>.index.parquet       what is in a shard, and whose it is
         000000-<fingerprint12>-<content8>.png      a picture of a shard
         rejects.parquet                            every reject, in one table
+        left_out.parquet                           every object that was listed and belongs to no sample
         staged/                                    data files that no commit names yet
         superseded/                                data files that no commit names any more, and their commits
 
@@ -117,6 +118,11 @@ class Layout:
     def rejects(self) -> str:
         """Every reject of the partition, in one table."""
         return join_uri(self.side, "rejects.parquet")
+
+    @property
+    def left_out(self) -> str:
+        """Every object that was listed for the partition and belongs to no sample, in one table."""
+        return join_uri(self.side, "left_out.parquet")
 
     def data(self, name: str) -> str:
         """A data file that a commit names."""

@@ -72,6 +72,10 @@ class ShardReport(BaseModel):
     """How many samples of a tar have which components (`cls jpg`), the most frequent first; rare ones as `other`."""
     picture: bool = False
     """Whether a picture was made of it."""
+    objects: int = 0
+    """Raw objects in the samples of the output, where it is made of such."""
+    rejected_objects: int = 0
+    """Raw objects in the rejects."""
     summary: dict[str, float | str] = {}
     """Figures of the stage's own, for people."""
 

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.errors import ConflictError, ShardmillError, SupersededError
+from shardmill.left_out import LeftOut
 from shardmill.shards.commit import Commit, ShardEntry, read_commit
 from shardmill.shards.layout import Layout, is_data_name
+from shardmill.shards.left_out import read_left_out
 from shardmill.shards.rejects import read_table, rejects_digest, rejects_of, write_table
 from shardmill.shards.retention import expire, is_older, keep_commit
 from shardmill.shards.standing import Listing, list_files
@@ -32,17 +34,19 @@ def publish_commit(
     previous: Commit | None,
     expected: str | None,
     keep_seconds: float = 0.0,
+    left_out: LeftOut | None = None,
 ) -> Commit | None:
     """Make `commit` the state of the partition, and remove what it supersedes, or keep that for a time.
 
     `previous` is the commit at version `expected`; if the new one says the same, `index.json` is left untouched.
-    Returns it as it stands; None if a file that it names is not there, so that its shard has to be made again.
+    `left_out` is what was left out of it, where something was listed. Returns the commit as it stands; None if a file
+    that it names is not there, so that its shard has to be made again.
 
     Raises:
         ConflictError: `index.json` is no longer at version `expected`; nothing is changed.
         ShardmillError: Something else failed. What stands is the state before, or the new one, not all cleaned up.
     """
-    transaction = _Transaction(storage, layout, commit, previous, expected, keep_seconds)
+    transaction = _Transaction(storage, layout, commit, previous, expected, keep_seconds, left_out)
     with storage.exclusive(layout.side):
         return transaction.run()
 
@@ -57,6 +61,7 @@ class _Transaction:
     previous: Commit | None
     version: str | None
     keep_seconds: float
+    left_out: LeftOut | None
 
     def __post_init__(self) -> None:
         self._locked = self.storage.excludes(self.layout.side)
@@ -196,6 +201,7 @@ class _Transaction:
             self._retire(gone, failed)
             self._expire(files, failed)
             self._settle_rejects()
+            self._settle_left_out()
         except ShardmillError as error:
             failed.append(error)
         whole = self._finish(waited, files, failed)
@@ -270,6 +276,22 @@ class _Transaction:
                 pass
             if self._version_now() == version:
                 return
+
+    def _settle_left_out(self) -> None:
+        """Write the table of what was left out, as long as the commit that stands says what this one does.
+
+        The version that is replaced is read before the commit is: a later run's table stays.
+        """
+        if self.left_out is None:
+            return
+        while True:
+            present, expected = read_left_out(self.storage, self.layout)
+            if present is not None and present.digest == self.commit.left_out_sha256:
+                return
+            if self._version_now() != self.version:
+                return
+            with contextlib.suppress(ConflictError):
+                self.storage.replace(self.layout.left_out, self.left_out.to_bytes(), expected)
 
     def _help_the_winner(self) -> None:
         """Write the table of rejects for a run that died before it did; what fails there is that run's affair."""

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from shardmill.errors import ShardmillError
 from shardmill.shards.index import IndexRow
 from shardmill.shards.layout import is_data_name, picture_name
+from shardmill.shards.left_out import read_left_out
 from shardmill.shards.reader import ShardSet
 from shardmill.shards.rejects import read_table, rejects_digest
 from shardmill.shards.standing import list_files
@@ -32,6 +33,7 @@ def verify(shards: ShardSet) -> Iterator[str]:
         yield f"{len(twice)} keys are in two shards or more, {twice[0]} among them: look at the transform"
     try:
         yield from _verify_totals(shards)
+        yield from _verify_left_out(shards)
     except (FileNotFoundError, ShardmillError) as error:
         yield str(error)
     yield from _verify_folder(shards)
@@ -104,6 +106,18 @@ def _verify_totals(shards: ShardSet) -> Iterator[str]:
     table, _ = read_table(shards.storage, shards.layout)
     if table != listed or rejects_digest(listed) != commit.rejects_sha256:
         yield f"{uri} is not the table of this commit: a run was killed before it wrote that, or it is damaged. {_RUN}"
+
+
+def _verify_left_out(shards: ShardSet) -> Iterator[str]:
+    commit = shards.commit
+    if not commit.left_out_sha256:
+        return
+    table, _ = read_left_out(shards.storage, shards.layout)
+    if table is None or table.digest != commit.left_out_sha256 or table.by_rule != commit.left_out:
+        yield f"{shards.layout.left_out} is not what the commit left out: a run was killed, or it is damaged. {_RUN}"
+    rows, left_out = sum(entry.rows for entry in commit.shards), sum(commit.left_out.values())
+    if commit.listed != rows + left_out:
+        yield f"index.json: {commit.listed} objects were listed, {rows} are rows and {left_out} were left out"
 
 
 def _verify_folder(shards: ShardSet) -> Iterator[str]:

@@ -7,7 +7,7 @@ _MODULUS = 1 << 128
 
 def content_of(uri: str, version: str) -> int:
     """The content of one object; those of a set add up."""
-    data = f"{uri}\0{version}".encode("utf-8", "surrogateescape")
+    data = f"{uri}\0{version}".encode("utf-8", "backslashreplace")  # so that a name means what a manifest has of it
     return int.from_bytes(hashlib.blake2b(data, digest_size=16).digest())
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from shardmill.errors import StorageError
+from shardmill.left_out import LeftOutWriter, printable
 from shardmill.progress import ProgressSink, silent
+from shardmill.sources.excludes import Excludes
 from shardmill.sources.manifest import Manifest, RawObject
 from shardmill.sources.names import ComponentPatterns, encode_component, encode_key, split_name
 from shardmill.sources.spec import SourceSpec
 from shardmill.sources.table import table_objects
-from shardmill.storage import ObjectInfo, Storage, relative_to
+from shardmill.storage import ObjectInfo, PassedOver, Storage, relative_to
+
+NO_PATTERN = "no pattern"
+"""The rule for objects that fit none of the patterns of `components`."""
 
 
 def list_source(
@@ -27,12 +32,14 @@ def list_source(
     """
     if source.table is not None:
         return Manifest.from_objects(table_objects(source, location, storage, declared, progress))
-    return manifest_of(source, location, storage.list(location))
+    names, left_out = SampleNames(source), LeftOutWriter()
+    objects = storage.list(location, passed_over=names.passed_over(location, left_out))
+    return _manifest_of(names, location, objects, left_out)
 
 
 def manifest_of(source: SourceSpec, prefix: str, objects: Iterable[ObjectInfo]) -> Manifest:
     """The manifest of listed objects, which are named by what stands below `prefix`."""
-    return Manifest.from_objects(_raw_objects(SampleNames(source), prefix, objects))
+    return _manifest_of(SampleNames(source), prefix, objects, LeftOutWriter())
 
 
 class SampleNames:
@@ -40,35 +47,57 @@ class SampleNames:
 
     def __init__(self, source: SourceSpec) -> None:
         self._patterns = ComponentPatterns(source.components) if source.components else None
+        self._excludes = Excludes(source.exclude, source.exclude_defaults)
         self._marker = source.marker
+
+    def place(self, name: str) -> tuple[str, str] | str:
+        """(key, component) of the object with this name below the partition's prefix; else why it is left out."""
+        if name == self._marker:
+            return "marker"
+        rule = self._excludes.rule(name)
+        if rule is not None:
+            return rule
+        if self._patterns is None:
+            return split_name(name)
+        return self._patterns.split(name) or NO_PATTERN
+
+    def passed_over(self, prefix: str, left_out: LeftOutWriter | None = None) -> PassedOver:
+        """What a listing below `prefix` tells of what is no object. A folder that nobody needs need not be listed."""
+
+        def pass_over(uri: str, why: str | StorageError) -> None:
+            name = relative_to(prefix, uri)
+            if isinstance(why, StorageError) and self._excludes.needs(name):
+                raise why
+            if left_out is not None:
+                left_out.listed += 1
+                left_out.add(uri, 0, self._excludes.rule(name) or str(why))
+
+        return pass_over
 
     def takes(self, name: str) -> bool:
         """Whether the object with this name below the partition's prefix belongs to a sample."""
-        return name != self._marker and (self._patterns is None or self._patterns.split(name) is not None)
+        return not isinstance(self.place(name), str)
 
     def split(self, name: str) -> tuple[str, str] | None:
         """(key, component) of the object with this name below the partition's prefix; None if it belongs to none."""
-        if not self.takes(name):
-            return None
-        return self._patterns.split(name) if self._patterns else split_name(name)
+        place = self.place(name)
+        return None if isinstance(place, str) else place
 
 
-def _raw_objects(names: SampleNames, prefix: str, objects: Iterable[ObjectInfo]) -> Iterator[RawObject]:
+def _manifest_of(names: SampleNames, prefix: str, objects: Iterable[ObjectInfo], left_out: LeftOutWriter) -> Manifest:
+    """`left_out` may be given what a listing passes over, while it is read."""
+    manifest = Manifest.from_objects(_raw_objects(names, prefix, objects, left_out))
+    return manifest.leaving_out(left_out.done())
+
+
+def _raw_objects(
+    names: SampleNames, prefix: str, objects: Iterable[ObjectInfo], left_out: LeftOutWriter
+) -> Iterator[RawObject]:
     for uri, size, version, modified in objects:
-        split = names.split(relative_to(prefix, uri))
-        if split is not None:
-            key, component = split
-            yield RawObject(encode_key(key), encode_component(component), _utf8(uri), size, version, modified)
-
-
-def _utf8(uri: str) -> str:
-    """The URI, if a manifest can hold it.
-
-    Raises:
-        StorageError: The name is not UTF-8.
-    """
-    try:
-        uri.encode()
-    except UnicodeEncodeError:
-        raise StorageError(f"the name {uri!r} is not UTF-8: rename the object") from None
-    return uri
+        left_out.listed += 1
+        place = names.place(relative_to(prefix, uri))
+        if isinstance(place, str):
+            left_out.add(uri, size, place)
+        else:
+            key, component = place
+            yield RawObject(encode_key(key), encode_component(component), printable(uri), size, version, modified)

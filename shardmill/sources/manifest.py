@@ -9,6 +9,7 @@ from itertools import groupby, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shardmill.left_out import LeftOut, LeftOutWriter
 from shardmill.sources.content import content_digest, content_of
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Manifest:
     def __init__(self, table: pa.Table) -> None:
         """`table` has the columns of `manifest_schema()` and is sorted, or else a part."""
         self.table = table
+        self._left_out: LeftOut | None = None
 
     @classmethod
     def from_objects(cls, objects: Iterable[RawObject]) -> Manifest:
@@ -61,6 +63,17 @@ class Manifest:
             batches.append(pa.RecordBatch.from_pydict(columns, schema=schema))
         table = pa.Table.from_batches(batches, schema=schema)
         return cls(table.sort_by([(name, "ascending") for name in _FIELDS]))
+
+    def leaving_out(self, left_out: LeftOut) -> Manifest:
+        """The same objects, where others were listed beside them."""
+        manifest = Manifest(self.table)
+        manifest._left_out = left_out
+        return manifest
+
+    @property
+    def left_out(self) -> LeftOut:
+        """What was listed and belongs to no sample. It is no part of the manifest: equal manifests may differ in it."""
+        return self._left_out or LeftOutWriter(self.objects).done()
 
     @property
     def objects(self) -> int:

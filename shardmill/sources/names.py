@@ -1,17 +1,20 @@
 """Names of objects and names in shards.
 
-A key is the path below the source up to the first dot of the basename, a component is what follows. In a shard both
-are ASCII without spaces, the key without dots, the two together at most 99 characters: every reader of WebDataset
-shards splits such names the same way, and a ustar header holds them without extensions. Nor does any part of a name
-begin with two underscores: webdataset and Hugging Face skip such files without a word.
+A key is the path below the source up to the first dot of the basename, a component is what follows; or else patterns
+say what both are. In a shard both are ASCII without spaces, the key without dots, the two together at most 99
+characters: every reader of WebDataset shards splits such names the same way, and a ustar header holds them without
+extensions. Nor does any part of a name begin with two underscores: webdataset and Hugging Face skip such files without
+a word.
 """
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from shardmill.errors import ConfigurationError
+from shardmill.samples import IMAGE_FORMATS, canonical_suffix
 
 MAX_NAME = 100
 """Bytes of `<key>.<component>` that a ustar header holds."""
@@ -60,43 +63,132 @@ def is_member_name(key: str, component: str) -> bool:
 def encode_component(component: str) -> str:
     """The component as it stands in a shard: lower-case, percent-encoded where needed, its last suffix kept.
 
-    Components that differ in more than their case stay different.
+    Of suffixes that name the same format one is used: `jpeg` is `jpg`. Components that differ in more than that and
+    their case stay different.
     """
-    lowered = component.lower()
+    before, dot, suffix = component.lower().rpartition(".")
+    lowered = f"{before}{dot}{canonical_suffix(suffix)}"
     encoded = re.sub("^__", "%5f_", _percent_encode(lowered, _SAFE_COMPONENT).lower())
     if len(encoded) <= MAX_COMPONENT:
         return encoded
     return f"~{_digest(lowered)}.{encoded.rpartition('.')[2][-9:]}"
 
 
-class ComponentPatterns:
-    """Names matched against patterns such as `annotations/{key}.png`, one a component."""
+def check_component(component: str) -> str:
+    """A component that a dataset file names, as it is called in shards.
 
-    def __init__(self, patterns: Mapping[str, str]) -> None:
-        """`patterns` gives each component its pattern.
+    Raises:
+        ConfigurationError: No component is called so.
+    """
+    called = encode_component(component)
+    if called == component and component:
+        return component
+    meant = f"; did you mean {called!r}?" if _DECLARABLE.fullmatch(called) else ""
+    raise ConfigurationError(
+        f"component {component!r}: use at most {MAX_COMPONENT} lower-case letters, digits and dots, and one suffix a "
+        f"format{meant}"
+    )
+
+
+def checked_component(component: str) -> str:
+    """As `check_component`, for pydantic.
+
+    Raises:
+        ValueError: No component is called so.
+    """
+    try:
+        return check_component(component)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
+_DECLARABLE = re.compile(r"[a-z0-9_\-.]+")
+
+
+class Declared(NamedTuple):
+    """A component that every sample has, and what it can be called in one, by the suffix of its object."""
+
+    component: str
+    names: tuple[str, ...]
+
+
+class ComponentPatterns:
+    """Names matched against patterns such as `annotations/{key}.png`, without regard to case.
+
+    A component is called as it is declared, but takes the suffix of an image that has another: `image.jpg` with an
+    object `a.png` is `image.png`, and so is `image`.
+    """
+
+    def __init__(self, patterns: Mapping[str, Sequence[str]]) -> None:
+        """`patterns` gives each component its patterns; the first that fits decides.
 
         Raises:
-            ConfigurationError: A pattern has not exactly one `{key}`.
+            ConfigurationError: A pattern has not exactly one `{key}`, or two components could be called the same.
         """
-        self.components = tuple(patterns)
-        self._expressions = [(component, _compile(component, patterns[component])) for component in patterns]
+        self.components = tuple(Declared(each, _names_of(each, patterns[each])) for each in patterns)
+        for number, one in enumerate(self.components):
+            for other in self.components[:number]:
+                both = [name for name in one.names if name in other.names]
+                if both:
+                    raise ConfigurationError(
+                        f"components {other.component!r} and {one.component!r} would both be called {both[0]!r} in a "
+                        "sample: give one of them another name"
+                    )
+        self._expressions = [
+            (component, *_compile(component, pattern)) for component in patterns for pattern in patterns[component]
+        ]
 
     def split(self, name: str) -> tuple[str, str] | None:
         """(key, component) of the first pattern that fits the whole name, None if none does."""
-        for component, expression in self._expressions:
+        for component, expression, suffix in self._expressions:
             match = expression.fullmatch(name)
             if match:
-                return match["key"], component
+                return match["key"], called(component, name.rpartition(".")[2] if suffix == "*" else suffix)
         return None
 
 
-def _compile(component: str, pattern: str) -> re.Pattern[str]:
+@lru_cache(maxsize=1024)
+def called(component: str, suffix: str) -> str:
+    """What a declared component is called whose object has this suffix.
+
+    >>> called("image.jpg", "PNG"), called("image", "jpeg"), called("txt", "txt")
+    ('image.png', 'image.jpg', 'txt')
+    """
+    suffix = canonical_suffix(suffix)
+    if suffix not in IMAGE_FORMATS:
+        return component
+    before, dot, last = component.rpartition(".")
+    if last in IMAGE_FORMATS:
+        return f"{before}{dot}{suffix}"
+    return component if dot else f"{component}.{suffix}"
+
+
+def _names_of(component: str, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Every name that `called` can give a component with these patterns."""
+    suffixes = [_compile(component, pattern)[1] for pattern in patterns]
+    names = [called(component, suffix) for suffix in suffixes if suffix != "*"]
+    if "*" in suffixes:
+        names += [*(called(component, suffix) for suffix in IMAGE_FORMATS), component]
+    return tuple(dict.fromkeys(names))
+
+
+def _compile(component: str, pattern: str) -> tuple[re.Pattern[str], str]:
+    """What fits a pattern, and the suffix that it then has: `*` for any, empty if that is part of the key."""
     before, placeholder, after = pattern.partition("{key}")
     if not placeholder or "{" in before + after:
         raise ConfigurationError(
             f"the pattern of component {component!r} is {pattern!r}; it needs {{key}} once, as in 'images/{{key}}.jpg'"
         )
-    return re.compile(f"{re.escape(before)}(?P<key>.+){re.escape(after)}", re.DOTALL)
+    literal = after.removesuffix(".*")
+    if "*" in before + literal:
+        raise ConfigurationError(
+            f"the pattern of component {component!r} is {pattern!r}; `*` stands for a suffix alone, at the end, as in "
+            "'images/{key}.*'"
+        )
+    end = "" if literal == after else r"\.[^/.]+"
+    expression = re.compile(f"{re.escape(before)}(?P<key>.+){re.escape(literal)}{end}", re.DOTALL | re.IGNORECASE)
+    _, dot, suffix = after.rpartition("/")[2].rpartition(".")
+    return expression, suffix if dot else ""
 
 
 def _percent_encode(text: str, safe: frozenset[int]) -> str:

@@ -1,12 +1,31 @@
 """How a dataset's YAML file says where its raw images are."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from shardmill.errors import ConfigurationError
-from shardmill.sources.names import ComponentPatterns, encode_component
+from shardmill.sources.excludes import check_glob
+from shardmill.sources.names import ComponentPatterns, Declared, check_component
 from shardmill.spec import Spec
+from shardmill.storage import checked_uri
+
+
+def _listed(given: Any) -> Any:
+    return [given] if isinstance(given, str) else given
+
+
+_PATTERN = {"type": "string"}
+Patterns = Annotated[
+    list[str],
+    Field(min_length=1),
+    BeforeValidator(_listed),
+    WithJsonSchema({"anyOf": [_PATTERN, {"type": "array", "items": _PATTERN, "minItems": 1}]}),
+]
+"""One pattern, or several."""
+
+
+URI = Annotated[str, AfterValidator(checked_uri)]
 
 
 def _one_character(delimiter: str) -> str:
@@ -21,7 +40,7 @@ Delimiter = Annotated[str, AfterValidator(_one_character)]
 class MetadataSpec(Spec):
     """A table of metadata beside the source: its rows are joined to the samples by their keys."""
 
-    table: str
+    table: URI
     """A CSV or Parquet file; `{partition}` stands for the partition's key."""
     key_column: str
     """Its column of keys, or of names of objects."""
@@ -32,15 +51,21 @@ class MetadataSpec(Spec):
 class SourceSpec(Spec):
     """Either a prefix that is listed (`uri`) or a table of URIs (`table`), with what stands for the partition."""
 
-    uri: str | None = None
+    uri: URI | None = None
     """Prefix below which every object belongs to the partition."""
-    components: dict[str, str] | None = None
-    """Component → pattern with `{key}`, relative to the prefix. Objects that fit no pattern are left out."""
+    components: Annotated[dict[str, Patterns], Field(min_length=1)] | None = None
+    """Component → pattern with `{key}`, or several, relative to the prefix. Objects that fit none are left out."""
+    exclude: list[str] = []
+    """Globs over names below the prefix, as in `.gitignore`: `*.txt`, `thumbs/`, `raw/**/old_*`. Such objects are left
+    out.
+    """
+    exclude_defaults: bool = True
+    """Whether the litter of operating systems is left out, too (`LITTER`)."""
     marker: str | None = None
     """Name, below the prefix, of an object that says that the partition is complete. It is no sample; the sensor waits
     for it.
     """
-    table: str | None = None
+    table: URI | None = None
     """A CSV or Parquet file with one URI a row."""
     uri_column: str = "uri"
     key_column: str | None = None
@@ -60,19 +85,38 @@ class SourceSpec(Spec):
             raise ValueError("`components` are patterns over a listing; a table has none")
         if self.table is None and (self.allow or self.delimiter):
             raise ValueError("`allow` and `delimiter` are of a source that is a `table`")
+        if self.table is not None and (self.exclude or not self.exclude_defaults):
+            raise ValueError("`exclude` is over a listing; leave rows out of the table")
         if self.table is not None and self.marker is not None:
             raise ValueError("a `marker` says that a listing is complete; a table needs none")
         return self
 
     @field_validator("components")
     @classmethod
-    def _good_patterns(cls, components: dict[str, str] | None) -> dict[str, str] | None:
+    def _good_patterns(cls, components: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
         if components is not None:
             try:
+                for component in components:
+                    check_component(component)
                 ComponentPatterns(components)
             except ConfigurationError as error:  # so that pydantic says which field of which file it was
                 raise ValueError(str(error)) from error
-            for component in components:
-                if encode_component(component) != component:
-                    raise ValueError(f"component {component!r}: use at most 27 lower-case letters, digits and dots")
         return components
+
+    @field_validator("exclude")
+    @classmethod
+    def _good_globs(cls, globs: list[str]) -> list[str]:
+        try:
+            return [check_glob(glob) for glob in globs]
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+
+    @property
+    def declared(self) -> tuple[Declared, ...]:
+        """The components that every sample has; empty if names alone say what there is."""
+        return ComponentPatterns(self.components).components if self.components else ()
+
+    @property
+    def cuts_names(self) -> bool:
+        """Whether a key ends at the first dot of a name, whatever comes behind it."""
+        return self.table is None and self.components is None

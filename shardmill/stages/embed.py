@@ -27,7 +27,7 @@ from shardmill.embedders import (
 )
 from shardmill.errors import Rejected
 from shardmill.images import MAX_PIXELS, decode_image
-from shardmill.samples import image_format
+from shardmill.samples import called_so, image_format
 from shardmill.shards.earlier import Earlier, EarlierReader, Former
 from shardmill.shards.fingerprint import sample_fingerprint
 from shardmill.shards.gathered import GatheredRows
@@ -268,9 +268,10 @@ class EmbedStage(StoredSamplesStage):
 
     def _component(self, names: Collection[str]) -> str:
         if self.spec.component is not None:
-            if self.spec.component not in names:
+            found = called_so(self.spec.component, names)
+            if found is None:
                 raise Rejected("missing component", f"there is no {self.spec.component} to embed")
-            return self.spec.component
+            return found
         images = [name for name in names if image_format(name) and name not in self.masks]
         if len(images) != 1:
             found = ", ".join(sorted(images)) or "none"

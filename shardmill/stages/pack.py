@@ -5,6 +5,7 @@ that is broken.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,15 @@ from typing import Any, ClassVar, NamedTuple
 from typing_extensions import override
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.errors import ArchivedError, ChangedError, EncryptedError, Rejected, StorageError
+from shardmill.errors import (
+    ArchivedError,
+    ChangedError,
+    DanglingLinkError,
+    EncryptedError,
+    Rejected,
+    StorageError,
+    UnreadableError,
+)
 from shardmill.images import MAX_PIXELS, verify_image
 from shardmill.samples import image_format
 from shardmill.shards.earlier import Earlier, EarlierReader, Former
@@ -27,7 +36,9 @@ from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.slicing import slice_by_hash, slice_by_key
 from shardmill.shards.spec import ShardSpec
 from shardmill.shards.ustar import MAX_MEMBER, stored_size
+from shardmill.sources.dots import torn_apart
 from shardmill.sources.manifest import MISSING, NOT_ALLOWED, Manifest, RawObject
+from shardmill.sources.names import Declared
 from shardmill.sources.table import check_rows
 from shardmill.stages.counts import Counts
 from shardmill.stages.outputs import TarOutput
@@ -85,6 +96,9 @@ class _Component:
 
 
 _VANISHED = "object vanished"
+_DANGLING = "dangling link"
+_NOT_UTF8 = re.compile(r"\\udc[89a-f][0-9a-f]")
+"""How a manifest writes what of a name is no UTF-8 (`printable`)."""
 _FETCHED_BYTES = 256 << 20
 """Most bytes of a shard that are fetched ahead, unless two samples have more."""
 _TOGETHER = 2048
@@ -132,8 +146,10 @@ class _Fetched(NamedTuple):
 class PackStage(Stage[RawShard]):
     """Packs raw objects. Rejects a sample if any of its components is missing, doubled, unreadable or broken."""
 
-    required: tuple[str, ...] = ()
+    required: tuple[Declared, ...] = ()
     """Components that every sample must have."""
+    cuts_names: bool = False
+    """Whether keys end at the first dot of names, whatever comes behind it."""
     max_pixels: int = MAX_PIXELS
 
     name: ClassVar[str] = "pack"
@@ -143,7 +159,8 @@ class PackStage(Stage[RawShard]):
 
     @override
     def parameters(self) -> dict[str, Any]:
-        return {"required": list(self.required), "max_pixels": self.max_pixels}
+        required = [list(each.names) for each in self.required]
+        return {"required": required, "cuts_names": self.cuts_names, "max_pixels": self.max_pixels}
 
     @override
     def computation(self) -> str:
@@ -166,7 +183,7 @@ class PackStage(Stage[RawShard]):
             StorageError: A store cannot give an object, or all objects are gone since they were listed.
         """
         counts, earlier = Counts(shard, work), EarlierReader(work.earlier, work.storage)
-        seen = _Seen(earlier)
+        seen, objects = _Seen(earlier), 0
         plans = ((plan, plan.parts) for plan in self._plans(shard, earlier))
         largest = max((sum(item.size for item in group) for group in shard.groups), default=0)
         requests = min(REQUESTS_AT_ONCE, max(1, _FETCHED_BYTES // (2 * max(1, largest))))
@@ -181,9 +198,13 @@ class PackStage(Stage[RawShard]):
                     )
                     counts.bytes_in += len(part.data)
                 output.samples += 1
+                objects += len(each.plan.group)
                 counts.done()
         _check_that_the_source_is_there(shard, counts.rejects)
-        return output.result(counts)
+        files, report = output.result(counts)
+        rejected = {reject.key for reject in counts.rejects}
+        lost = sum(len(group) for group in shard.groups if group[0].key in rejected) if rejected else 0
+        return files, report.model_copy(update={"objects": objects, "rejected_objects": lost})
 
     def _plans(self, shard: RawShard, earlier: EarlierReader) -> Iterator[_Plan]:
         """How each sample is had, in order: of stored bytes, as far as its objects are those that they were."""
@@ -254,9 +275,14 @@ class PackStage(Stage[RawShard]):
         check_rows(group)
         if group[0].metadata is not None and "json" in names:
             raise Rejected("duplicate component", "json is claimed by an object and by the table's columns")
-        for name in self.required:
-            if name not in names:
-                raise Rejected("missing component", f"there is no {name}")
+        for component, called in self.required:
+            uris = [item.uri for item in group if item.component in called]
+            if not uris:
+                raise Rejected("missing component", f"there is no {component}")
+            if len(uris) > 1:
+                raise Rejected("duplicate component", f"{component} is claimed by {uris[0]} and {uris[1]}")
+        if self.cuts_names and (torn := torn_apart(group)):
+            raise Rejected("dots in the name", torn)
         if images and not has_image(group):
             raise Rejected("no image", f"none of the components is an image: {', '.join(names)}")
 
@@ -343,7 +369,7 @@ def _check_that_the_source_is_there(shard: RawShard, rejects: list[Reject]) -> N
     Raises:
         StorageError: All samples of the shard are gone.
     """
-    gone = [reject for reject in rejects if reject.reason == _VANISHED]
+    gone = [reject for reject in rejects if reject.reason in (_VANISHED, _DANGLING)]
     if len(gone) == shard.samples > 1:
         raise StorageError(
             f"all {shard.samples} samples of shard {shard.id} are gone since they were listed, {gone[0].source_uri} "
@@ -362,7 +388,13 @@ def _read_object(item: RawObject, storage: Storage) -> bytes:
     try:
         data, info = storage.read_version(item.uri)
     except FileNotFoundError:
+        if _NOT_UTF8.search(item.uri):
+            raise Rejected("name is not UTF-8", "no manifest can hold it: rename the object") from None
         raise Rejected(_VANISHED, "it was deleted after it was listed; run again", may_pass=True) from None
+    except DanglingLinkError as error:
+        raise Rejected(_DANGLING, f"{error}; mend it and run again", may_pass=True) from None
+    except UnreadableError as error:
+        raise Rejected("unreadable object", f"{error}; mend it and run again", may_pass=True) from None
     except ChangedError as error:
         raise Rejected("object changed", f"{error}; run again", may_pass=True) from None
     except ArchivedError as error:

@@ -1,7 +1,7 @@
 """Storage: the few verbs the product needs, over URIs. Nothing above this package knows which store it talks to."""
 
 from shardmill.storage.credentials import Credentials, GCSCredentials, S3Credentials, load_credentials
-from shardmill.storage.objects import ObjectInfo
+from shardmill.storage.objects import ObjectInfo, PassedOver
 from shardmill.storage.storage import Storage
 from shardmill.storage.uris import absolute_uri, checked_uri, join_uri, relative_to
 
@@ -9,6 +9,7 @@ __all__ = [
     "Credentials",
     "GCSCredentials",
     "ObjectInfo",
+    "PassedOver",
     "S3Credentials",
     "Storage",
     "absolute_uri",

@@ -14,8 +14,16 @@ from typing import Any, BinaryIO
 
 from typing_extensions import override
 
-from shardmill.errors import AccessDeniedError, ChangedError, ConfigurationError, ConflictError, StorageError
-from shardmill.storage.objects import FolderOf, ObjectInfo
+from shardmill.errors import (
+    AccessDeniedError,
+    ChangedError,
+    ConfigurationError,
+    ConflictError,
+    DanglingLinkError,
+    StorageError,
+    UnreadableError,
+)
+from shardmill.storage.objects import FolderOf, ObjectInfo, PassedOver
 from shardmill.storage.store import Store
 from shardmill.storage.uris import join_uri
 
@@ -30,16 +38,22 @@ class LocalStore(Store):
     identity = "the user of this process"
 
     @override
-    def list(self, folder: str, after: str | None = None, first_of: FolderOf | None = None) -> Iterator[ObjectInfo]:
+    def list(
+        self,
+        folder: str,
+        after: str | None = None,
+        first_of: FolderOf | None = None,
+        passed_over: PassedOver | None = None,
+    ) -> Iterator[ObjectInfo]:
         """In the order of the names' bytes; our scratch directories and locks are left out.
 
-        Symbolic links are followed. A link that leads nowhere is listed, so that it is missed when it is read and not
-        lost silently.
+        Symbolic links are followed, but for one to a folder that it is in. One that leads nowhere is listed, so that it
+        is missed when it is read and not lost silently.
 
         Raises:
-            StorageError: A folder cannot be read, or links lead round in a circle.
+            StorageError: A folder cannot be read.
         """
-        return _Listing(os.fsencode(after or ""), first_of).below(str(_path(folder)))
+        return _Listing(os.fsencode(after or ""), first_of, passed_over or _raise_errors).below(str(_path(folder)))
 
     @override
     def stat(self, uri: str) -> ObjectInfo | None:
@@ -57,9 +71,7 @@ class LocalStore(Store):
         try:
             stream = _path(uri).open("rb")
         except OSError as error:
-            if error.errno in _NO_SUCH_FILE:
-                raise FileNotFoundError(f"{uri} does not exist") from None
-            raise StorageError(f"cannot read {uri}: {error.strerror}") from error
+            raise _why_it_cannot_be_read(uri, error) from None
         return stream, _info(uri, os.fstat(stream.fileno()))
 
     @override
@@ -204,11 +216,26 @@ class LocalStore(Store):
             yield
 
 
+NOT_A_FILE = "not a file"
+"""What is said of a pipe, a socket or a device."""
+LOOP = "loop of links"
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 def _path(uri: str) -> Path:
     return Path(uri.removeprefix("file://"))
+
+
+def _why_it_cannot_be_read(uri: str, error: OSError) -> Exception:
+    if error.errno == errno.ENOENT and _path(uri).is_symlink():
+        return DanglingLinkError(f"{uri} is a link that leads nowhere")
+    if error.errno in _NO_SUCH_FILE:
+        return FileNotFoundError(f"{uri} does not exist")
+    if error.errno == errno.ELOOP:
+        return UnreadableError(f"{uri} is a link that leads round in a circle")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return UnreadableError(f"the user of this process may not read {uri}")
+    return StorageError(f"cannot read {uri}: {error.strerror}")
 
 
 def _info(uri: str, status: os.stat_result) -> ObjectInfo:
@@ -219,24 +246,35 @@ def _info(uri: str, status: os.stat_result) -> ObjectInfo:
 class _Listing:
     """One walk over a tree, which reads no directory twice."""
 
-    def __init__(self, after: bytes, first_of: FolderOf | None) -> None:
-        self._after, self._first_of = after, first_of
+    def __init__(self, after: bytes, first_of: FolderOf | None, pass_over: PassedOver) -> None:
+        self._after, self._first_of, self._pass_over = after, first_of, pass_over
         self._done: str | None = None
         """The folder whose first object has been given, with its slash."""
 
     def below(self, directory: str) -> Iterator[ObjectInfo]:
         prefix = f"{directory.removesuffix('/')}/"
-        for name in _names(directory):
+        try:
+            names = _names(directory)
+        except StorageError as error:
+            self._pass_over(f"file://{prefix}", error)
+            return
+        for name in names:
             path = prefix + name
             uri = f"file://{path}"
             if self._done and uri.startswith(self._done):
                 return
             if name.endswith("/"):
-                if self._is_left(uri) or self._after.startswith(os.fsencode(uri)):
+                if not self._is_left(uri) and not self._after.startswith(os.fsencode(uri)):
+                    continue
+                if os.path.islink(path[:-1]) and _is_in_itself(path[:-1]):  # noqa: PTH114
+                    self._pass_over(uri[:-1], LOOP)
+                else:
                     yield from self.below(path[:-1])
             elif self._is_left(uri):
                 status = _status(path)
-                if status is not None and not _is_special(status.st_mode):
+                if status is not None and _is_special(status.st_mode):
+                    self._pass_over(uri, NOT_A_FILE)
+                elif status is not None:
                     yield _info(uri, status)
                     folder = self._first_of(uri) if self._first_of else None
                     self._done = folder and join_uri(folder, "")
@@ -252,12 +290,30 @@ def _names(directory: str) -> list[str]:
     """
     try:
         with os.scandir(directory) as entries:
-            names = [f"{e.name}/" if e.is_dir() else e.name for e in entries if e.name not in (SCRATCH, LOCK)]
+            names = [f"{e.name}/" if _is_folder(e) else e.name for e in entries if e.name not in (SCRATCH, LOCK)]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise StorageError(f"cannot list file://{directory}: {error.strerror}") from error
     return sorted(names, key=os.fsencode)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, or to where nobody may look: it says so when it is read
+        return False
+
+
+def _is_in_itself(link: str) -> bool:
+    """Whether a link to a folder leads to one in which it is: a walk would never end."""
+    target = os.stat(link)  # noqa: PTH116
+    return any(os.path.samestat(target, above.stat()) for above in Path(link).parents)
+
+
+def _raise_errors(_: str, why: str | StorageError) -> None:
+    if isinstance(why, StorageError):
+        raise why
 
 
 def _status(path: str) -> os.stat_result | None:
@@ -267,9 +323,11 @@ def _status(path: str) -> os.stat_result | None:
     """
     try:
         return os.stat(path)  # noqa: PTH116
-    except FileNotFoundError:
-        return os.lstat(path) if os.path.islink(path) else None  # noqa: PTH114
     except OSError as error:
+        if os.path.islink(path):  # noqa: PTH114
+            return os.lstat(path)
+        if isinstance(error, FileNotFoundError):
+            return None
         raise StorageError(f"cannot look at file://{path}: {error.strerror}") from error
 
 

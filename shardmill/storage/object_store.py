@@ -21,7 +21,7 @@ from shardmill.storage.block_reader import BLOCK_BYTES, BlockReader
 from shardmill.storage.connection import Connection
 from shardmill.storage.credentials import Credentials
 from shardmill.storage.object_names import PROBE, is_odd, is_probe, split_plain, split_uri
-from shardmill.storage.objects import FolderOf, ObjectInfo
+from shardmill.storage.objects import FolderOf, ObjectInfo, PassedOver
 from shardmill.storage.retries import is_past_the_end, is_refusal
 from shardmill.storage.store import Store
 from shardmill.storage.uris import join_uri
@@ -74,7 +74,13 @@ class ObjectStore(Connection, Store):
     # The verbs.
 
     @override
-    def list(self, folder: str, after: str | None = None, first_of: FolderOf | None = None) -> Iterator[ObjectInfo]:
+    def list(
+        self,
+        folder: str,
+        after: str | None = None,
+        first_of: FolderOf | None = None,
+        passed_over: PassedOver | None = None,
+    ) -> Iterator[ObjectInfo]:
         """In the order of the names; a listing that breaks off goes on where it was."""
         bucket, name = split_uri(folder)
         prefix = f"{name}/" if name else ""

@@ -3,8 +3,14 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from shardmill.errors import StorageError
+
 FolderOf = Callable[[str], str | None]
 """From an object's URI to a folder that it is in, however deep; None: it counts for itself."""
+PassedOver = Callable[[str, str | StorageError], None]
+"""Takes the URI of what a listing found and what is no object, with the reason in a few words; or of a folder that
+cannot be listed, which ends with a slash, with the error: that is for it to raise, unless nobody needs the folder.
+"""
 
 
 class ObjectInfo(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shardmill.storage.credentials import Credentials
-from shardmill.storage.objects import FolderOf, ObjectInfo
+from shardmill.storage.objects import FolderOf, ObjectInfo, PassedOver
 from shardmill.storage.store import Store
 from shardmill.storage.stores import store_of
 
@@ -33,15 +33,22 @@ class Storage:
         """The store that a URI leads to, with the credentials for it."""
         return store_of(uri, self.credentials)
 
-    def list(self, folder: str, after: str | None = None, first_of: FolderOf | None = None) -> Iterator[ObjectInfo]:
+    def list(
+        self,
+        folder: str,
+        after: str | None = None,
+        first_of: FolderOf | None = None,
+        passed_over: PassedOver | None = None,
+    ) -> Iterator[ObjectInfo]:
         """Every object below `folder`, in no promised order; nothing if it does not exist.
 
         Args:
             folder: The URI of the folder.
             after: A URI: only objects whose names come after it; an object store looks at no others.
             first_of: Of each folder that it names, the first object alone; the listing leaps over the others.
+            passed_over: Told of pipes, sockets, devices and loops of links, which are no objects. Buckets have none.
         """
-        return self.store(folder).list(folder, after, first_of)
+        return self.store(folder).list(folder, after, first_of, passed_over)
 
     def stat(self, uri: str) -> ObjectInfo | None:
         """The object's size and version, None if there is none."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from shardmill.storage.objects import FolderOf, ObjectInfo
+from shardmill.storage.objects import FolderOf, ObjectInfo, PassedOver
 
 
 class Store(Protocol):
@@ -18,7 +18,11 @@ class Store(Protocol):
         """Whether `exclusive` keeps others out."""
 
     def list(  # noqa: D102
-        self, folder: str, after: str | None = None, first_of: FolderOf | None = None
+        self,
+        folder: str,
+        after: str | None = None,
+        first_of: FolderOf | None = None,
+        passed_over: PassedOver | None = None,
     ) -> Iterator[ObjectInfo]: ...
     def stat(self, uri: str) -> ObjectInfo | None: ...  # noqa: D102
     def open(self, uri: str) -> tuple[BinaryIO, ObjectInfo]: ...  # noqa: D102

@@ -1,12 +1,16 @@
 """What a dataset's transform is: data, from YAML. Building it is `shardmill.transforms.apply`'s work."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from shardmill.errors import ConfigurationError
 from shardmill.importing import import_path
+from shardmill.sources.names import checked_component
 from shardmill.spec import Spec
+
+ComponentName = Annotated[str, AfterValidator(checked_component)]
+"""What a component is called in shards."""
 
 
 class Operation(Spec):
@@ -18,7 +22,7 @@ class Operation(Spec):
 
     operation: str = Field(description="a class of torchvision.transforms.v2, or package.module:callable")
     arguments: dict[str, Any] = {}
-    components: list[str] | None = Field(
+    components: list[ComponentName] | None = Field(
         default=None,
         min_length=1,
         description="the images and masks it sees, jointly; by default all of the sample",
@@ -51,7 +55,7 @@ class TransformSpec(Spec):
     """
 
     operations: list[Operation]
-    masks: list[str] = Field(
+    masks: list[ComponentName] = Field(
         default=[],
         description="components that are label maps: nearest neighbour, no change of colour, lossless",
     )

@@ -72,7 +72,8 @@ class Batching:
         if walk.after is None:
             state.tallies, state.batches = {}, len(self.keys)
             state.round += 1
-        listing = self._dataset.storage.list(self._base, walk.after)
+        passed_over = self._names.passed_over(self._base)
+        listing = self._dataset.storage.list(self._base, walk.after, passed_over=passed_over)
         most = min(_PAGE, self._spec.max_objects)
         while page := list(islice(listing, max(1, min(most, budget.objects - budget.scanned)))):
             self._take(page, walk.after)

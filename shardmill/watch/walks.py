@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from shardmill.dataset import Dataset
-from shardmill.sources import SampleNames, content_of
+from shardmill.sources import Excludes, SampleNames, content_of
 from shardmill.storage import ObjectInfo
 from shardmill.watch.state import Tally, Walk
 
@@ -48,10 +49,11 @@ class Outside:
     objects: int = 0
     names: list[str] = field(default_factory=list)
     """Below the source's folder, of the first few."""
+    _litter: ClassVar[Excludes] = Excludes()
 
     def take(self, name: str) -> None:
-        """Count one. What stands for a folder in a bucket's console is no object of anybody's."""
-        if name.endswith("/"):
+        """Count one that is no litter."""
+        if self._litter.rule(name) is not None:
             return
         self.objects += 1
         if len(self.names) < _NAMED:
@@ -72,7 +74,7 @@ class Lister:
         """Go on with the listing of one partition. Returns its tally, or None if the budget was spent first."""
         folder = self._partitioning.folder(key, self._storage)
         tally = walk.tally = walk.tally or Tally(key)
-        for info in self._storage.list(folder, walk.after):
+        for info in self._storage.list(folder, walk.after, passed_over=self._names.passed_over(folder)):
             self._count(tally, info, len(folder) + 1)
             walk.after = info.uri
             if not budget.take():
@@ -87,7 +89,7 @@ class Lister:
         base = self._partitioning.base
         beginning, start = "", 0
         """Of the URIs of the partition at hand, and where the names in it begin."""
-        for info in self._storage.list(base, walk.after):
+        for info in self._storage.list(base, walk.after, passed_over=self._names.passed_over(base)):
             if not beginning or not info.uri.startswith(beginning):
                 match = self._partitioning.match(info.uri[len(base) + 1 :])
                 if walk.tally is not None and (match is None or match[0] != walk.tally.key):

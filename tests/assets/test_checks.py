@@ -40,7 +40,7 @@ def data_file(tiny: Any, asset: str) -> Path:
     return file
 
 
-def tamper(tiny: Any, asset: str, **changes: int) -> None:
+def tamper(tiny: Any, asset: str, **changes: Any) -> None:
     """Change fields of the partition's commit."""
     file = tiny.commit(asset, "a")
     commit = parse_commit(file.read_bytes(), str(file))
@@ -98,6 +98,27 @@ def test_a_shard_that_lost_a_sample_is_named(stored: Any) -> None:
     evaluation = stored.check("transformed_shards", "nothing_lost", "a")
     assert not evaluation.passed
     assert evaluation.metadata["shards that lost samples"].value == "000000"
+
+
+@pytest.mark.parametrize("objects", [7, 9])
+def test_objects_that_do_not_add_up_are_not_accounted_for(stored: Any, objects: int) -> None:
+    evaluation = stored.check("webdataset_shards", "accounted_for", "a")
+    assert evaluation.passed
+    figures = {name: value.value for name, value in evaluation.metadata.items()}
+    assert figures == {"objects listed": 8, "in samples": 8, "in rejects": 0, "left out": 0}
+    tamper_entry(stored, "webdataset_shards", objects=objects)
+    evaluation = stored.check("webdataset_shards", "accounted_for", "a")
+    assert not evaluation.passed
+    assert evaluation.metadata["in samples"].value == objects
+
+
+def test_what_is_left_out_is_accounted_for_by_rule(stored: Any) -> None:
+    tamper(stored, "raw_images", listed=11, left_out={"default: ._*": 2, "exclude: *.txt": 1})
+    evaluation = stored.check("webdataset_shards", "accounted_for", "a")
+    assert evaluation.passed
+    assert evaluation.metadata["left out"].value == 3
+    rules = {record.data["rule"]: record.data["objects"] for record in evaluation.metadata["left out by rule"].records}
+    assert rules == {"default: ._*": 2, "exclude: *.txt": 1}
 
 
 def test_vectors_of_another_size_than_was_committed_are_not_sound(stored: Any) -> None:
@@ -196,7 +217,7 @@ def test_too_few_neighbours_of_the_same_class_fail_the_check(stored: Any) -> Non
 
 def test_without_a_threshold_neighbours_are_not_checked(tiny: Any) -> None:
     names = {key.name for checks in tiny.defs(min_same_class_rate=None).asset_checks or [] for key in checks.check_keys}
-    assert names == {"nothing_lost", "readable", "sound", "failed_partitions"}
+    assert names == {"accounted_for", "nothing_lost", "readable", "sound", "failed_partitions"}
 
 
 def test_without_a_partition_a_check_says_what_to_do(tiny: Any) -> None:

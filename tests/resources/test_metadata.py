@@ -14,7 +14,7 @@ from resources.metadata import describe_shard_set
 from shardmill import graph
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.engines import LocalEngine
-from shardmill.shards.reader import ShardSet
+from shardmill.shards.reader import ShardSet, open_shards
 
 
 def write_images(folder: Path, numbers: range) -> None:
@@ -94,3 +94,22 @@ def test_an_image_that_cannot_be_shown_is_left_out_of_the_sheet(
     monkeypatch.setattr(metadata, "decode_image", refuse)
     assert "contact sheet" not in describe_shard_set(shards, 1.0)
     assert "contact sheet" in describe_shard_set(shards, 1.0, ["mask.png"])
+
+
+def test_what_became_of_the_objects_is_shown(tmp_path: Path) -> None:
+    write_images(tmp_path / "raw", range(5))
+    for name in ("._a.jpg", "._b.jpg", ".DS_Store"):
+        (tmp_path / "raw" / name).write_bytes(b"x")
+    shards = packed(tmp_path)
+    samples = describe_shard_set(shards, 1.0)
+    assert (samples["objects in samples"], samples["objects in rejects"]) == (10, 0)
+    raw = describe_shard_set(open_shards(tmp_path / "out/tiny/raw_images/all"), 1.0)
+    assert (raw["objects listed"], raw["objects left out"]) == (13, 3)
+    table = raw["left out by rule"]
+    assert isinstance(table, dg.TableMetadataValue)
+    found = [(row.data["rule"], row.data["objects"], row.data["for example"]) for row in table.records]
+    folder = f"file://{tmp_path}/raw"
+    assert found == [
+        ("default: ._*", 2, f"{folder}/._a.jpg, {folder}/._b.jpg"),
+        ("default: .DS_Store", 1, f"{folder}/.DS_Store"),
+    ]

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from shardmill.errors import ConflictError
 from shardmill.storage import ObjectInfo, Storage
-from shardmill.storage.objects import FolderOf
+from shardmill.storage.objects import FolderOf, PassedOver
 from shardmill.storage.store import Store
 
 SCHEME = "memory://"
@@ -30,7 +30,13 @@ class MemoryStore(Store):
         self._lock = threading.Lock()
         self._versions = itertools.count(1)
 
-    def list(self, folder: str, after: str | None = None, first_of: FolderOf | None = None) -> Iterator[ObjectInfo]:
+    def list(
+        self,
+        folder: str,
+        after: str | None = None,
+        first_of: FolderOf | None = None,
+        passed_over: PassedOver | None = None,
+    ) -> Iterator[ObjectInfo]:
         with self._lock:
             infos = [info for _, info in self._objects.values()]
         prefix, last = f"{folder.rstrip('/')}/", None

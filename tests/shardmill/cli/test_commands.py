@@ -66,7 +66,7 @@ def test_a_second_run_makes_nothing(base: Path, after_run: Run, call_command) ->
 
 def test_partitions_lists_states_a_line_each(base: Path, after_run: Run, call_command) -> None:
     found = rows(call_command("partitions", base / "d.yaml").stdout)
-    assert found[0] == ["partition", "asset", "state", "samples", "shards", "bytes", "rejects", "digest"]
+    assert found[0] == ["partition", "asset", "state", "samples", "shards", "bytes", "rejects", "left out", "digest"]
     assert [row[:3] for row in found[1:7]] == [
         ["a", "raw_images", "up to date"],
         ["a", "webdataset_shards", "up to date"],

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from shardmill.errors import ConfigurationError
 from shardmill.partitions import Partitioning, PartitionsSpec, TimePartitioning, encode_segment, partitioning_of
 from shardmill.partitions.keys import is_shortened
+from shardmill.sources import Excludes
 from shardmill.storage import Storage
 from tests.servers.places import KINDS, Kind, NewPlace
 
@@ -346,3 +347,31 @@ def test_what_stands_for_the_folder_of_a_partition_is_no_object_of_it() -> None:
     for made in (partitioning(PREFIX, "s3://b/{partition}"), partitioning(["a"], "s3://b/{partition}")):
         assert made.match("a/") is None
         assert made.match("a/x") == ("a", 2)
+
+
+# Litter
+
+
+@pytest.mark.parametrize(
+    ("declared", "template"), [(PREFIX, "{partition}"), ({"by": "time", "start": "2026-01-01"}, "%Y-%m-%d")]
+)
+def test_a_folder_with_litter_alone_is_no_partition(tmp_path: Path, declared: Any, template: str) -> None:
+    for name in ("2026-01-01/1.jpg", "2026-01-01/.DS_Store", "2026-01-02/._1.jpg", "@eaDir/1.jpg", "._x"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x")
+    made = partitioning(declared, f"{tmp_path}/{template}")
+    assert made.keys(STORAGE) == ["2026-01-01"]
+    assert made.match("@eaDir/1.jpg") is None
+    assert made.match("2026-01-01/1.jpg") == ("2026-01-01", 11)
+
+
+def test_what_is_excluded_makes_no_partition_and_without_the_defaults_litter_does(tmp_path: Path) -> None:
+    for name in ("a/1.txt", "b/1.jpg", "@eaDir/1.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    template = f"{tmp_path}/{{partition}}"
+    made = partitioning_of(SPEC.validate_python(PREFIX), template, Excludes(["*.txt"]))
+    assert made.keys(STORAGE) == ["b"]
+    made = partitioning_of(SPEC.validate_python(PREFIX), template, Excludes(defaults=False))
+    assert made.keys(STORAGE) == ["a", "b", "~40eaDir"]

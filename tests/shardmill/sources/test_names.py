@@ -6,10 +6,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shardmill.errors import ConfigurationError
+from shardmill.samples import canonical_suffix
 from shardmill.sources.names import (
     MAX_COMPONENT,
     MAX_KEY,
     ComponentPatterns,
+    check_component,
     encode_component,
     encode_key,
     is_member_name,
@@ -149,8 +151,11 @@ def test_components_that_differ_in_case_alone_are_one(component: str) -> None:
 @example(["x" * 40 + ".png", encode_component("x" * 40 + ".png")])
 @example(["\u0130", "\u0131"])
 def test_different_components_stay_different(components: list[str]) -> None:
-    lowered = {component.lower() for component in components}
-    assert len({encode_component(component) for component in lowered}) == len(lowered)
+    apart = {
+        f"{before}{dot}{canonical_suffix(suffix)}"
+        for before, dot, suffix in (component.lower().rpartition(".") for component in components)
+    }
+    assert len({encode_component(component) for component in apart}) == len(apart)
 
 
 def test_a_shortened_component_keeps_its_suffix() -> None:
@@ -194,41 +199,121 @@ def test_a_name_of_100_bytes_can_stand_in_a_shard() -> None:
     assert is_member_name("x" * 96, "jpg")
 
 
+@pytest.mark.parametrize(
+    ("component", "encoded"),
+    [
+        ("JPG", "jpg"),
+        ("jpeg", "jpg"),
+        ("JPE", "jpg"),
+        ("jfif", "jpg"),
+        ("tif", "tiff"),
+        ("mask.TIF", "mask.tiff"),
+        ("jpeg.png", "jpeg.png"),
+        ("apng", "png"),
+        ("dib", "bmp"),
+        ("tar.gz", "tar.gz"),
+    ],
+)
+def test_one_suffix_is_used_of_those_that_name_one_format(component: str, encoded: str) -> None:
+    assert encode_component(component) == encoded
+
+
+@pytest.mark.parametrize(
+    ("component", "meant"),
+    [("JPG", "'jpg'"), ("image.jpeg", "'image.jpg'"), ("mask.tif", "'mask.tiff'"), ("Mask.PNG", "'mask.png'")],
+)
+def test_a_component_of_a_dataset_file_is_called_as_in_shards_or_refused_with_what_is_meant(component, meant) -> None:
+    with pytest.raises(ConfigurationError, match=f"did you mean {re.escape(meant)}"):
+        check_component(component)
+
+
+@pytest.mark.parametrize("component", ["", "a b", "é", "__key__", "x" * 28])
+def test_what_no_component_is_called_is_refused(component: str) -> None:
+    with pytest.raises(ConfigurationError, match="27 lower-case letters"):
+        check_component(component)
+    assert check_component("image.jpg") == "image.jpg"
+
+
 # Patterns
 
 
+def patterns(**components: str | list[str]) -> ComponentPatterns:
+    """Of components whose dots are written as `__`."""
+    named = {name.replace("__", "."): given for name, given in components.items()}
+    return ComponentPatterns({name: [given] if isinstance(given, str) else given for name, given in named.items()})
+
+
 def test_the_first_pattern_that_fits_the_whole_name_decides() -> None:
-    patterns = ComponentPatterns(
-        {"image.jpg": "images/{key}.jpg", "trimap.png": "annotations/trimaps/{key}.png", "other": "{key}"}
-    )
-    assert patterns.components == ("image.jpg", "trimap.png", "other")
-    assert patterns.split("images/cats/a.jpg") == ("cats/a", "image.jpg")
-    assert patterns.split("annotations/trimaps/a.b.png") == ("a.b", "trimap.png")
-    assert patterns.split("images/a.png") == ("images/a.png", "other")
+    found = patterns(image__jpg="images/{key}.jpg", trimap__png="annotations/trimaps/{key}.png", other="{key}")
+    assert [each.component for each in found.components] == ["image.jpg", "trimap.png", "other"]
+    assert found.split("images/cats/a.jpg") == ("cats/a", "image.jpg")
+    assert found.split("annotations/trimaps/a.b.png") == ("a.b", "trimap.png")
+    assert found.split("images/a.png") == ("images/a.png", "other")
 
 
 def test_a_name_that_fits_no_pattern_is_none() -> None:
-    patterns = ComponentPatterns({"jpg": "images/{key}.jpg"})
-    assert patterns.split("images/.jpg") is None
-    assert patterns.split("xx/images/a.jpg") is None
-    assert patterns.split("images/a.jpg~") is None
+    found = patterns(jpg="images/{key}.jpg")
+    assert found.split("images/.jpg") is None
+    assert found.split("xx/images/a.jpg") is None
+    assert found.split("images/a.jpg~") is None
 
 
 def test_everything_but_the_key_is_literal() -> None:
-    patterns = ComponentPatterns({"jpg": "[a-z]+(1)/{key}.*"})
-    assert patterns.split("[a-z]+(1)/x.*") == ("x", "jpg")
-    assert patterns.split("b1/x.jpg") is None
+    found = patterns(jpg="[a-z]+(1)/{key}.jpg")
+    assert found.split("[a-z]+(1)/x.jpg") == ("x", "jpg")
+    assert found.split("b1/x.jpg") is None
+
+
+def test_case_counts_in_a_key_alone() -> None:
+    assert patterns(jpg="Images/{key}.jpg").split("images/IMG_1.JPG") == ("IMG_1", "jpg")
+
+
+def test_a_component_has_several_patterns_and_is_called_after_the_image_that_fits() -> None:
+    found = patterns(image__jpg=["images/{key}.jpg", "photos/{key}.jpeg", "images/{key}.PNG"], cls="{key}.txt")
+    assert found.split("photos/a.JPEG") == ("a", "image.jpg")
+    assert found.split("images/a.png") == ("a", "image.png")
+    assert found.split("a.txt") == ("a", "cls")
+    assert found.components == (("image.jpg", ("image.jpg", "image.png")), ("cls", ("cls",)))
+
+
+def test_any_suffix_is_the_last_one_and_names_an_image_that_has_none_by_declaration() -> None:
+    found = patterns(image="images/{key}.*", mask="masks/{key}_mask.*")
+    assert found.split("images/a.b.JPEG") == ("a.b", "image.jpg")
+    assert found.split("masks/a_mask.tif") == ("a", "mask.tiff")
+    assert found.split("images/notes.txt") == ("notes", "image")
+    assert found.split("images/README") is None
+    assert {"image", "image.jpg", "image.png", "image.tiff"} <= set(found.components[0].names)
+
+
+def test_two_components_that_could_be_called_the_same_are_a_configuration_error() -> None:
+    with pytest.raises(ConfigurationError, match=r"'image' and 'image.png' would both be called 'image.png'"):
+        patterns(image="images/{key}.*", image__png="masks/{key}.png")
+    assert patterns(jpg="{key}.jpg", png="{key}.png").components == (("jpg", ("jpg",)), ("png", ("png",)))
 
 
 @given(KEYS)
 def test_a_pattern_gives_back_any_key(key: str) -> None:
-    assert ComponentPatterns({"jpg": "a/{key}.jpg"}).split(f"a/{key}.jpg") == (key, "jpg")
+    assert patterns(jpg="a/{key}.jpg").split(f"a/{key}.jpg") == (key, "jpg")
+
+
+@given(KEYS, st.sampled_from(["jpg", "JPEG", "png", "tif", "txt"]))
+def test_what_a_pattern_calls_a_component_is_among_its_names(key: str, suffix: str) -> None:
+    found = patterns(image="a/{key}.*")
+    split = found.split(f"a/{key}.{suffix}")
+    assert split is not None
+    assert split[1] in found.components[0].names
 
 
 @pytest.mark.parametrize("pattern", ["images/a.jpg", "{key}/{key}.jpg", "{name}.jpg", "{partition}/{key}.jpg", ""])
 def test_a_pattern_without_one_key_is_a_configuration_error(pattern: str) -> None:
     with pytest.raises(ConfigurationError, match=f"'jpg'.*{re.escape(repr(pattern))}"):
-        ComponentPatterns({"jpg": pattern})
+        patterns(jpg=pattern)
+
+
+@pytest.mark.parametrize("pattern", ["*/{key}.jpg", "{key}*.jpg", "{key}*", "{key}.*.jpg"])
+def test_a_star_stands_for_a_suffix_alone(pattern: str) -> None:
+    with pytest.raises(ConfigurationError, match="stands for a suffix alone"):
+        patterns(jpg=pattern)
 
 
 def test_a_name_that_just_fits_is_not_shortened() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shardmill.errors import StorageError
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.spec import ShardSpec
 from shardmill.sources import Manifest, RawObject, SourceSpec, list_source
@@ -172,3 +173,90 @@ def test_the_objects_of_a_sample_stay_together_whatever_shard_it_goes_into(order
 def test_that_images_are_needed_counts_where_a_sample_has_none(name: str, counts: bool) -> None:
     with_images, without = (RawShard("0", "0", listed("a.cls", "a.png", name), images) for images in (True, False))
     assert (with_images.identity() != without.identity()) == counts
+
+
+# Objects that cannot be had
+
+
+@pytest.fixture
+def links(raw: Path) -> Path:
+    """The folder with two links that lead nowhere."""
+    (raw / "dangling.jpg").symlink_to("nowhere")
+    (raw / "round.jpg").symlink_to("round.jpg")
+    return raw
+
+
+def test_a_link_to_nothing_is_a_reject_with_the_true_reason(links: Path, shard: RawShard, pack: Any) -> None:
+    report = pack(shard)
+    assert report.kept == 3
+    assert [(reject.key, reject.reason, reject.may_pass) for reject in report.rejects] == [
+        ("dangling", "dangling link", True),
+        ("round", "unreadable object", True),
+    ]
+    assert f"file://{links}/dangling.jpg is a link that leads nowhere" in report.rejects[0].detail
+    assert (report.objects, report.rejected_objects) == (6, 2)
+
+
+def test_a_file_that_may_not_be_read_is_a_reject_that_may_pass(raw: Path, shard, pack: Any, nobody: Any) -> None:
+    (raw / "image_00001.cls").chmod(0)
+    with nobody():
+        report = pack(shard)
+    assert report.kept == 2
+    assert [(each.key, each.reason, each.may_pass) for each in report.rejects] == [
+        ("image_00001", "unreadable object", True)
+    ]
+
+
+def test_a_name_that_is_not_utf_8_is_a_reject_that_says_so(raw: Path, storage: Storage, pack: Any) -> None:
+    (raw / "caf\udce9.jpg").write_bytes((raw / "image_00001.jpg").read_bytes())
+    manifest = list_source(SourceSpec(uri=str(raw)), f"file://{raw}", storage)
+    report = pack(RawShard("000000", "000000", manifest))
+    assert [(each.key, each.reason, each.may_pass) for each in report.rejects] == [
+        ("caf%E9", "name is not UTF-8", False)
+    ]
+
+
+def test_where_every_link_leads_nowhere_the_source_is_not_there(tmp_path: Path, storage: Storage, pack: Any) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).symlink_to("unmounted")
+    manifest = list_source(SourceSpec(uri=str(tmp_path)), f"file://{tmp_path}", storage)
+    with pytest.raises(StorageError, match="mounted"):
+        pack(RawShard("000000", "000000", manifest))
+
+
+# Names
+
+
+DECLARED = SourceSpec(
+    uri="/raw", components={"image": ["i/{key}.jpg", "i/{key}.png"], "mask.png": "m/{key}.png"}
+).declared
+
+
+@pytest.mark.parametrize(
+    ("stage", "names", "reason", "said"),
+    [
+        (PackStage(DECLARED), ["a.image.png"], "missing component", "no mask.png"),
+        (PackStage(DECLARED), ["a.mask.png"], "missing component", "no image"),
+        (
+            PackStage(DECLARED),
+            ["a.image.jpg", "a.image.png", "a.mask.png"],
+            "duplicate component",
+            "image is claimed by file:///a.image.jpg and file:///a.image.png",
+        ),
+        (PackStage(cuts_names=True), ["a.05.png", "a.06.png"], "dots in the name", 'components: {png: "{key}.png"}'),
+    ],
+)
+def test_names_that_make_no_sample_are_rejects_that_name_the_objects(
+    pack: Any, stage: PackStage, names: list[str], reason: str, said: str
+) -> None:
+    [reject] = pack(RawShard("0", "0", listed(*names)), stage).rejects
+    assert reject.reason == reason
+    assert said in reject.detail
+
+
+def test_two_suffixes_of_one_format_are_one_component_and_the_reject_names_both(raw: Path, storage, pack: Any) -> None:
+    (raw / "image_00001.JPEG").write_bytes(b"x")
+    manifest = list_source(SourceSpec(uri=str(raw)), f"file://{raw}", storage)
+    [reject] = pack(RawShard("000000", "000000", manifest)).rejects
+    assert reject.reason == "duplicate component"
+    assert all(name in reject.detail for name in ("image_00001.JPEG", "image_00001.jpg"))

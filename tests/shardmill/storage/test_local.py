@@ -7,12 +7,20 @@ import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shardmill.errors import ChangedError, ConfigurationError, ConflictError, StorageError
+from shardmill.errors import (
+    ChangedError,
+    ConfigurationError,
+    ConflictError,
+    DanglingLinkError,
+    StorageError,
+    UnreadableError,
+)
 from shardmill.storage import ObjectInfo, Storage, absolute_uri, join_uri, relative_to
 from shardmill.storage.local import LOCK, SCRATCH, LocalStore
 
@@ -162,27 +170,64 @@ def test_links_to_folders_and_files_are_followed(storage: Storage, folder: str, 
     assert found == {join_uri(folder, "in/folder/file"): b"data", join_uri(folder, "in/file"): b"data"}
 
 
-def test_a_link_that_leads_nowhere_is_listed_and_missed_when_read(
-    storage: Storage, folder: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("target", "error", "said"),
+    [("nowhere", DanglingLinkError, "leads nowhere"), ("link.jpg", UnreadableError, "round in a circle")],
+)
+def test_a_link_to_nothing_is_listed_and_says_what_it_is_when_it_is_read(
+    storage: Storage, folder: str, tmp_path: Path, target: str, error: type[StorageError], said: str
 ) -> None:
-    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "link.jpg").symlink_to(target)
     [info] = storage.list(folder)
-    assert info.uri == join_uri(folder, "dangling.jpg")
-    with pytest.raises(FileNotFoundError, match=r"dangling\.jpg"):
+    assert info.uri == join_uri(folder, "link.jpg")
+    with pytest.raises(error, match=rf"link\.jpg.*{said}"):
         storage.read(info.uri)
 
 
-def test_links_in_a_circle_are_an_error_not_endless(storage: Storage, folder: str, tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "round").symlink_to(tmp_path / "a")
-    with pytest.raises(StorageError, match="round"):
-        list(storage.list(folder))
+def test_a_file_that_may_not_be_read_is_listed_and_says_so_when_it_is_read(storage, write, nobody: Any) -> None:
+    uri = write("a.jpg")
+    Path(uri.removeprefix("file://")).chmod(0)
+    with nobody():
+        [info] = storage.list(uri.rpartition("/")[0])
+        with pytest.raises(UnreadableError, match=r"may not read .*a\.jpg"):
+            storage.read(info.uri)
+
+
+def test_a_link_to_a_folder_that_it_is_in_is_passed_over(storage: Storage, folder: str, tmp_path: Path, write) -> None:
+    """Other links to folders are followed."""
+    write("a/x.jpg")
+    (tmp_path / "a/round").symlink_to(tmp_path / "a")
+    (tmp_path / "a/up").symlink_to("../..")
+    (tmp_path / "b").symlink_to("a")
+    passed: list[tuple[str, object]] = []
+    listing = storage.list(folder, passed_over=lambda uri, why: passed.append((uri.removeprefix(f"{folder}/"), why)))
+    assert [info.uri.removeprefix(f"{folder}/") for info in listing] == ["a/x.jpg", "b/x.jpg"]
+    assert passed == [(f"{name}/{link}", "loop of links") for name in "ab" for link in ("round", "up")]
+    assert len(list(storage.list(folder))) == 2
 
 
 def test_pipes_and_sockets_are_no_objects(storage: Storage, folder: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to").symlink_to("pipe")
+    passed: list[object] = []
+    assert list(storage.list(folder, passed_over=lambda *each: passed.append(each))) == []
+    assert passed == [(join_uri(folder, name), "not a file") for name in ("pipe", "to")]
     assert list(storage.list(folder)) == []
     assert storage.stat(join_uri(folder, "pipe")) is None
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_unless_it_is_passed_over(
+    storage: Storage, folder: str, tmp_path: Path, write: Any, nobody: Any
+) -> None:
+    write("a.jpg")
+    (tmp_path / "lost+found").mkdir(mode=0)
+    passed: list[str] = []
+    with nobody():
+        with pytest.raises(StorageError, match=r"lost\+found.*Permission denied"):
+            list(storage.list(folder))
+        listing = list(storage.list(folder, passed_over=lambda uri, why: passed.append(f"{uri}: {why}")))
+    assert [info.uri for info in listing] == [join_uri(folder, "a.jpg")]
+    assert passed == [f"{folder}/lost+found/: cannot list {folder}/lost+found: Permission denied"]
 
 
 @pytest.mark.parametrize("name", ["missing", "file/below", "folder", "x" * 300])

@@ -52,3 +52,20 @@ def test_what_stands_for_a_folder_in_a_bucket_is_no_object_outside(watched: Any)
     for name in ("a/", "x", "b/c/", "y", "z", "4"):
         outside.take(name)
     assert (outside.objects, outside.names) == (4, ["x", "y", "z"])
+
+
+def test_what_is_left_out_is_not_counted(watch: Watch) -> None:
+    """Nor does it make a partition due, or another one."""
+    watched = watch(source={"exclude": ["*.txt"]})
+    for name in ("a/1.jpg", "a/._1.jpg", "a/2.txt", "b/.DS_Store", "@eaDir/1.jpg"):
+        watched.put(name, b"x")
+    lister, walk = Lister(watched.dataset), Walk()
+    tallies = {tally.key: tally.objects for tally in lister.everything(walk, Budget(60.0, 100))}
+    assert tallies == {"a": 1, "b": 0}
+    assert lister.outside.objects == 0
+    assert watched.dataset.partitions() == ["a"]
+    watched.run("a")
+    found = watched.look()
+    assert (found.due, found.partitions) == ([], ["a"])
+    watched.put("a/._3.jpg", b"x")
+    assert watched.look().due == []

@@ -1,0 +1,91 @@
+"""Names with dots: a key ends at the first one, so that pieces of a name can come to stand for components.
+
+`Screenshot 2026-01-05 at 10.05.32.png` would be the component `05.32.png` of `Screenshot 2026-01-05 at 10`, and all
+that were taken in one hour one sample.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from shardmill.errors import ConfigurationError
+from shardmill.samples import IMAGE_FORMATS, canonical_suffix
+from shardmill.sources.manifest import Manifest, RawObject
+
+_MANY = 32
+"""Objects with one suffix that no sample has, but for one whose key is the beginning of many names."""
+_WORD = r"(?:[a-z_]|%[89a-f][0-9a-f])(?:[a-z0-9_\-+=@,]|%[89a-f][0-9a-f])*"
+_MEANT = re.compile(rf"(?:{_WORD}|[0-9]|[1-9][0-9])")
+"""A part of a component's name as people give it: a word (`trimap`, `tar`, `b01`), or a number that counts views."""
+
+
+@lru_cache(maxsize=4096)
+def looks_torn(component: str) -> bool:
+    """Whether a component, as it is called in a shard, looks like the rest of a name: `05.32.png`, `2_cat.jpg`.
+
+    Its last suffix says nothing, nor do words and small numbers before that: `trimap.png`, `tar.gz`, `0.jpg`.
+    """
+    return not all(map(_MEANT.fullmatch, component.split(".")[:-1]))
+
+
+def torn_apart(group: Sequence[RawObject]) -> str | None:
+    """What to say of a sample that was made of several objects whose names have dots; None if it was not."""
+    if len(group) < 2:
+        return None
+    torn = _torn([item.component for item in group])
+    if len(torn) < 2:
+        return None
+    return (
+        f"{len(group)} objects would be one sample, because a key ends at the first dot: {group[0].uri} and "
+        f"{group[1].uri} for example. {_advice(item.uri for item in group)}"
+    )
+
+
+def check_for_dots(manifest: Manifest, most: float) -> None:
+    """Refuse a partition of which more than this share of the objects have names that would be torn apart.
+
+    Raises:
+        ConfigurationError: There are more.
+    """
+    counts = {each["values"]: each["counts"] for each in manifest.table["component"].value_counts().to_pylist()}
+    suffixes = Counter(name.rpartition(".")[2] for name in counts)
+    if not any(map(looks_torn, counts)) and max(suffixes.values(), default=0) <= _MANY:
+        return
+    torn, worst = 0, ("", [""])
+    uris: dict[str, str] = {}  # of each suffix, one
+    for key, group in manifest.by_key():
+        found = _torn([item.component for item in group])
+        if found:
+            torn += len(found)
+            uris |= {item.uri.rpartition(".")[2].lower(): item.uri for item in group}
+            worst = max(worst, (key, [item.uri for item in group]), key=lambda each: len(each[1]))
+    if torn <= most * manifest.objects:
+        return
+    key, found = worst[0], worst[1]
+    so = f"{len(found)} objects would be one sample" if len(found) > 1 else f"{found[0]} would be a sample"
+    raise ConfigurationError(
+        f"names with dots: a key ends at the first dot, so that {so}, {key!r}. {torn} of {manifest.objects} objects "
+        f"have such names, {found[0]} among them. {_advice(uris.values())}"
+    )
+
+
+def _torn(components: Sequence[str]) -> list[str]:
+    suffixes = Counter(component.rpartition(".")[2] for component in components)
+    return [each for each in components if looks_torn(each) or suffixes[each.rpartition(".")[2]] > _MANY]
+
+
+def _advice(uris: Iterable[str]) -> str:
+    """What to write, so that a key ends at the last dot."""
+    suffixes = sorted({uri.rpartition("/")[2].rpartition(".")[2].lower() for uri in uris})
+    images = [suffix for suffix in suffixes if canonical_suffix(suffix) in IMAGE_FORMATS]
+    several = len(set(map(canonical_suffix, images))) > 1
+    patterns: dict[str, list[str]] = {}
+    for suffix in suffixes:
+        component = "image" if several and suffix in images else canonical_suffix(suffix)
+        patterns.setdefault(component, []).append(f"{{key}}.{suffix}")
+    parts = (f"{name}: {json.dumps(each[0] if len(each) == 1 else each)}" for name, each in patterns.items())
+    return f"Use `components: {{{', '.join(parts)}}}` in `source`: there the key is all that stands for {{key}}"
