@@ -37,7 +37,7 @@ def to_rgb(image: Image.Image, profile: bytes | None, bits: int) -> npt.NDArray[
     Args:
         image: Of any mode that a file gives; more than 8 bits as `I;16`.
         profile: Its ICC profile.
-        bits: Of a value, where they are more than 8.
+        bits: Of a stored value.
     """
     width, height = image.size
     rows = max(1, _STRIP // width)
@@ -72,7 +72,8 @@ def _strip_to_rgb(image: Image.Image, profile: bytes | None, bits: int) -> Image
             alpha = Image.fromarray((values != transparent).astype(np.uint8) * 255)
     elif image.has_transparency_data:
         if image.mode in ("1", "L") and isinstance(transparent, int):
-            alpha = Image.fromarray((np.asarray(image.convert("L")) != transparent).astype(np.uint8) * 255)
+            value = 255 * bool(transparent) if image.mode == "1" else transparent * 255 // ((1 << bits) - 1)
+            alpha = Image.fromarray((np.asarray(image.convert("L")) != value).astype(np.uint8) * 255)
         else:
             image = image.convert("LA" if image.mode in ("La", "LA") else "RGBA")
             alpha = image.getchannel("A")

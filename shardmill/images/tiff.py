@@ -158,7 +158,7 @@ def _check(directory: _Directory, photometric: int, samples: int, bits: tuple[in
         problem = f"{_UNREAD.get(compression, f'compression {compression}')} in TIFF"
     elif kinds - {1, 4}:
         problem = f"{max(bits)}-bit {_KINDS.get(max(kinds), f'samples of kind {max(kinds)}')}, {name} TIFF"
-    elif compression == _JPEG and max(bits) not in (8, 12):
+    elif compression == _JPEG and max(bits) != 8:
         problem = f"{max(bits)}-bit JPEG in TIFF"
     elif max(bits) > 16 or len(set(bits)) > 1:
         problem = f"{' + '.join(map(str, bits[:8]))}-bit {name} TIFF"
