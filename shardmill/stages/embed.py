@@ -24,7 +24,7 @@ from shardmill.embedders import (
     weights_identity,
 )
 from shardmill.errors import Rejected
-from shardmill.images import MAX_PIXELS, decode_image
+from shardmill.images import MAX_PIXELS, decode_image, in_work
 from shardmill.samples import image_format
 from shardmill.shards.earlier import EarlierReader, Former
 from shardmill.shards.fingerprint import sample_fingerprint
@@ -34,6 +34,7 @@ from shardmill.shards.layout import Suffix
 from shardmill.shards.parts import Bytes, Part, read_parts
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.stored import Rows, StoredShard
+from shardmill.stages.about import about
 from shardmill.stages.counts import Counts
 from shardmill.stages.outputs import Cell, TableOutput
 from shardmill.stages.stage import OutputFiles, Resources, Work, stage_identity
@@ -94,7 +95,7 @@ class EmbedStage(StoredSamplesStage):
     """What is done to an image before the network, found out like the weights."""
 
     name: ClassVar[str] = "embed"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     suffix: ClassVar[Suffix] = "parquet"
 
     @property
@@ -231,7 +232,8 @@ class EmbedStage(StoredSamplesStage):
         row = _Row(sample.key, cls, sample.rows[component], sample.fingerprints.output, former)
         if former is not None:
             return row, None
-        return row, preprocess(decode_image(data[component], component, self.max_pixels))
+        with in_work.scope(), about(sample.key, row.origin.source_uri):
+            return row, preprocess(decode_image(data[component], component, self.max_pixels))
 
     def _component(self, names: Collection[str]) -> str:
         if self.spec.component is not None:
