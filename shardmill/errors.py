@@ -75,6 +75,10 @@ class EngineError(ShardmillError):
         return str(self.args[0])
 
 
+class SampleError(ShardmillError):
+    """Something failed on a sample that says nothing against it, a lack of memory say; names it and its raw object."""
+
+
 class DeviceError(ShardmillError):
     """`nvidia-smi` is there, and fails to say which CUDA devices are; says what it said."""
 

@@ -32,6 +32,9 @@ class Embedder(Protocol):
         """uint8 [H, W, 3] RGB → uint8 [h, w, 3]: the model's own size, crop and interpolation.
 
         Safe to call from several threads at once. It releases the GIL and runs on the calling thread.
+
+        Raises:
+            Rejected: It would take too much memory on the way.
         """
 
     def module(self) -> "nn.Module":

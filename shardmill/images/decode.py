@@ -4,72 +4,46 @@ Every function is thread-safe and releases the GIL while it decodes. The outcome
 `Rejected`, whatever the bytes are; another exception means a mistake of the caller or no memory.
 """
 
-import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import (
-    BmpImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image
 
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import reasons
-from shardmill.memory import lacks_memory
+from shardmill.images.budget import MAX_PIXELS, in_work
+from shardmill.images.colour import to_rgb
+from shardmill.images.formats import check_format
+from shardmill.images.gif import open_gif
+from shardmill.images.jpeg import open_jpeg
+from shardmill.images.opened import Opened, corrupt
+from shardmill.images.others import open_other
+from shardmill.images.png import open_png
+from shardmill.images.scale import wide_values
+from shardmill.images.tiff import open_tiff
+from shardmill.images.webp import open_webp
 from shardmill.samples import IMAGE_FORMATS, image_format
 
 _T = TypeVar("_T", bound=np.generic)
 Labels = npt.NDArray[np.unsignedinteger[Any]]
 
-MAX_PIXELS = 178_956_970
-"""Width times height above which an image is refused: where Pillow too stops, half a gigabyte as RGB."""
+MAX_SIDE = 1 << 20
+"""Width or height above which an image is refused: decoders count the bytes of a row in 31 bits."""
 
 # Pillow reports damaged metadata by warnings; the pixels decide here. Process-wide, because `catch_warnings`
 # is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# Opened by class rather than by `Image.open`: its check of the size follows a process-wide setting and warns,
-# and a JPEG with a second picture in it (MPO) would be another format.
-_READERS: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-}
-
-_MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-    (b"BM", "BMP"),
-)
-
-_UNSUPPORTED_MODES = {"F": "32-bit float", "LAB": "CIELAB"}
+_OPEN = {"JPEG": open_jpeg, "PNG": open_png, "WEBP": open_webp, "GIF": open_gif, "TIFF": open_tiff}
 
 
 def decode_image(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Decode an image for the eye: RGB, upright.
+    """Decode an image for the eye: sRGB, upright.
 
-    CMYK and palettes are converted, 16-bit grey is scaled to 8 bits, transparency is laid over white, EXIF's
-    orientation is applied. Of an animation, the first frame.
+    Colours are converted from the embedded ICC profile, CMYK and palettes too; 16-bit values are scaled to 8
+    bits, transparency is laid over white, EXIF's orientation is applied. Of an animation, the first frame.
 
     Args:
         data: The file's bytes.
@@ -83,21 +57,17 @@ def decode_image(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> n
         Rejected: With one of `shardmill.images.reasons`.
         ConfigurationError: The component is not an image.
     """
-    image = _open(data, component, max_pixels)
-    if _is_plain_jpeg(image):
-        with _corrupt():
-            orientation = _orientation(image)
-        pixels = _decode_plain_jpeg(data)
-        if pixels is not None:
-            return _upright(pixels, orientation)
-    with _corrupt():
-        image.load()
-        orientation = _orientation(image)  # after load: Pillow turns a TIFF itself and drops the tag
-    return _upright(_rgb(image), orientation)
+    with in_work:
+        image = _open(data, component, max_pixels)
+        if image.load_pixels is not None:
+            pixels = image.load_pixels()
+        else:
+            pixels = to_rgb(image.load(), image.profile, image.bits)
+        return _upright(pixels, image.orientation)
 
 
 def decode_mask(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> Labels:
-    """Decode a label map: the values as they are stored, upright.
+    """Decode a label map: the values as they are stored, upright. Profiles change none.
 
     A palette gives its indices, 1-bit gives 0 and 1, 2- and 4-bit grey their small numbers, 16-bit all 16
     bits. A mask stored as RGB passes when its three channels are equal.
@@ -109,15 +79,13 @@ def decode_mask(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> La
         Rejected: As `decode_image`; "unsupported pixel format" also for colours and transparency.
         ConfigurationError: The component is not an image.
     """
-    image = _open(data, component, max_pixels)
-    with _corrupt():
-        image.load()
-        orientation = _orientation(image)
-    return _upright(_labels(image, data), orientation)
+    with in_work:
+        image = _open(data, component, max_pixels)
+        return _upright(_labels(image.load(), image.bits), image.orientation)
 
 
 def verify_image(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Check that `decode_image` would decode it, at the least cost.
+    """Check that `decode_image` decodes it, at the least cost.
 
     All of the compressed data are read. A JPEG is reconstructed at an eighth of its size, in grey.
 
@@ -125,94 +93,45 @@ def verify_image(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> N
         Rejected: As `decode_image`.
         ConfigurationError: The component is not an image.
     """
-    image = _open(data, component, max_pixels)
-    if _is_plain_jpeg(image) and _jpeg_decodes(data):
-        return
-    with _corrupt():
-        image.draft("RGB" if image.mode == "RGB" else "L", (1, 1))  # of use to JPEG only
-        image.load()
-    if image.mode == "I":
-        _sixteen_bits(image)
+    with in_work:
+        image = _open(data, component, max_pixels)
+        if image.check is not None:
+            image.check()
+        else:
+            image.load()
 
 
-def _open(data: bytes, component: str, max_pixels: int) -> ImageFile.ImageFile:
-    """Read the header; check format, size and mode."""
+def verify_head(head: bytes, component: str) -> None:
+    """Check by the first bytes of a file that it is of the format that its name says.
+
+    Raises:
+        Rejected: As `decode_image`.
+    """
+    check_format(head, component, _wanted(component))
+
+
+def _wanted(component: str) -> str:
     wanted = image_format(component)
     if wanted is None:
         known = ", ".join(IMAGE_FORMATS)
         raise ConfigurationError(f"component {component!r} is not an image: its suffix must be one of {known}")
-    if not data:
-        raise Rejected(reasons.EMPTY_FILE, f"{component} has no bytes")
-    suffix = component.rpartition(".")[2]
-    found = _sniff(data)
-    if found is None:
-        raise Rejected(reasons.NOT_AN_IMAGE, f"named .{suffix}, begins with {bytes(data[:12])!r}")
-    if found != wanted:
-        raise Rejected(reasons.WRONG_EXTENSION, f"named .{suffix}, but the bytes are {found}")
-    with _corrupt():
-        image = _READERS[found](io.BytesIO(data))
-    width, height = image.size
+    return wanted
+
+
+def _open(data: bytes, component: str, max_pixels: int) -> Opened:
+    """Read the header; check format and size; wait until there is room for the pixels."""
+    wanted = _wanted(component)
+    check_format(data, component, wanted)
+    image = _OPEN[wanted](data) if wanted in _OPEN else open_other(data, wanted)
+    width, height = image.width, image.height
     if width * height > max_pixels:
         raise Rejected(reasons.TOO_MANY_PIXELS, f"{width} x {height}, the limit is {max_pixels}")
+    if max(width, height) > MAX_SIDE:
+        raise Rejected(reasons.TOO_MANY_PIXELS, f"{width} x {height}, a side has {MAX_SIDE} at most")
     if width == 0 or height == 0:
         raise Rejected(reasons.CORRUPT_IMAGE, f"{width} x {height} pixels")
-    if image.mode in _UNSUPPORTED_MODES:
-        raise Rejected(reasons.UNSUPPORTED_PIXELS, f"{_UNSUPPORTED_MODES[image.mode]} {found}")
+    in_work.take(width * height)
     return image
-
-
-def _sniff(data: bytes) -> str | None:
-    for magic, name in _MAGIC:
-        if data.startswith(magic):
-            return name
-    return "WEBP" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
-
-
-@contextmanager
-def _corrupt() -> Iterator[None]:
-    """Turn what Pillow raises on bad bytes into `Rejected`; nothing but calls of Pillow belongs in its scope.
-
-    Its readers parse with struct, zlib, int(), dictionaries and asserts, so that hostile bytes raise nearly
-    anything.
-    """
-    try:
-        yield
-    except Image.DecompressionBombError as error:
-        raise Rejected(reasons.TOO_MANY_PIXELS, str(error)) from error
-    except Exception as error:
-        if lacks_memory(error):
-            raise MemoryError(str(error)) from error
-        raise Rejected(reasons.CORRUPT_IMAGE, f"{type(error).__name__}: {error}") from error
-
-
-def _is_plain_jpeg(image: ImageFile.ImageFile) -> bool:
-    return image.format == "JPEG" and image.mode in ("RGB", "L")
-
-
-def _decode_plain_jpeg(data: bytes) -> npt.NDArray[np.uint8] | None:
-    """Decode with libjpeg-turbo directly. None on any complaint, also a harmless one: let Pillow judge."""
-    import simplejpeg
-
-    try:
-        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:
-        return None
-    return pixels
-
-
-def _jpeg_decodes(data: bytes) -> bool:
-    import simplejpeg
-
-    try:
-        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1)
-    except ValueError:
-        return False
-    return True
-
-
-def _orientation(image: Image.Image) -> int:
-    value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return value if isinstance(value, int) else 1
 
 
 def _upright(pixels: npt.NDArray[_T], orientation: int) -> npt.NDArray[_T]:
@@ -226,55 +145,20 @@ def _upright(pixels: npt.NDArray[_T], orientation: int) -> npt.NDArray[_T]:
     return np.ascontiguousarray(pixels)
 
 
-def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """A loaded image → uint8 [height, width, 3], writable."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = _sixteen_bits(image)
-        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 → 255; Pillow's convert clips
-        transparent = image.info.get("transparency")
-        if isinstance(transparent, int):
-            grey[values == transparent] = 255
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    with _corrupt():
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba)
-        return np.array(image.convert("RGB"))
-
-
-def _labels(image: Image.Image, data: bytes) -> Labels:
+def _labels(image: Image.Image, bits: int) -> Labels:
     """A loaded image → [height, width], writable."""
-    if image.mode in ("1", "P"):
-        with _corrupt():
+    with corrupt():
+        if image.mode in ("1", "P"):
             return np.array(image).astype(np.uint8)
-    if image.mode == "L":
-        with _corrupt():
-            return np.array(image) // np.uint8(255 // ((1 << min(_grey_bits(image, data), 8)) - 1))
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _sixteen_bits(image)
-    if image.mode in ("RGB", "RGBA", "LA"):
-        with _corrupt():
+        if image.mode == "L":
+            return np.array(image) // np.uint8(255 // ((1 << min(bits, 8)) - 1))
+        if image.mode.startswith("I"):
+            return wide_values(image)
+        if image.mode in ("RGB", "RGBA", "LA"):
             channels = np.array(image.convert("RGBA"))
-        grey = channels[:, :, 0]
-        if (channels[:, :, 1:3] == grey[:, :, None]).all() and (channels[:, :, 3] == 255).all():
-            return grey.copy()
-        raise Rejected(reasons.UNSUPPORTED_PIXELS, f"a mask holds labels, not colours or transparency ({image.mode})")
+            grey = channels[:, :, 0]
+            if (channels[:, :, 1:3] == grey[:, :, None]).all() and (channels[:, :, 3] == 255).all():
+                return grey.copy()
+            detail = f"a mask holds labels, not colours or transparency ({image.mode})"
+            raise Rejected(reasons.UNSUPPORTED_PIXELS, detail)
     raise Rejected(reasons.UNSUPPORTED_PIXELS, f"a mask cannot be {image.mode}")
-
-
-def _grey_bits(image: Image.Image, data: bytes) -> int:
-    """Bits that a stored grey value has; Pillow stretches fewer than 8 to 0…255."""
-    if isinstance(image, PngImagePlugin.PngImageFile):
-        return data[24]  # of the IHDR, which always comes first
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return int(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))[0])
-    return 8
-
-
-def _sixteen_bits(image: Image.Image) -> npt.NDArray[np.uint16]:
-    with _corrupt():
-        values = np.array(image)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise Rejected(reasons.UNSUPPORTED_PIXELS, f"32-bit integers, from {low} to {high}; 16 bits are the most")
-    return values.astype(np.uint16)

@@ -26,7 +26,7 @@ from shardmill.embedders import (
     weights_identity,
 )
 from shardmill.errors import Rejected
-from shardmill.images import MAX_PIXELS, decode_image
+from shardmill.images import MAX_PIXELS, decode_image, in_work
 from shardmill.samples import called_so, image_format
 from shardmill.shards.earlier import Earlier, EarlierReader, Former
 from shardmill.shards.fingerprint import sample_fingerprint
@@ -37,6 +37,7 @@ from shardmill.shards.parts import WIDE_GAP, Bytes, Part, read_parts
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.stored import Rows, StoredShard
 from shardmill.sources.columns import LINEAGE, OWN_COLUMNS
+from shardmill.stages.about import about
 from shardmill.stages.columns import SampleColumns, UnfitValueError
 from shardmill.stages.counts import Counts
 from shardmill.stages.outputs import Cell, TableOutput
@@ -260,7 +261,8 @@ class EmbedStage(StoredSamplesStage):
         component, image = self._component(sample.rows), None
         former = sample.former if plan.is_copied else None
         if former is None:
-            image = preprocess(decode_image(data[component], component, self.max_pixels))
+            with in_work, about(sample.key, sample.rows[component].source_uri):
+                image = preprocess(decode_image(data[component], component, self.max_pixels))
         if plan.cls is not None:
             data["cls"] = plan.cls.encode()
         values = columns.values(plan.given, data)

@@ -25,7 +25,7 @@ from shardmill.errors import (
     StorageError,
     UnreadableError,
 )
-from shardmill.images import MAX_PIXELS, verify_image
+from shardmill.images import LONGEST_HEAD, MAX_PIXELS, verify_head, verify_image
 from shardmill.samples import image_format
 from shardmill.shards.earlier import Earlier, EarlierReader, Former
 from shardmill.shards.fingerprint import sample_fingerprint
@@ -40,6 +40,7 @@ from shardmill.sources.dots import torn_apart
 from shardmill.sources.manifest import MISSING, NOT_ALLOWED, Manifest, RawObject
 from shardmill.sources.names import Declared
 from shardmill.sources.table import check_rows
+from shardmill.stages.about import about
 from shardmill.stages.counts import Counts
 from shardmill.stages.outputs import TarOutput
 from shardmill.stages.stage import Foreseen, OutputFiles, Resources, Stage, Work, stage_identity
@@ -101,6 +102,8 @@ _NOT_UTF8 = re.compile(r"\\udc[89a-f][0-9a-f]")
 """How a manifest writes what of a name is no UTF-8 (`printable`)."""
 _FETCHED_BYTES = 256 << 20
 """Most bytes of a shard that are fetched ahead, unless two samples have more."""
+_LARGE = 64 << 20
+"""Bytes of an image above which its beginning is looked at before the rest is read."""
 _TOGETHER = 2048
 """Samples that are looked up together."""
 _Group = tuple[RawObject, ...]
@@ -153,6 +156,7 @@ class PackStage(Stage[RawShard]):
     max_pixels: int = MAX_PIXELS
 
     name: ClassVar[str] = "pack"
+    version: ClassVar[int] = 2
     goes_by_sample: ClassVar[bool] = True
     suffix: ClassVar[Suffix] = "tar"
     resources = Resources(memory=2 * _FETCHED_BYTES)
@@ -252,7 +256,8 @@ class PackStage(Stage[RawShard]):
                 else:
                     digest = hashlib.sha256(data).hexdigest()
                     if image_format(item.component) and not seen.has(item.component, digest):
-                        verify_image(data, item.component, self.max_pixels)
+                        with about(item.key, item.uri):
+                            verify_image(data, item.component, self.max_pixels)
                 source = Source(item.uri, item.version, digest)
                 components.append(_Component(item.component, data, digest, source))
             if item.metadata is not None:
@@ -337,7 +342,8 @@ def _fetch(plan: _Plan, found: list[Bytes], storage: Storage) -> _Fetched:
                 data.append(known)
             else:
                 came.append(number)
-                data.append(_read_object(item, storage))
+                with about(item.key, item.uri):
+                    data.append(_read_object(item, storage))
     except Rejected as rejected:
         return _Fetched(plan, _reject(item, rejected, plan.fingerprint), came)
     return _Fetched(plan, data, came)
@@ -386,6 +392,8 @@ def _read_object(item: RawObject, storage: Storage) -> bytes:
     if item.size > MAX_MEMBER:
         raise Rejected("object too large", f"{item.size} bytes; a tar member holds at most {MAX_MEMBER}")
     try:
+        if item.size > _LARGE and image_format(item.component):
+            verify_head(storage.read_range(item.uri, 0, LONGEST_HEAD), item.component)
         data, info = storage.read_version(item.uri)
     except FileNotFoundError:
         if _NOT_UTF8.search(item.uri):

@@ -19,6 +19,7 @@ from shardmill.shards.parts import Bytes, Part, read_parts
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.stored import Rows, StoredShard
 from shardmill.sources.names import MAX_NAME, is_member_name
+from shardmill.stages.about import about
 from shardmill.stages.counts import Counts
 from shardmill.stages.lineage import Lineage
 from shardmill.stages.outputs import Cell, TableOutput, TarOutput
@@ -110,7 +111,8 @@ class SampleStage(StoredSamplesStage):
                 ]
             sample = _whole(shard, work, plan, found)
             try:
-                with as_an_error(f"the stage {self.name}"):
+                where = about(sample.key, lambda: Lineage(plan.sample.rows, self.masks)("").uri)
+                with where, as_an_error(f"the stage {self.name}"):
                     children = list(self.process(sample))
             except Rejected as rejected:
                 return plan.sample.reject(rejected, self.masks)
@@ -200,8 +202,9 @@ class RowStage(StoredSamplesStage):
                 (cells,) = gathered.row(former).to_pylist()
                 return cells, Cell(old.size, old.sha256, origin, digest)
             try:
-                with as_an_error(f"the stage {self.name}"):
-                    cells = self.row(EncodedSample(sample.key, components_of(sample.rows, found)))
+                whole = EncodedSample(sample.key, components_of(sample.rows, found))
+                with about(sample.key, origin.source_uri), as_an_error(f"the stage {self.name}"):
+                    cells = self.row(whole)
             except Rejected as rejected:
                 return sample.reject(rejected)
             unknown = cells.keys() - set(schema.names)

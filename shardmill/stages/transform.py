@@ -28,6 +28,7 @@ class TransformStage(SampleStage):
     _resolved: dict[str, Any] | None = field(default=None, compare=False)
 
     name: ClassVar[str] = "transform"
+    version: ClassVar[int] = 2
     resources = Resources(memory=1 << 30)
 
     @property

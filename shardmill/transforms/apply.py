@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 from shardmill.errors import ConfigurationError, Rejected
-from shardmill.images import MAX_PIXELS
+from shardmill.images import MAX_PIXELS, in_work
 from shardmill.samples import IMAGE_FORMATS, EncodedSample, image_format
 from shardmill.torchvision_compat import import_torchvision
 from shardmill.transforms import reasons
@@ -23,7 +23,7 @@ def build_transform(
     Args:
         spec: The operations.
         components: Those that samples have, if known; the spec's names are then checked against them.
-        max_pixels: Refuse larger images.
+        max_pixels: Refuse larger images, stored ones and those that an operation would make.
 
     Raises:
         ConfigurationError: An unknown operation, arguments it does not take, or an unknown component.
@@ -87,9 +87,15 @@ class SampleTransform:
         """Transform one sample.
 
         Raises:
-            Rejected: An image cannot be decoded, or an operation failed on this sample.
+            Rejected: An image cannot be decoded, or an operation failed on this sample or would make too large an
+                image of it.
             ConfigurationError: What an operation gave cannot be a sample, whatever the input.
         """
+        with in_work:
+            return self._apply(sample)
+
+    def _apply(self, sample: EncodedSample) -> list[EncodedSample]:
+        from shardmill.transforms.bounds import PixelBounds
         from shardmill.transforms.randomness import SeededRandomness
 
         steps = self.prepare()
@@ -101,10 +107,11 @@ class SampleTransform:
         untouched = {id(value): (name, value._version) for name, value in decoded.items()}
         generator = seeded_generator(self._spec.seed, sample.key, self._spec.epoch)
         results = [DecodedSample(sample.key, {**sample.components, **decoded}, generator)]
-        for step in steps:
+        for step, operation in zip(steps, self._spec.operations, strict=True):
             made: list[DecodedSample] = []
+            bounds = PixelBounds(operation.operation, self._max_pixels)
             for each in results:
-                with SeededRandomness(each.generator):
+                with SeededRandomness(each.generator, bounds.check):
                     made += step(each)
             results = made
         _check_keys(sample.key, results)

@@ -22,21 +22,25 @@ from shardmill.errors import ConfigurationError
 # Written in Python, called by torchvision on every image, and drawing nothing: no need to look inside.
 _QUIET = frozenset({F.affine_grid, F.grid_sample, F.interpolate})
 
+Check = Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any]], None]
+
 _GENERATOR = ("generator", "Optional[Generator]")
 
 
 class SeededRandomness(TorchFunctionMode):
     """Within its scope, in this thread, every random function of torch draws from `generator`.
 
-    The global generator is neither read nor advanced. Python's `random` and numpy are not touched.
+    The global generator is neither read nor advanced. Python's `random` and numpy are not touched. `check` sees each
+    call of a function of torch before it is made, and may refuse it.
 
     Raises:
         ConfigurationError: Within its scope: a random operator takes no generator (`native_dropout`, say).
     """
 
-    def __init__(self, generator: torch.Generator) -> None:
+    def __init__(self, generator: torch.Generator, check: Check | None = None) -> None:
         super().__init__()
         self._generator = generator
+        self._check = check
         self._draws = _Draws(generator)
 
     def __torch_function__(
@@ -47,6 +51,8 @@ class SeededRandomness(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if self._check is not None:
+            self._check(func, args, kwargs)
         way = _way_of(func)
         if way is _Way.LOOK_INSIDE:
             with self._draws:

@@ -66,7 +66,7 @@ class TransformSpec(Spec):
         description="what every image is written as, whatever it was stored as: `photo.png` becomes `photo.jpg`; masks "
         "stay as they are",
     )
-    jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the components written as JPEG or WebP")
+    jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the components written as JPEG, WebP or AVIF")
 
     def fingerprint_parameters(self) -> dict[str, Any]:
         """All that determines the output for given samples, as JSON values.
