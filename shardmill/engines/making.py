@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardmill.errors import ConflictError, EngineError, ShardmillError
-from shardmill.importing import as_an_error
 from shardmill.shards.commit import ShardEntry
 from shardmill.shards.earlier import NOTHING, Earlier
 from shardmill.shards.layout import Layout
@@ -77,13 +76,13 @@ def make_one(
             raise CancelledError from error
 
     try:
-        with storage.scratch(make.layout.side_of_all) as scratch, as_an_error(f"the stage {make.stage.name}"):
+        with storage.scratch(make.layout.side_of_all) as scratch:
             return make(shard, Work(storage, scratch, threads, count, shard.earlier))
     except CancelledError as cancelled:
         raise cancelled.__cause__ or cancelled from None
     except ConflictError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Ours speak for themselves; what a library raised is better named.
         said = error if isinstance(error, ShardmillError) else f"{type(error).__name__}: {error}"
         raise EngineError(

@@ -5,7 +5,6 @@ that is broken.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,16 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 from typing_extensions import override
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.errors import (
-    ArchivedError,
-    ChangedError,
-    DanglingLinkError,
-    EncryptedError,
-    Rejected,
-    StorageError,
-    UnreadableError,
-)
-from shardmill.images import LONGEST_HEAD, MAX_PIXELS, verify_head, verify_image
+from shardmill.errors import Rejected, StorageError
+from shardmill.images import MAX_PIXELS, verify_image
 from shardmill.samples import image_format
 from shardmill.shards.earlier import Earlier, EarlierReader, Former
 from shardmill.shards.fingerprint import sample_fingerprint
@@ -35,14 +26,15 @@ from shardmill.shards.parts import Bytes, Part, read_parts
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.slicing import slice_by_hash, slice_by_key
 from shardmill.shards.spec import ShardSpec
-from shardmill.shards.ustar import MAX_MEMBER, stored_size
+from shardmill.shards.ustar import stored_size
 from shardmill.sources.dots import torn_apart
-from shardmill.sources.manifest import MISSING, NOT_ALLOWED, Manifest, RawObject
+from shardmill.sources.manifest import Manifest, RawObject
 from shardmill.sources.names import Declared
 from shardmill.sources.table import check_rows
 from shardmill.stages.about import about
 from shardmill.stages.counts import Counts
 from shardmill.stages.outputs import TarOutput
+from shardmill.stages.raw_objects import GONE, read_object
 from shardmill.stages.stage import Foreseen, OutputFiles, Resources, Stage, Work, stage_identity
 from shardmill.storage import Storage
 
@@ -96,14 +88,8 @@ class _Component:
     source: Source
 
 
-_VANISHED = "object vanished"
-_DANGLING = "dangling link"
-_NOT_UTF8 = re.compile(r"\\udc[89a-f][0-9a-f]")
-"""How a manifest writes what of a name is no UTF-8 (`printable`)."""
 _FETCHED_BYTES = 256 << 20
 """Most bytes of a shard that are fetched ahead, unless two samples have more."""
-_LARGE = 64 << 20
-"""Bytes of an image above which its beginning is looked at before the rest is read."""
 _TOGETHER = 2048
 """Samples that are looked up together."""
 _Group = tuple[RawObject, ...]
@@ -343,7 +329,7 @@ def _fetch(plan: _Plan, found: list[Bytes], storage: Storage) -> _Fetched:
             else:
                 came.append(number)
                 with about(item.key, item.uri):
-                    data.append(_read_object(item, storage))
+                    data.append(read_object(item, storage))
     except Rejected as rejected:
         return _Fetched(plan, _reject(item, rejected, plan.fingerprint), came)
     return _Fetched(plan, data, came)
@@ -375,40 +361,9 @@ def _check_that_the_source_is_there(shard: RawShard, rejects: list[Reject]) -> N
     Raises:
         StorageError: All samples of the shard are gone.
     """
-    gone = [reject for reject in rejects if reject.reason in (_VANISHED, _DANGLING)]
+    gone = [reject for reject in rejects if reject.reason in GONE]
     if len(gone) == shard.samples > 1:
         raise StorageError(
             f"all {shard.samples} samples of shard {shard.id} are gone since they were listed, {gone[0].source_uri} "
             "among them. Is the source mounted? Nothing was taken for deleted; run again"
         )
-
-
-def _read_object(item: RawObject, storage: Storage) -> bytes:
-    if item.version == NOT_ALLOWED:
-        folder = item.uri.rpartition("/")[0]
-        raise Rejected("not allowed", f"the source's table must not lead there; add {folder} to `allow` if it may")
-    if item.version == MISSING:
-        raise Rejected("missing object", "the source's table names it, and it does not exist")
-    if item.size > MAX_MEMBER:
-        raise Rejected("object too large", f"{item.size} bytes; a tar member holds at most {MAX_MEMBER}")
-    try:
-        if item.size > _LARGE and image_format(item.component):
-            verify_head(storage.read_range(item.uri, 0, LONGEST_HEAD), item.component)
-        data, info = storage.read_version(item.uri)
-    except FileNotFoundError:
-        if _NOT_UTF8.search(item.uri):
-            raise Rejected("name is not UTF-8", "no manifest can hold it: rename the object") from None
-        raise Rejected(_VANISHED, "it was deleted after it was listed; run again", may_pass=True) from None
-    except DanglingLinkError as error:
-        raise Rejected(_DANGLING, f"{error}; mend it and run again", may_pass=True) from None
-    except UnreadableError as error:
-        raise Rejected("unreadable object", f"{error}; mend it and run again", may_pass=True) from None
-    except ChangedError as error:
-        raise Rejected("object changed", f"{error}; run again", may_pass=True) from None
-    except ArchivedError as error:
-        raise Rejected("object archived", f"{error}; restore it and run again", may_pass=True) from None
-    except EncryptedError as error:
-        raise Rejected("object encrypted", f"{error}; make its key usable and run again", may_pass=True) from None
-    if info.version != item.version:
-        raise Rejected("object changed", "it was replaced after it was listed; run again", may_pass=True)
-    return data

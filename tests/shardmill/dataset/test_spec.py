@@ -145,12 +145,15 @@ def test_a_partition_that_is_not_declared_is_a_configuration_error(yaml_file: Wr
             r"columns\.x: .*'box' is no type of a column\. There are string",
         ),
         (with_lines("embedder: {}", "columns: {model: string}"), r"columns\.model: .*a column of its own"),
-        (with_lines("columns: {width: int32}"), "`columns` go into the table of embeddings, and there is no embedder"),
+        (
+            with_lines("columns: {width: int32}"),
+            "columns: they go into the table of embeddings, and there is no embedder",
+        ),
         (with_lines("source: {uri: 'a/{partition}', allow: [b]}"), "source: .*`allow` and `delimiter` are of a source"),
         (with_lines("source: {table: a.csv, delimiter: ';;'}"), r"source\.delimiter: "),
         (
             with_lines("source: {uri: 'a/{partition}', metadata: {table: b.csv, key_column: id}}"),
-            "`metadata` is a table of `columns`: declare which",
+            r"source\.metadata: it is a table of `columns`: declare which",
         ),
         (with_lines("gpu: true", "embedder: {runtime: openvino}"), "gpu asks.*openvino"),
         (with_lines("gpu: {count: 0}"), r"gpu.*count: must be more than 0"),

@@ -342,7 +342,7 @@ def test_a_table_in_a_bucket_leads_all_over_it() -> None:
 
 
 def test_objects_of_a_bucket_are_looked_up_together_and_it_is_said_how_far_that_is(write: Write) -> None:
-    waiting = threading.Barrier(8, timeout=10)
+    waiting = threading.Barrier(8, timeout=300)
 
     class Slow(Storage):
         def stat(self, uri: str) -> ObjectInfo | None:
