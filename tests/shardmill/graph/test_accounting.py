@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.errors import ConfigurationError
@@ -180,3 +181,33 @@ def test_what_is_made_is_not_beside_the_partitions(tmp_path: Path, images: Any, 
     dataset = declared({"uri": f"{tmp_path}/raw-{{partition}}"}, tmp_path / "made")
     run_chain(dataset, last=PACKED)
     assert beside_partitions(dataset) is None
+
+
+# Images of several suffixes
+
+
+@pytest.mark.parametrize("component", [None, "image"])
+@pytest.mark.parametrize(
+    "patterns", [["images/{key}.jpg", "images/{key}.jpeg", "images/{key}.png"], ["images/{key}.*"]]
+)
+def test_images_of_several_suffixes_with_masks_from_another_folder_go_all_the_way(
+    tmp_path: Path, run_chain: Any, embedder_of_tests: dict[str, Any], patterns: list[str], component: str | None
+) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+    for number, suffix in enumerate(("jpg", "JPEG", "png", "PNG", "jpeg", "jpg")):
+        Image.new("RGB", (64, 48), (40 * number, 9, 9)).save(tmp_path / f"raw/images/{number}.{suffix}")
+        Image.new("L", (64, 48), number).save(tmp_path / f"raw/masks/{number}.png")
+    dataset = declared(
+        {"uri": str(tmp_path / "raw"), "components": {"image": patterns, "mask.png": "masks/{key}.png"}},
+        tmp_path / "root",
+        transform={"masks": ["mask.png"], "operations": [{"operation": "CenterCrop", "arguments": {"size": 32}}]},
+        embedder={**embedder_of_tests, "component": component},
+    )
+    made = run_chain(dataset, last="embeddings")
+    assert made["embeddings"].commit.total_samples == 6
+    components = [sorted(sample.components) for sample in made[PACKED].samples()]
+    assert sorted(components) == [["image.jpg", "mask.png"]] * 4 + [["image.png", "mask.png"]] * 2
+    assert accounts(dataset).in_samples == 12
+    [entry] = dataset.stored(RAW, "p").commit.shards  # type: ignore[union-attr]
+    assert entry.summary["differing_components"] == "4 image.jpg, 2 image.png"

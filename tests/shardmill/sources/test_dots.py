@@ -32,7 +32,20 @@ def test_pieces_of_names_look_torn(component: str) -> None:
 
 @pytest.mark.parametrize(
     "component",
-    ["jpg", "", "trimap.png", "tar.gz", "0.jpg", "12.jpg", "b01.tiff", "final.jpg", "%d0%bc.png", "x@2x.png"],
+    [
+        "jpg",
+        "",
+        "trimap.png",
+        "tar.gz",
+        "0.jpg",
+        "12.jpg",
+        "b01.tiff",
+        "final.jpg",
+        "%d0%bc.png",
+        "x@2x.png",
+        "200x200.jpg",
+        "10m.tiff",
+    ],
 )
 def test_what_people_call_components_does_not(component: str) -> None:
     assert not looks_torn(component)
