@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from shardmill.dataset import Dataset, DatasetSpec
-from shardmill.errors import ConfigurationError
-from shardmill.graph import PACKED, accounts_of, beside_partitions, states, unaccounted
+from shardmill.engines import LocalEngine
+from shardmill.errors import ConfigurationError, ConflictError
+from shardmill.graph import PACKED, Planner, accounts_of, beside_partitions, states, unaccounted, write
 from shardmill.shards.commit import parse_commit
 from shardmill.shards.verify import verify
 
@@ -191,7 +192,7 @@ def test_what_is_made_is_not_beside_the_partitions(tmp_path: Path, images: Any, 
     "patterns", [["images/{key}.jpg", "images/{key}.jpeg", "images/{key}.png"], ["images/{key}.*"]]
 )
 def test_images_of_several_suffixes_with_masks_from_another_folder_go_all_the_way(
-    tmp_path: Path, run_chain: Any, embedder_of_tests: dict[str, Any], patterns: list[str], component: str | None
+    tmp_path: Path, run_chain: Any, embedder_of_tests: dict[str, Any], patterns: Any, component: str | None
 ) -> None:
     for name in ("images", "masks"):
         (tmp_path / "raw" / name).mkdir(parents=True)
@@ -211,3 +212,24 @@ def test_images_of_several_suffixes_with_masks_from_another_folder_go_all_the_wa
     assert accounts(dataset).in_samples == 12
     [entry] = dataset.stored(RAW, "p").commit.shards  # type: ignore[union-attr]
     assert entry.summary["differing_components"] == "4 image.jpg, 2 image.png"
+
+
+def test_of_two_runs_the_table_of_what_is_left_out_is_that_of_the_later(folder: Path, dataset: Dataset) -> None:
+    """Each of what it found, whichever writes its table first."""
+    planner = Planner(dataset)
+    asset = planner.graph[RAW]
+    earlier = planner.plan(asset, "p", {})
+    (folder / "raw/.DS_Store").write_bytes(b"x")
+    later = planner.plan(asset, "p", {})
+    with LocalEngine(1) as engine:
+        made = write(dataset, asset, "p", earlier, engine)
+        assert made.commit.left_out == {"default: ._*": 1}
+        with pytest.raises(ConflictError):
+            write(dataset, asset, "p", later, engine)
+        write(dataset, asset, "p", planner.plan(asset, "p", {}), engine)
+        with pytest.raises(ConflictError):
+            write(dataset, asset, "p", earlier, engine)
+    raw = dataset.stored(RAW, "p")
+    assert raw is not None
+    assert raw.commit.left_out == {"default: .DS_Store": 1, "default: ._*": 1}
+    assert list(verify(raw)) == []
