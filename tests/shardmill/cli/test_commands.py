@@ -332,3 +332,6 @@ def test_what_becomes_of_every_object_is_said(tmp_path: Path, images: Any, call_
     first = json.loads(call_command("partitions", file, "--json").stdout.splitlines()[0])
     assert (first["listed"], sum(first["left_out"].values())) == (9, 3)
     assert call_command("verify", file).returncode == 0
+    said = call_command("show", file, "--key", "image_00000").stderr
+    assert "has no sample 'image_00000': webdataset_shards of a rejected it, wrong extension" in said
+    assert "/a/._1.jpg is left out, by default: ._*" in call_command("show", file, "--key", "._1.jpg").stderr
