@@ -88,7 +88,30 @@ def _find(
     where = f"{asset} of {', '.join(partitions[:3])}{', …' if len(partitions) > 3 else ''}"
     if not stored:
         raise ConfigurationError(f"{where} is not there yet: run `shardmill run {file}` first")
-    raise ConfigurationError(f"{where} {'holds no samples' if key is None else f'has no sample {key!r}'}")
+    if key is None:
+        raise ConfigurationError(f"{where} holds no samples")
+    raise ConfigurationError(f"{where} has no sample {key!r}{_why_not(dataset, partitions, key)}")
+
+
+def _why_not(dataset: Dataset, partitions: Sequence[str], key: str) -> str:
+    """What became of a sample that is not there: where it was rejected, or which object with this name is left out."""
+    from shardmill.dataset import RAW
+    from shardmill.graph import build_graph
+    from shardmill.shards.left_out import read_left_out
+    from shardmill.sources.names import encode_key
+
+    tars = [asset.name for asset in build_graph(dataset.spec) if asset.format == "tar"]
+    for partition in partitions:
+        for asset in tars:
+            shards = dataset.stored(asset, partition)
+            for reject in shards.rejects() if shards else ():
+                if reject.key in (key, encode_key(key)):
+                    return f": {asset} of {partition} rejected it, {reject}"
+        left_out, _ = read_left_out(dataset.storage, dataset.layout(RAW, partition))
+        for row in left_out.table.to_pylist() if left_out else ():
+            if row["uri"].endswith(f"/{key}"):
+                return f": {row['uri']} is left out, by {row['rule']}"
+    return ""
 
 
 def _pixels(component: str, data: bytes) -> str:

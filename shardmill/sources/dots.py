@@ -19,8 +19,11 @@ from shardmill.sources.manifest import Manifest, RawObject
 _MANY = 32
 """Objects with one suffix that no sample has, but for one whose key is the beginning of many names."""
 _WORD = r"(?:[a-z_]|%[89a-f][0-9a-f])(?:[a-z0-9_\-+=@,]|%[89a-f][0-9a-f])*"
-_MEANT = re.compile(rf"(?:{_WORD}|[0-9]|[1-9][0-9])")
-"""A part of a component's name as people give it: a word (`trimap`, `tar`, `b01`), or a number that counts views."""
+_SIZE = r"[1-9][0-9]{0,4}(?:x[1-9][0-9]{0,4}|[dxkm]|px|[cmn]m)"
+_MEANT = re.compile(rf"(?:{_WORD}|[0-9]|[1-9][0-9]|{_SIZE})")
+"""A part of a component's name as people give it: a word (`trimap`, `tar`, `b01`), a number that counts views, or a
+size (`200x200`, `2x`, `10m`).
+"""
 
 
 @lru_cache(maxsize=4096)

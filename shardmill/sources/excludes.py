@@ -77,7 +77,7 @@ class Excludes:
     """
 
     def __init__(self, globs: Sequence[str] = (), defaults: bool = True) -> None:
-        """`globs` are the dataset file's; with `defaults`, `LITTER` and folder markers are left out as well.
+        """`globs` are the dataset file's; with `defaults`, `LITTER` is left out as well. Folder markers always are.
 
         Raises:
             ConfigurationError: A glob is none.
@@ -110,7 +110,7 @@ class Excludes:
         found = self._files.fullmatch(last) or (self._in_folder(folder) if folder else None)
         if found or (self._paths and (found := self._paths.fullmatch(name))):
             return self._rules[int(str(found.lastgroup)[1:])]
-        return FOLDER_MARKER if self._defaults and not last else None
+        return None if last else FOLDER_MARKER
 
     def needs(self, folder: str) -> bool:
         """Whether something in the folder with this name, which ends with a slash, may not be left out."""

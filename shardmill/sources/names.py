@@ -83,10 +83,13 @@ def check_component(component: str) -> str:
     called = encode_component(component)
     if called == component and component:
         return component
-    meant = f"; did you mean {called!r}?" if _DECLARABLE.fullmatch(called) else ""
+    if _DECLARABLE.fullmatch(called):
+        raise ConfigurationError(
+            f"component {component!r}: names in shards are in lower case, with one suffix a format; did you mean "
+            f"{called!r}?"
+        )
     raise ConfigurationError(
-        f"component {component!r}: use at most {MAX_COMPONENT} lower-case letters, digits and dots, and one suffix a "
-        f"format{meant}"
+        f"component {component!r}: use at most {MAX_COMPONENT} lower-case letters, digits, dots, `_` and `-`"
     )
 
 

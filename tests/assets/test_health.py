@@ -52,3 +52,11 @@ def test_what_failed_is_listed_with_its_reason(tiny: Any) -> None:
     [row] = records(found["failed partitions"])
     assert (row["partition"], row["asset"]) == ("a", "webdataset_shards")
     assert "1 of 4 samples (25.0%) were rejected" in row["reason"]
+
+
+def test_what_lies_beside_the_partitions_is_named(tiny: Any) -> None:
+    assert "objects in no partition" not in health(tiny)
+    (tiny.folder / "raw/lost.jpg").write_bytes(b"x")
+    (tiny.folder / "raw/.DS_Store").write_bytes(b"x")
+    found = health(tiny)["objects in no partition"].value
+    assert found == f"1 objects below file://{tiny.folder}/raw are in no partition: lost.jpg"

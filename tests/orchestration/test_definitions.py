@@ -25,7 +25,7 @@ KINDS = {
 }
 CHECKS = {
     "raw_images": set(),
-    "webdataset_shards": {"nothing_lost", "readable"},
+    "webdataset_shards": {"accounted_for", "nothing_lost", "readable"},
     "transformed_shards": {"nothing_lost", "readable"},
     "embeddings": {"nothing_lost", "sound", "same_class_neighbours"},
     "embedding_basis": set(),

@@ -261,6 +261,7 @@ def test_every_check_ran_on_the_partition_and_passed(instance: dg.DagsterInstanc
     found = {(evaluation.asset_key.path[-1], evaluation.check_name) for evaluation in evaluations}
     assert found == {
         *((asset, "nothing_lost") for asset in ASSETS[1:]),
+        ("webdataset_shards", "accounted_for"),
         ("webdataset_shards", "readable"),
         ("transformed_shards", "readable"),
         ("embeddings", "sound"),

@@ -6,8 +6,10 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from shardmill.cli.showing import _cells
 
@@ -319,3 +321,30 @@ def test_a_plan_says_beside_its_lines_how_far_it_has_looked_at_a_table(
     assert done.returncode == 0
     assert f"look up the objects of file://{tmp_path}/t.csv: 1 of 1 objects" in done.stderr
     assert [row[:2] for row in rows(done.stdout)][:2] == [["partition", "asset"], ["p", "raw_images"]]
+
+
+def test_what_becomes_of_every_object_is_said(tmp_path: Path, images: Any, call_command) -> None:
+    """By `run`, `partitions` and `plan`, for people and for scripts; also what lies beside the partitions."""
+    images(tmp_path / "raw/a", 3)
+    for name in ("a/._1.jpg", "a/.DS_Store", "a/x.txt", "loose.jpg"):
+        (tmp_path / "raw" / name).write_bytes(b"x")
+    (tmp_path / "raw/a/image_00000.jpg").rename(tmp_path / "raw/a/image_00000.png")  # is a JPEG
+    source = {"uri": f"{tmp_path}/raw/{{partition}}", "exclude": ["*.txt"]}
+    fields = {"source": source, "partitions": {"by": "prefix"}, "max_reject_ratio": 0.5}
+    file = tmp_path / "d.yaml"
+    declared = {"name": "d", "root": str(tmp_path / "root"), **fields}
+    file.write_text(yaml.safe_dump(declared))
+    by_rule = "3 left out (1 default: .DS_Store, 1 default: ._*, 1 exclude: *.txt)"
+    done = call_command("run", file)
+    assert f"a: 9 objects: 4 in samples, 2 in rejects, {by_rule}" in done.stdout.splitlines()
+    for command in ("partitions", "plan"):
+        lines = call_command(command, file).stdout.splitlines()
+        assert f"9 objects: {by_rule}" in lines
+        assert f"1 objects below file://{tmp_path}/raw are in no partition: loose.jpg" in lines
+        assert not any("in no partition" in line for line in call_command(command, file, "a").stdout.splitlines())
+    first = json.loads(call_command("partitions", file, "--json").stdout.splitlines()[0])
+    assert (first["listed"], sum(first["left_out"].values())) == (9, 3)
+    assert call_command("verify", file).returncode == 0
+    said = call_command("show", file, "--key", "image_00000").stderr
+    assert "has no sample 'image_00000': webdataset_shards of a rejected it, wrong extension" in said
+    assert "/a/._1.jpg is left out, by default: ._*" in call_command("show", file, "--key", "._1.jpg").stderr

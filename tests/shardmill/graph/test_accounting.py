@@ -7,10 +7,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from shardmill.dataset import Dataset, DatasetSpec
-from shardmill.errors import ConfigurationError
-from shardmill.graph import PACKED, accounts_of, beside_partitions, states, unaccounted
+from shardmill.engines import LocalEngine
+from shardmill.errors import ConfigurationError, ConflictError
+from shardmill.graph import PACKED, Planner, accounts_of, beside_partitions, states, unaccounted, write
 from shardmill.shards.commit import parse_commit
 from shardmill.shards.verify import verify
 
@@ -180,3 +182,54 @@ def test_what_is_made_is_not_beside_the_partitions(tmp_path: Path, images: Any, 
     dataset = declared({"uri": f"{tmp_path}/raw-{{partition}}"}, tmp_path / "made")
     run_chain(dataset, last=PACKED)
     assert beside_partitions(dataset) is None
+
+
+# Images of several suffixes
+
+
+@pytest.mark.parametrize("component", [None, "image"])
+@pytest.mark.parametrize(
+    "patterns", [["images/{key}.jpg", "images/{key}.jpeg", "images/{key}.png"], ["images/{key}.*"]]
+)
+def test_images_of_several_suffixes_with_masks_from_another_folder_go_all_the_way(
+    tmp_path: Path, run_chain: Any, embedder_of_tests: dict[str, Any], patterns: Any, component: str | None
+) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+    for number, suffix in enumerate(("jpg", "JPEG", "png", "PNG", "jpeg", "jpg")):
+        Image.new("RGB", (64, 48), (40 * number, 9, 9)).save(tmp_path / f"raw/images/{number}.{suffix}")
+        Image.new("L", (64, 48), number).save(tmp_path / f"raw/masks/{number}.png")
+    dataset = declared(
+        {"uri": str(tmp_path / "raw"), "components": {"image": patterns, "mask.png": "masks/{key}.png"}},
+        tmp_path / "root",
+        transform={"masks": ["mask.png"], "operations": [{"operation": "CenterCrop", "arguments": {"size": 32}}]},
+        embedder={**embedder_of_tests, "component": component},
+    )
+    made = run_chain(dataset, last="embeddings")
+    assert made["embeddings"].commit.total_samples == 6
+    components = [sorted(sample.components) for sample in made[PACKED].samples()]
+    assert sorted(components) == [["image.jpg", "mask.png"]] * 4 + [["image.png", "mask.png"]] * 2
+    assert accounts(dataset).in_samples == 12
+    [entry] = dataset.stored(RAW, "p").commit.shards  # type: ignore[union-attr]
+    assert entry.summary["differing_components"] == "4 image.jpg, 2 image.png"
+
+
+def test_of_two_runs_the_table_of_what_is_left_out_is_that_of_the_later(folder: Path, dataset: Dataset) -> None:
+    """Each of what it found, whichever writes its table first."""
+    planner = Planner(dataset)
+    asset = planner.graph[RAW]
+    earlier = planner.plan(asset, "p", {})
+    (folder / "raw/.DS_Store").write_bytes(b"x")
+    later = planner.plan(asset, "p", {})
+    with LocalEngine(1) as engine:
+        made = write(dataset, asset, "p", earlier, engine)
+        assert made.commit.left_out == {"default: ._*": 1}
+        with pytest.raises(ConflictError):
+            write(dataset, asset, "p", later, engine)
+        write(dataset, asset, "p", planner.plan(asset, "p", {}), engine)
+        with pytest.raises(ConflictError):
+            write(dataset, asset, "p", earlier, engine)
+    raw = dataset.stored(RAW, "p")
+    assert raw is not None
+    assert raw.commit.left_out == {"default: .DS_Store": 1, "default: ._*": 1}
+    assert list(verify(raw)) == []

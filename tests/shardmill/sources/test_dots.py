@@ -30,10 +30,10 @@ def test_pieces_of_names_look_torn(component: str) -> None:
     assert looks_torn(component)
 
 
-@pytest.mark.parametrize(
-    "component",
-    ["jpg", "", "trimap.png", "tar.gz", "0.jpg", "12.jpg", "b01.tiff", "final.jpg", "%d0%bc.png", "x@2x.png"],
-)
+MEANT = ["jpg", "", "trimap.png", "tar.gz", "0.jpg", "12.jpg", "b01.tiff", "final.jpg", "%d0%bc.png", "x@2x.png"]
+
+
+@pytest.mark.parametrize("component", [*MEANT, "200x200.jpg", "10m.tiff"])
 def test_what_people_call_components_does_not(component: str) -> None:
     assert not looks_torn(component)
 

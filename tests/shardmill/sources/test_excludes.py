@@ -48,12 +48,16 @@ def test_globs_mean_what_they_mean_in_gitignore(glob: str, taken: list[str], lef
         ("a/~$notes.docx", "default: ~$*"),
         ("_SUCCESS", "default: _SUCCESS"),
         ("photos_$folder$", "default: *_$folder$"),
-        ("photos/", "folder marker"),
     ],
 )
 def test_litter_is_left_out_by_the_rule_that_names_it(name: str, rule: str) -> None:
     assert Excludes().rule(name) == rule
     assert Excludes(defaults=False).rule(name) is None
+
+
+@pytest.mark.parametrize("name", ["photos/", "a/b/", ""])
+def test_what_stands_for_a_folder_is_never_data(name: str) -> None:
+    assert Excludes().rule(name) == Excludes(defaults=False).rule(name) == "folder marker"
 
 
 @pytest.mark.parametrize(
@@ -78,4 +82,4 @@ def test_what_is_no_glob_is_refused(glob: str) -> None:
 
 @given(st.text("ab*?/.", min_size=1).filter(lambda glob: glob.strip("/")), st.text("ab/.", min_size=1))
 def test_any_glob_of_these_characters_is_understood(glob: str, name: str) -> None:
-    assert Excludes([glob], defaults=False).rule(name) in (None, f"exclude: {glob}")
+    assert Excludes([glob], defaults=False).rule(name) in (None, f"exclude: {glob}", "folder marker")

@@ -229,7 +229,7 @@ def test_a_component_of_a_dataset_file_is_called_as_in_shards_or_refused_with_wh
 
 @pytest.mark.parametrize("component", ["", "a b", "é", "__key__", "x" * 28])
 def test_what_no_component_is_called_is_refused(component: str) -> None:
-    with pytest.raises(ConfigurationError, match="27 lower-case letters"):
+    with pytest.raises(ConfigurationError, match="at most 27 lower-case letters"):
         check_component(component)
     assert check_component("image.jpg") == "image.jpg"
 

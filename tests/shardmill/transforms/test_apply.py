@@ -484,7 +484,7 @@ def test_a_mistake_in_the_spec_is_told_when_it_is_built(operation: dict[str, Any
 
 
 def test_component_names_are_checked_against_the_samples() -> None:
-    spec = TransformSpec.model_validate({"operations": [{"operation": "Grayscale", "components": ["image.jpeg"]}]})
+    spec = TransformSpec.model_validate({"operations": [{"operation": "Grayscale", "components": ["imag.jpg"]}]})
     with pytest.raises(ConfigurationError, match=r"did you mean 'image\.jpg'"):
         build_transform(spec, components=["image.jpg", "cls"])
     for name in ("mask.jpg", "mask.webp", "mask.gif", "mask.bmp"):
