@@ -252,6 +252,16 @@ def test_declared_columns_have_the_cells_of_all_rows_of_a_key_in_their_order(
     assert metadata(manifest) == {}
 
 
+def test_rows_as_lists_are_lists_whatever_their_number(storage: Storage, write: Write, table: Table) -> None:
+    rows = {"uri": ["a.jpg", "a.jpg", "b.jpg"], "said": ["one", "two", "three"], "tag": [None, "x", None]}
+    manifest = listed(SourceSpec(table=table(rows), rows="list"), storage)
+    assert samples(manifest) == {"a": ["jpg"], "b": ["jpg"]}
+    assert metadata(manifest) == {
+        "a": {"said": ["one", "two"], "tag": [None, "x"]},
+        "b": {"said": ["three"], "tag": [None]},
+    }
+
+
 def test_a_declared_column_is_no_part_of_the_sample(storage: Storage, table: Table) -> None:
     source = SourceSpec(table=table({"uri": ["a.jpg"], "label": ["cat"], "note": ["old"]}))
     manifest = listed(source, storage, columns={"label": "string"}, embedder={})
