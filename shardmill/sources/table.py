@@ -98,7 +98,7 @@ def _in_order(rows: Iterator[_Named]) -> pa.Table:
     """The rows by their keys, those of a key as they stand in the table."""
     import pyarrow as pa
 
-    text = {name: pa.string() for name in ("key", "component", "uri", "metadata", "columns")}
+    text = {name: pa.large_string() for name in ("key", "component", "uri", "metadata", "columns")}
     schema = pa.schema({"number": pa.int64(), **text, "allowed": pa.bool_()})
     batches, number = [], 0
     while some := list(islice(rows, _TOGETHER)):
