@@ -81,7 +81,7 @@ def _named(source: SourceSpec, uri: str, storage: Storage, declared: Collection[
         tell_of_missing(uri, columns, declared)
         for row in rows:
             target, allowed = places.target(str(row.cells[source.uri_column]))
-            key, component = split_name(_name_of(target, uri.rpartition("/")[0]))
+            key, component = split_name(_name_of(target, places.folder))
             packed = {name: cell for name, cell in row.cells.items() if name not in declared and name not in special}
             beside = {name: cell for name, cell in row.cells.items() if name in taken}
             yield _Named(

@@ -320,6 +320,20 @@ def test_a_row_leads_nowhere_but_below_the_folder_of_its_table(
     assert list(found.values()) == [NOT_ALLOWED]
 
 
+def test_a_table_may_itself_be_named_by_a_detour(storage: Storage, tmp_path: Path, write: Write) -> None:
+    write("tables/raw/a.jpg")
+    write("other/there")
+    write("tables/t.csv", b"uri\nraw/a.jpg\n")
+    manifest = listed(SourceSpec(table=f"{tmp_path}/other/../tables/t.csv"), storage)
+    assert [(item.key, item.version == NOT_ALLOWED) for item in manifest] == [("raw/a", False)]
+
+
+def test_a_table_at_the_root_of_a_disk_leads_all_over_it() -> None:
+    places = AllowedPlaces("file:///t.csv", [])
+    assert places.target("a/b.jpg") == ("file:///a/b.jpg", True)
+    assert places.target("/c.jpg") == ("file:///c.jpg", True)
+
+
 def test_what_is_allowed_is_looked_up(storage: Storage, folder: str, tmp_path: Path, write: Write) -> None:
     write("images/a.jpg")
     write("images-of-others/b.jpg")
