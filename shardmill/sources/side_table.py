@@ -35,8 +35,8 @@ def joined(
     with TableSource(uri, metadata.delimiter).rows(storage, [metadata.key_column]) as (columns, rows):
         tell_of_missing(uri, columns, declared)
         taken = [name for name in columns if name in declared]
-        for number, row in enumerate(rows, 1):
-            cell = str(row.cells[metadata.key_column])
+        for row in rows:
+            number, cell = row.number, str(row.cells[metadata.key_column])
             key = next((key for key in (encode_key(cell), encode_key(split_name(cell)[0])) if key in known), None)
             if key is None:
                 others += 1
