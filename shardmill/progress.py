@@ -33,7 +33,9 @@ ProgressSink = Callable[[Progress], None]
 class ProgressMeter:
     """Counts, and tells a sink every `interval` seconds and at the end."""
 
-    def __init__(self, task: str, total: int, sink: ProgressSink, interval: float = 0.5, unit: str = "samples") -> None:
+    def __init__(
+        self, task: str, total: int, sink: ProgressSink, interval: float = 0.5, *, unit: str = "samples"
+    ) -> None:
         self._task, self._total, self._sink, self._interval, self._unit = task, total, sink, interval, unit
         self._started = time.monotonic()
         self._told = self._started

@@ -14,10 +14,12 @@ class AllowedPlaces:
 
     def __init__(self, table: str, allow: Sequence[str]) -> None:
         """`table` is the table's URI."""
-        self._folder = table.rpartition("/")[0]
+        table = normalised(table)
+        self.folder = table.rpartition("/")[0]
+        """That of the table."""
         scheme, _, path = table.partition("://")
-        own = join_uri(self._folder, "") if scheme == "file" else f"{scheme}://{path.partition('/')[0]}"
-        self._places = [join_uri(place, "") for place in (normalised(own), *map(normalised, allow))]
+        own = self.folder if scheme == "file" else f"{scheme}://{path.partition('/')[0]}"
+        self._places = [f"{own}/", *(join_uri(normalised(place), "") for place in allow)]
 
     def target(self, location: str) -> tuple[str, bool]:
         """The URI that a cell of the table means, and whether it may lead there.
@@ -27,7 +29,7 @@ class AllowedPlaces:
         """
         bare = "://" not in location and not location.startswith("/")
         try:
-            uri = normalised(join_uri(self._folder, location) if bare else location)
+            uri = normalised(f"{self.folder}/{location}" if bare else location)
         except ConfigurationError:  # no path at all
             return location, False
         return uri, any(uri.startswith(place) for place in self._places)

@@ -15,6 +15,7 @@ from shardmill.sources.table import canonical, gathered, tell_of_missing
 from shardmill.storage import Storage
 
 logger = logging.getLogger(__name__)
+_PARTITION = "{partition}"
 
 
 def joined(
@@ -30,19 +31,19 @@ def joined(
     """
     known = dict(manifest.rows("key", "columns"))
     found: dict[str, list[str]] = {}
-    others = 0
+    number = others = 0
     with TableSource(uri, metadata.delimiter).rows(storage, [metadata.key_column]) as (columns, rows):
         tell_of_missing(uri, columns, declared)
         taken = [name for name in columns if name in declared]
         for row in rows:
-            cell = str(row.cells[metadata.key_column])
+            number, cell = row.number, str(row.cells[metadata.key_column])
             key = next((key for key in (encode_key(cell), encode_key(split_name(cell)[0])) if key in known), None)
             if key is None:
                 others += 1
             else:
                 found.setdefault(key, []).append(canonical({name: row.cells[name] for name in taken}))
-    if others and not found:
-        logger.warning("none of the %d rows of %s has the key of a sample of the partition", others, uri)
+    if others and (not found or _PARTITION in metadata.table):  # a table for all has rows of other partitions
+        logger.warning("%d of the %d rows of %s have the key of no sample of the partition", others, number, uri)
     merged = {}
     for key, own in known.items():
         beside = json.loads(gathered(found.get(key, ())) or "{}")

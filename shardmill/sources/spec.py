@@ -1,6 +1,6 @@
 """How a dataset's YAML file says where its raw images are."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
@@ -70,6 +70,8 @@ class SourceSpec(Spec):
     uri_column: str = "uri"
     key_column: str | None = None
     """The table's column of keys; by default the key comes from the URI's last part."""
+    rows: Literal["one", "list"] = "one"
+    """How several rows of one key are a sample: they say the same, or every column is a list of what each row says."""
     delimiter: Delimiter | None = None
     """Of a CSV, where its header does not tell."""
     allow: list[str] = []
@@ -83,8 +85,8 @@ class SourceSpec(Spec):
             raise ValueError("give either `uri` (a prefix that is listed) or `table` (a file of URIs)")
         if self.table is not None and self.components is not None:
             raise ValueError("`components` are patterns over a listing; a table has none")
-        if self.table is None and (self.allow or self.delimiter):
-            raise ValueError("`allow` and `delimiter` are of a source that is a `table`")
+        if self.table is None and (self.allow or self.delimiter or self.rows != "one"):
+            raise ValueError("`allow`, `delimiter` and `rows` are of a source that is a `table`")
         if self.table is not None and (self.exclude or not self.exclude_defaults):
             raise ValueError("`exclude` is over a listing; leave rows out of the table")
         if self.table is not None and self.marker is not None:

@@ -68,7 +68,7 @@ def table_objects(
         size, modified = (info.size, info.modified) if info else (0, 0.0)
         return each, RawObject(each.key, each.component, each.uri, size, version, modified, each.metadata, each.columns)
 
-    for each, item in bounded_map(look_up, _gathered(rows), REQUESTS_AT_ONCE, _is_quick):
+    for each, item in bounded_map(look_up, _gathered(rows, source.rows == "list"), REQUESTS_AT_ONCE, _is_quick):
         meter.advance(each.rows)
         yield item
 
@@ -81,7 +81,7 @@ def _named(source: SourceSpec, uri: str, storage: Storage, declared: Collection[
         tell_of_missing(uri, columns, declared)
         for row in rows:
             target, allowed = places.target(str(row.cells[source.uri_column]))
-            key, component = split_name(_name_of(target, uri.rpartition("/")[0]))
+            key, component = split_name(_name_of(target, places.folder))
             packed = {name: cell for name, cell in row.cells.items() if name not in declared and name not in special}
             beside = {name: cell for name, cell in row.cells.items() if name in taken}
             yield _Named(
@@ -98,7 +98,7 @@ def _in_order(rows: Iterator[_Named]) -> pa.Table:
     """The rows by their keys, those of a key as they stand in the table."""
     import pyarrow as pa
 
-    text = {name: pa.string() for name in ("key", "component", "uri", "metadata", "columns")}
+    text = {name: pa.large_string() for name in ("key", "component", "uri", "metadata", "columns")}
     schema = pa.schema({"number": pa.int64(), **text, "allowed": pa.bool_()})
     batches, number = [], 0
     while some := list(islice(rows, _TOGETHER)):
@@ -109,8 +109,8 @@ def _in_order(rows: Iterator[_Named]) -> pa.Table:
     return table.sort_by([("key", "ascending"), ("number", "ascending")])
 
 
-def _gathered(rows: pa.Table) -> Iterator[_Named]:
-    """Of each key the objects, each with what all rows of the key say of it."""
+def _gathered(rows: pa.Table, as_lists: bool) -> Iterator[_Named]:
+    """Of each key the objects, each with the declared columns of all its rows; `as_lists` with the others, too."""
     fields = ("key", "component", "uri", "allowed", "metadata", "columns")
     stream = (
         _Named(*row)
@@ -120,6 +120,9 @@ def _gathered(rows: pa.Table) -> Iterator[_Named]:
     for _, group in groupby(stream, itemgetter(0)):
         same = list(group)
         columns = gathered(row.columns for row in same if row.columns is not None)
+        if as_lists:
+            metadata = gathered(row.metadata for row in same if row.metadata is not None)
+            same = [row._replace(metadata=metadata) for row in same]
         for each, count in Counter(row._replace(columns=columns) for row in same).items():
             yield each._replace(rows=count)
 
@@ -152,7 +155,7 @@ def check_rows(group: Sequence[RawObject]) -> None:
             raise Rejected(
                 "rows of one sample differ",
                 f"{rows} and differ in {column}: {one.get(column)!r} and {two.get(column)!r}. Name a `key_column` that "
-                f"gives each row a key of its own, or declare {column} in `columns` as list<string> to have all",
+                "gives each row a key of its own, or give `rows: list` to have all of them as lists",
             )
 
 

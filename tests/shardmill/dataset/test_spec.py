@@ -149,7 +149,10 @@ def test_a_partition_that_is_not_declared_is_a_configuration_error(yaml_file: Wr
             with_lines("columns: {width: int32}"),
             "columns: they go into the table of embeddings, and there is no embedder",
         ),
-        (with_lines("source: {uri: 'a/{partition}', allow: [b]}"), "source: .*`allow` and `delimiter` are of a source"),
+        (
+            with_lines("source: {uri: 'a/{partition}', allow: [b]}"),
+            "source: .*`allow`, `delimiter` and `rows` are of a source",
+        ),
         (with_lines("source: {table: a.csv, delimiter: ';;'}"), r"source\.delimiter: "),
         (
             with_lines("source: {uri: 'a/{partition}', metadata: {table: b.csv, key_column: id}}"),

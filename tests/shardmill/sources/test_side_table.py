@@ -71,8 +71,16 @@ def test_a_table_of_metadata_that_is_not_there_or_lacks_its_keys_is_an_error(fol
         columns(folder, write("said.csv", b"name,note\na,1\n"))
 
 
-def test_a_table_that_fits_no_sample_says_so(folder: str, write: Write, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_that_fit_no_sample_are_counted_in_the_log(
+    folder: str, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
     write("raw/p/a.jpg")
-    said = write("said.csv", b"id,note\nx,1\ny,2\n")
+    said = write("p.csv", b"id,note\nx,1\ny,2\n")
     assert columns(folder, said) == {}
-    assert f"none of the 2 rows of {said} has the key of a sample of the partition" in caplog.text
+    assert f"2 of the 2 rows of {said} have the key of no sample of the partition" in caplog.text
+    caplog.clear()
+    write("p.csv", b"id,note\nx,1\na,2\n")
+    columns(folder, said)  # a table for all partitions has rows of others
+    assert not caplog.text
+    columns(folder, f"{folder}/{{partition}}.csv")
+    assert f"1 of the 2 rows of {said} have the key of no sample of the partition" in caplog.text

@@ -252,6 +252,16 @@ def test_declared_columns_have_the_cells_of_all_rows_of_a_key_in_their_order(
     assert metadata(manifest) == {}
 
 
+def test_rows_as_lists_are_lists_whatever_their_number(storage: Storage, write: Write, table: Table) -> None:
+    rows = {"uri": ["a.jpg", "a.jpg", "b.jpg"], "said": ["one", "two", "three"], "tag": [None, "x", None]}
+    manifest = listed(SourceSpec(table=table(rows), rows="list"), storage)
+    assert samples(manifest) == {"a": ["jpg"], "b": ["jpg"]}
+    assert metadata(manifest) == {
+        "a": {"said": ["one", "two"], "tag": [None, "x"]},
+        "b": {"said": ["three"], "tag": [None]},
+    }
+
+
 def test_a_declared_column_is_no_part_of_the_sample(storage: Storage, table: Table) -> None:
     source = SourceSpec(table=table({"uri": ["a.jpg"], "label": ["cat"], "note": ["old"]}))
     manifest = listed(source, storage, columns={"label": "string"}, embedder={})
@@ -308,6 +318,20 @@ def test_a_row_leads_nowhere_but_below_the_folder_of_its_table(
     found = {item.uri: item.version for item in listed(SourceSpec(table=uri), Asked())}
     assert found.pop(f"{folder}/tables/a.jpg") not in (MISSING, NOT_ALLOWED)
     assert list(found.values()) == [NOT_ALLOWED]
+
+
+def test_a_table_may_itself_be_named_by_a_detour(storage: Storage, tmp_path: Path, write: Write) -> None:
+    write("tables/raw/a.jpg")
+    write("other/there")
+    write("tables/t.csv", b"uri\nraw/a.jpg\n")
+    manifest = listed(SourceSpec(table=f"{tmp_path}/other/../tables/t.csv"), storage)
+    assert [(item.key, item.version == NOT_ALLOWED) for item in manifest] == [("raw/a", False)]
+
+
+def test_a_table_at_the_root_of_a_disk_leads_all_over_it() -> None:
+    places = AllowedPlaces("file:///t.csv", [])
+    assert places.target("a/b.jpg") == ("file:///a/b.jpg", True)
+    assert places.target("/c.jpg") == ("file:///c.jpg", True)
 
 
 def test_what_is_allowed_is_looked_up(storage: Storage, folder: str, tmp_path: Path, write: Write) -> None:

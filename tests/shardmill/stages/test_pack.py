@@ -97,9 +97,10 @@ def test_rows_of_one_image_that_differ_are_a_reject_that_says_what_to_do(raw: Pa
         "image_00000": (
             "rows of one sample differ",
             f"two rows name file://{raw}/image_00000.jpg and differ in note: 'one' and 'two'. Name a `key_column` that "
-            "gives each row a key of its own, or declare note in `columns` as list<string> to have all",
+            "gives each row a key of its own, or give `rows: list` to have all of them as lists",
         )
     }
+    assert rejects("uri,note", "image_00000.jpg,one", "image_00000.jpg,two", rows="list") == {}
 
 
 def test_rows_of_one_key_that_differ_are_a_reject_and_equal_ones_a_sample(raw: Path, rejects: Rejects) -> None:
