@@ -5,7 +5,6 @@ that is broken.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +16,8 @@ from typing_extensions import override
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.errors import (
-    ArchivedError,
-    ChangedError,
-    DanglingLinkError,
     Rejected,
     StorageError,
-    UnreadableError,
 )
 from shardmill.images import MAX_PIXELS, verify_image
 from shardmill.samples import image_format
@@ -34,12 +29,13 @@ from shardmill.shards.parts import Bytes, Part, read_parts
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.slicing import slice_by_hash, slice_by_key
 from shardmill.shards.spec import ShardSpec
-from shardmill.shards.ustar import MAX_MEMBER, stored_size
+from shardmill.shards.ustar import stored_size
 from shardmill.sources.dots import torn_apart
-from shardmill.sources.manifest import MISSING, Manifest, RawObject
+from shardmill.sources.manifest import Manifest, RawObject
 from shardmill.sources.names import Declared
 from shardmill.stages.counts import Counts
 from shardmill.stages.outputs import TarOutput
+from shardmill.stages.raw_objects import DANGLING, VANISHED, read_object
 from shardmill.stages.stage import Foreseen, OutputFiles, Resources, Stage, Work, stage_identity
 from shardmill.storage import Storage
 
@@ -93,10 +89,6 @@ class _Component:
     source: Source
 
 
-_VANISHED = "object vanished"
-_DANGLING = "dangling link"
-_NOT_UTF8 = re.compile(r"\\udc[89a-f][0-9a-f]")
-"""How a manifest writes what of a name is no UTF-8 (`printable`)."""
 _FETCHED_BYTES = 256 << 20
 """Most bytes of a shard that are fetched ahead, unless two samples have more."""
 _TOGETHER = 2048
@@ -332,7 +324,7 @@ def _fetch(plan: _Plan, found: list[Bytes], storage: Storage) -> _Fetched:
                 data.append(known)
             else:
                 came.append(number)
-                data.append(_read_object(item, storage))
+                data.append(read_object(item, storage))
     except Rejected as rejected:
         return _Fetched(plan, _reject(item, rejected, plan.fingerprint), came)
     return _Fetched(plan, data, came)
@@ -364,33 +356,9 @@ def _check_that_the_source_is_there(shard: RawShard, rejects: list[Reject]) -> N
     Raises:
         StorageError: All samples of the shard are gone.
     """
-    gone = [reject for reject in rejects if reject.reason in (_VANISHED, _DANGLING)]
+    gone = [reject for reject in rejects if reject.reason in (VANISHED, DANGLING)]
     if len(gone) == shard.samples > 1:
         raise StorageError(
             f"all {shard.samples} samples of shard {shard.id} are gone since they were listed, {gone[0].source_uri} "
             "among them. Is the source mounted? Nothing was taken for deleted; run again"
         )
-
-
-def _read_object(item: RawObject, storage: Storage) -> bytes:
-    if item.version == MISSING:
-        raise Rejected("missing object", "the source's table names it, and it does not exist")
-    if item.size > MAX_MEMBER:
-        raise Rejected("object too large", f"{item.size} bytes; a tar member holds at most {MAX_MEMBER}")
-    try:
-        data, info = storage.read_version(item.uri)
-    except FileNotFoundError:
-        if _NOT_UTF8.search(item.uri):
-            raise Rejected("name is not UTF-8", "no manifest can hold it: rename the object") from None
-        raise Rejected(_VANISHED, "it was deleted after it was listed; run again", may_pass=True) from None
-    except DanglingLinkError as error:
-        raise Rejected(_DANGLING, f"{error}; mend it and run again", may_pass=True) from None
-    except UnreadableError as error:
-        raise Rejected("unreadable object", f"{error}; mend it and run again", may_pass=True) from None
-    except ChangedError as error:
-        raise Rejected("object changed", f"{error}; run again", may_pass=True) from None
-    except ArchivedError as error:
-        raise Rejected("object archived", f"{error}; restore it and run again", may_pass=True) from None
-    if info.version != item.version:
-        raise Rejected("object changed", "it was replaced after it was listed; run again", may_pass=True)
-    return data
