@@ -128,7 +128,7 @@ class Manifest:
 
         cells = pa.array((columns.get(key) for (key,) in self.rows("key")), pa.string())
         place = self.table.schema.get_field_index("columns")
-        return Manifest(self.table.set_column(place, "columns", cells))
+        return Manifest(self.table.set_column(place, "columns", cells)).leaving_out(self.left_out)
 
     def parts(self, rows: Iterable[Sequence[int]]) -> Iterator[Manifest]:
         """A manifest of each of these selections of objects, by their numbers and in that order."""

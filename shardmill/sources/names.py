@@ -56,7 +56,9 @@ def encode_key(key: str) -> str:
 
 def is_member_name(key: str, component: str) -> bool:
     """Whether a sample's component can stand in a shard under these names as they are."""
-    return bool(_MEMBER_NAME.fullmatch(f"{key}\0{component}")) and len(f"{key}.{component}") <= MAX_NAME
+    suffix = component.rpartition(".")[2]
+    fits = _MEMBER_NAME.fullmatch(f"{key}\0{component}") and canonical_suffix(suffix) == suffix
+    return bool(fits) and len(f"{key}.{component}") <= MAX_NAME
 
 
 @lru_cache(maxsize=1024)

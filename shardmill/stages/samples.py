@@ -251,5 +251,5 @@ def _check_names(key: str, components: Iterable[_Component], taken: Collection[s
         if not is_member_name(key, name):
             raise ConfigurationError(
                 f"the transform names a component {name!r} of {key!r}; use at most {MAX_NAME} letters, "
-                "digits and _-/ for both, no dot in the key, lower case in the component"
+                "digits and _-/ for both, no dot in the key, lower case in the component, `jpg` and not `jpeg`"
             )

@@ -184,6 +184,8 @@ def test_every_encoded_name_can_stand_in_a_shard(key: str, component: str) -> No
         ("a", "jpg\n"),
         ("a\0b", "jpg"),
         ("a", "JPG"),
+        ("a", "jpeg"),
+        ("a", "mask.tif"),
         ("a", "b/c"),
         ("__a", "jpg"),
         ("a/__b", "jpg"),
