@@ -169,5 +169,5 @@ def test_max_pixels_holds_at_every_stage(tmp_path: Path, make_dataset, run_chain
     assert made["webdataset_shards"].commit.rejects_by_reason == {"too many pixels": 1}
     crop = {"operations": [{"operation": "Resize", "arguments": {"size": [90, 90]}}]}
     made = run_chain(make_dataset(raw, tmp_path / "b", max_pixels=80 * 80, max_reject_ratio=1, transform=crop))
-    assert made["transformed_shards"].commit.total_samples == 2
-    assert made["embeddings"].commit.rejects_by_reason == {"too many pixels": 2}  # enlarged beyond the limit
+    assert made["webdataset_shards"].commit.total_samples == 2
+    assert made["transformed_shards"].commit.rejects_by_reason == {"too many pixels": 2}  # enlarged beyond the limit
