@@ -41,11 +41,13 @@ def to_rgb(image: Image.Image, profile: bytes | None, bits: int) -> npt.NDArray[
     """
     width, height = image.size
     rows = max(1, _STRIP // width)
-    pixels = np.empty((height, width, 3), np.uint8)
     with corrupt():
+        if rows >= height:
+            return np.array(_strip_to_rgb(image, profile, bits))
+        pixels = np.empty((height, width, 3), np.uint8)
         for top in range(0, height, rows):
             bottom = min(height, top + rows)
-            strip = image if rows >= height else image.crop((0, top, width, bottom))
+            strip = image.crop((0, top, width, bottom))
             pixels[top:bottom] = np.asarray(_strip_to_rgb(strip, profile, bits))
     return pixels
 

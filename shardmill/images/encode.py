@@ -12,28 +12,34 @@ from shardmill.images import reasons
 from shardmill.memory import lacks_memory
 from shardmill.samples import IMAGE_FORMATS, image_format
 
+_READ_ONLY = {"HEIF": "HEIC", "JXL": "JPEG XL"}
 _LOSSLESS_FOR_LABELS = ("PNG", "TIFF")
 
 
 def encode_image(array: npt.NDArray[Any], component: str, quality: int = 95) -> bytes:
     """Encode an image, or a label map, in the format that the component's suffix names.
 
-    JPEG is written with 4:2:0 chroma, as Pillow does; WebP is lossy; a GIF gets a palette of its own.
+    JPEG is written with 4:2:0 chroma, as Pillow does; WebP and AVIF are lossy; a GIF gets a palette of its own.
 
     Args:
         array: An image, uint8 [height, width, 3 or 1]; or a mask, uint8 or uint16 [height, width].
         component: `jpg`, `trimap.png` …
-        quality: 1 to 100, of JPEG and WebP.
+        quality: 1 to 100, of JPEG, WebP and AVIF.
 
     Raises:
-        ConfigurationError: Not an image's suffix, another shape or dtype, or a mask in a format that would
-            change its values.
+        ConfigurationError: Not an image's suffix, a format that is only read, another shape or dtype, or a mask in a
+            format that would change its values.
         Rejected: The format cannot hold an image of this size.
     """
     name = image_format(component)
     if name is None:
         known = ", ".join(IMAGE_FORMATS)
         raise ConfigurationError(f"component {component!r} is not an image: its suffix must be one of {known}")
+    if name in _READ_ONLY:
+        raise ConfigurationError(
+            f"{_READ_ONLY[name]} is read, and not written: {component!r} cannot be encoded. Let the transform write "
+            "another format"
+        )
     mask = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
     if not mask and not (array.ndim == 3 and array.shape[2] in (1, 3) and array.dtype == np.uint8):
         raise ConfigurationError(
@@ -73,6 +79,7 @@ def _pillow(array: npt.NDArray[Any], name: str, quality: int) -> bytes:
     options: dict[str, dict[str, Any]] = {
         "WEBP": {"quality": quality},
         "TIFF": {"compression": "tiff_adobe_deflate"},
+        "AVIF": {"quality": quality, "max_threads": 1},  # the number of threads decides on the tiles
     }
     squeezed = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
     file = io.BytesIO()

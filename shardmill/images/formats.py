@@ -57,7 +57,7 @@ def check_format(data: bytes, component: str, wanted: str) -> None:
     found = _sniff(data)
     if found is None:
         raise Rejected(reasons.NOT_AN_IMAGE, f"named .{suffix}, begins with {bytes(data[:12])!r}")
-    if found != wanted and not (found == "HEIF" and wanted == "AVIF"):
+    if found != wanted:
         reason = reasons.WRONG_EXTENSION if found in _READ else reasons.UNSUPPORTED_FORMAT
         raise Rejected(reason, f"named .{suffix}, but the bytes are {_EXTRAS.get(found, (found,))[0]}")
 

@@ -96,7 +96,7 @@ class _Directory:
             )
         place = struct.pack(self.order + word, start)
         head = self.data[:8] + place if self.big else self.data[:4] + place
-        rest = self.data[len(head) :]
+        rest = memoryview(self.data)[len(head) :]
         return b"".join([head, rest, bytes(start - len(self.data)), directory, bytes(width), behind])
 
 

@@ -69,7 +69,7 @@ class TransformSpec(BaseModel):
     )
     seed: int = Field(default=0, description="of the random operations, with the sample's key and the epoch")
     epoch: int = 0
-    jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the components written as JPEG or WebP")
+    jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the components written as JPEG, WebP or AVIF")
 
     def fingerprint_parameters(self) -> dict[str, Any]:
         """All that determines the output for given samples, as JSON values.
