@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageCms
 
 from shardmill.images.opened import corrupt
-from shardmill.images.scale import scaled, wide_values
+from shardmill.images.scale import scaled, wide_values, widened
 from shardmill.memory import lacks_memory
 
 MAX_PROFILE = 16 << 20
@@ -24,7 +24,7 @@ MAX_PROFILE = 16 << 20
 
 _STRIP = 1 << 20
 """Pixels that are converted at a time: memory on top of the image and the result."""
-_SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}
+_SPACES = {"L": "GRAY", "I;16": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}
 _OF_DEVICES = {"scnr", "mntr", "prtr", "spac"}
 _CACHED = 64
 
@@ -69,7 +69,7 @@ def _strip_to_rgb(image: Image.Image, profile: bytes | None, bits: int) -> Image
     alpha = None
     if image.mode.startswith("I"):
         values = wide_values(image)
-        image = scaled(values, bits)
+        image = widened(values, bits) if _conversion(profile, "I;16") else scaled(values, bits)
         if isinstance(transparent, int):
             alpha = Image.fromarray((values != transparent).astype(np.uint8) * 255)
     elif image.has_transparency_data:
@@ -117,7 +117,9 @@ def _build(profile: bytes, mode: str) -> _Convert | None:
         if opened.profile.device_class.strip() not in _OF_DEVICES:
             return None
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
-        convert = ImageCms.ImageCmsTransform(opened, _srgb(), mode, "RGB", intent).apply
+        # Its short cut for greys is off by up to ten steps in the dark.
+        flags = ImageCms.Flags.NOOPTIMIZE if _SPACES[mode] == "GRAY" else ImageCms.Flags.NONE
+        convert = ImageCms.ImageCmsTransform(opened, _srgb(), mode, "RGB", intent, flags=flags).apply
         probe = _probe(mode)
         if probe is None:
             return convert
@@ -131,7 +133,7 @@ def _build(profile: bytes, mode: str) -> _Convert | None:
 
 def _probe(mode: str) -> Image.Image | None:
     """Colours of all over the space, and all greys; None where a conversion is always needed."""
-    if mode == "CMYK":
+    if mode in ("CMYK", "I;16"):
         return None
     ramp = np.arange(256, dtype=np.uint8)
     if mode == "L":
