@@ -11,7 +11,7 @@ from shardmill.errors import Rejected
 from shardmill.images import reasons
 from shardmill.images.exif import read_exif
 from shardmill.images.opened import Opened, corrupt
-from shardmill.images.primaries import ADOBE_RGB, measured_profile
+from shardmill.images.primaries import ADOBE_RGB, PRIMARIES, measured_profile
 
 MAX_PROFILE = 16 << 20
 """Bytes of a profile, decompressed, above which it is ignored."""
@@ -19,6 +19,8 @@ MAX_PROFILE = 16 << 20
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DESCRIPTIVE = (b"eXIf", b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP")
 _GREY, _RGB, _PALETTE = 0, 2, 3
+_GAMMAS = {1: 1 / 2.2, 4: 1 / 2.2, 8: 1.0, 13: 1 / 2.2}
+"""By cICP's code of a transfer function: of BT.709, 2.2, linear, sRGB. Those of high dynamic range are not read."""
 _BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 
 
@@ -97,9 +99,10 @@ def _fits(content: bytes, bits: int, colour: int, entries: int) -> bool:
 
 
 def _profile(said: dict[bytes, bytes]) -> bytes | None:
-    """By the specification's order of precedence. cICP is not understood; where it stands, the others are not meant."""
-    if b"cICP" in said:
-        return None
+    """By the order of precedence of the specification."""
+    coded = said.get(b"cICP", b"")
+    if len(coded) == 4 and coded[0] in PRIMARIES and coded[1] in _GAMMAS and coded[2:] == b"\0\1":
+        return measured_profile(_GAMMAS[coded[1]], PRIMARIES[coded[0]])
     if b"iCCP" in said:
         _, _, rest = said[b"iCCP"].partition(b"\0")
         inflate = zlib.decompressobj()
