@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-EXTRAS := orchestration,gcs,s3,dagster-gcp,dagster-aws,postgres,kubernetes,celery,openvino,umap,demo,test,lint
+EXTRAS := orchestration,gcs,s3,dagster-gcp,dagster-aws,postgres,kubernetes,celery,openvino,heif,jxl,umap,demo,test,lint
 INSTALLED := $(VENV)/.installed
 export DAGSTER_HOME := $(CURDIR)/.dagster
 # Packages are compiled when they are first imported, and the result has to be kept.

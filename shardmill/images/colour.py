@@ -117,9 +117,11 @@ def _build(profile: bytes, mode: str) -> _Convert | None:
         if opened.profile.device_class.strip() not in _OF_DEVICES:
             return None
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        is_grey = _SPACES[mode] == "GRAY"
         # Its short cut for greys is off by up to ten steps in the dark.
-        flags = ImageCms.Flags.NOOPTIMIZE if _SPACES[mode] == "GRAY" else ImageCms.Flags.NONE
-        convert = ImageCms.ImageCmsTransform(opened, _srgb(), mode, "RGB", intent, flags=flags).apply
+        flags = ImageCms.Flags.NOOPTIMIZE if is_grey else ImageCms.Flags.NONE
+        apply: _Convert = ImageCms.ImageCmsTransform(opened, _srgb(), mode, "RGB", intent, flags=flags).apply
+        convert = (lambda image: Image.merge("RGB", [apply(image).getchannel("G")] * 3)) if is_grey else apply
         probe = _probe(mode)
         if probe is None:
             return convert
