@@ -16,6 +16,7 @@ from shardmill.images import reasons
 from shardmill.images.budget import MAX_PIXELS, in_work
 from shardmill.images.colour import to_rgb
 from shardmill.images.formats import check_format
+from shardmill.images.gif import open_gif
 from shardmill.images.jpeg import open_jpeg
 from shardmill.images.opened import Opened, corrupt
 from shardmill.images.others import open_other
@@ -35,7 +36,7 @@ MAX_SIDE = 1 << 20
 # is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-_OPEN = {"JPEG": open_jpeg, "PNG": open_png, "WEBP": open_webp, "TIFF": open_tiff}
+_OPEN = {"JPEG": open_jpeg, "PNG": open_png, "WEBP": open_webp, "GIF": open_gif, "TIFF": open_tiff}
 
 
 def decode_image(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:

@@ -184,7 +184,7 @@ def _is_harmless(warning: str, data: bytes) -> bool:
 
 def _without_metadata(data: bytes) -> bytes:
     """The same pixels with no segment that libjpeg could warn of and that concerns none of them."""
-    kept, after = [b"\xff\xd8"], len(data)
+    kept, after, sequential = [b"\xff\xd8"], len(data), True
     for segment in _segments(data):
         marker, content, after = segment.marker, segment.data, segment.end
         if marker == _JFIF and content.startswith(b"JFIF\0"):
@@ -193,6 +193,10 @@ def _without_metadata(data: bytes) -> bytes:
         is_adobe = marker == _ADOBE and content.startswith(b"Adobe") and len(content) >= 12
         if (0xE0 <= marker <= 0xEF and not is_adobe) or marker == 0xFE:
             continue
+        if marker in _FRAMES:
+            sequential = marker not in _PROGRESSIVE
+        if marker == _SOS and sequential:
+            content = content[:-3] + b"\0\x3f\0"  # the only parameters that there are, whatever is said
         if is_adobe and content[11] > 2:  # libjpeg takes an unknown transform for YCbCr or YCCK
             content = content[:11] + bytes([1])
         kept.append(bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content)

@@ -15,6 +15,8 @@ from shardmill.memory import lacks_memory
 
 _UNSUPPORTED = re.compile(r"unsupported|not (yet )?supported|unknown .*mode|cannot handle", re.I)
 """What Pillow says of files that are sound."""
+_LIMIT = re.compile("security limit", re.I)
+"""What libheif says of files that ask for too much; it calls that a lack of memory."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def corrupt() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise Rejected(reasons.TOO_MANY_PIXELS, str(error)) from error
     except Exception as error:
-        if lacks_memory(error):
+        if lacks_memory(error) and not _LIMIT.search(str(error)):
             raise MemoryError(str(error)) from error
         reason = reasons.UNSUPPORTED_PIXELS if _UNSUPPORTED.search(str(error)) else reasons.CORRUPT_IMAGE
         raise Rejected(reason, f"{type(error).__name__}: {error}") from error

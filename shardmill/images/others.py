@@ -1,11 +1,11 @@
-"""GIF, BMP, AVIF, HEIC and JPEG XL: by Pillow and its plug-ins as they are."""
+"""BMP, AVIF, HEIC and JPEG XL: by Pillow and its plug-ins as they are."""
 
 from functools import partial
 from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import AvifImagePlugin, BmpImagePlugin, GifImagePlugin, Image, ImageFile
+from PIL import AvifImagePlugin, BmpImagePlugin, Image, ImageFile
 
 from shardmill.errors import Rejected
 from shardmill.images import reasons
@@ -17,7 +17,6 @@ from shardmill.images.opened import Opened, corrupt
 from shardmill.images.primaries import ADOBE_RGB
 
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
-    "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }

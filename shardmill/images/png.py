@@ -30,6 +30,8 @@ def open_png(data: bytes) -> Opened:
     Raises:
         Rejected: There is no header, or a critical chunk that is unknown.
     """
+    if data[12:16] == b"CgBI":
+        raise Rejected(reasons.UNSUPPORTED_PIXELS, "a PNG in Apple's own format, CgBI")
     if data[12:16] != b"IHDR" or len(data) < 33:
         raise Rejected(reasons.CORRUPT_IMAGE, "a PNG without its header")
     width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
@@ -73,8 +75,7 @@ def _chunks(data: bytes, bits: int, colour: int) -> tuple[bytes, dict[bytes, byt
             if (is_before or kind == b"eXIf") and kind not in said and _is_sound(data, at, end):
                 said[kind] = data[at + 8 : end - 4]
         elif kind.isalpha() and not kind[0] & 0x20:
-            name = "Apple's CgBI" if kind == b"CgBI" else f"the unknown critical chunk {kind.decode('ascii')}"
-            raise Rejected(reasons.UNSUPPORTED_PIXELS, f"a PNG with {name}")
+            raise Rejected(reasons.UNSUPPORTED_PIXELS, f"a PNG with the unknown critical chunk {kind.decode('ascii')}")
         elif not kind.isalpha():
             break
         at = end
