@@ -141,7 +141,7 @@ def _read_directory(data: bytes) -> _Directory:
         for number in range(count):
             tag, kind, values, value = struct.unpack_from(entry, data, at + wide * number)
             tags.setdefault(tag, _Tag(kind, values, value))
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:
         raise Rejected(reasons.CORRUPT_IMAGE, "the TIFF's directory is not in the file") from error
     directory = _Directory(data, order, big, tags)
     if not directory.values(_WIDTH) or not directory.values(_LENGTH):
