@@ -57,7 +57,7 @@ def decode_image(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> n
         Rejected: With one of `shardmill.images.reasons`.
         ConfigurationError: The component is not an image.
     """
-    with in_work.scope():
+    with in_work:
         image = _open(data, component, max_pixels)
         if image.load_pixels is not None:
             pixels = image.load_pixels()
@@ -79,7 +79,7 @@ def decode_mask(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> La
         Rejected: As `decode_image`; "unsupported pixel format" also for colours and transparency.
         ConfigurationError: The component is not an image.
     """
-    with in_work.scope():
+    with in_work:
         image = _open(data, component, max_pixels)
         return _upright(_labels(image.load(), image.bits), image.orientation)
 
@@ -93,7 +93,7 @@ def verify_image(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> N
         Rejected: As `decode_image`.
         ConfigurationError: The component is not an image.
     """
-    with in_work.scope():
+    with in_work:
         image = _open(data, component, max_pixels)
         if image.check is not None:
             image.check()

@@ -4,8 +4,9 @@ A warning that means lost pixels refuses the file; one about something else does
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,19 +31,20 @@ _UNREAD = {
     **dict.fromkeys((0xC9, 0xCA, 0xCB), "arithmetic-coded"),
 }
 _SOS, _EOI, _JFIF, _EXIF, _ICC, _ADOBE = 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE
+_NO_MARKER = {0x00, 0xFF}
 _STANDALONE = {0x01, 0xD8, *range(0xD0, 0xD8)}
-_AFTER_FILL = re.compile(rb"\xff+([^\xff])", re.DOTALL)
+_MARKER = re.compile(rb"\xff[^\0\xff]", re.DOTALL)
 _NEXT_SCAN = re.compile(rb"\xff\xda")
 _PLAIN_JFIF = b"\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _FEW = 16
 
 
-class _Segment:
-    __slots__ = ("data", "end", "marker", "start")
-
-    def __init__(self, marker: int, data: bytes, start: int, end: int) -> None:
-        self.marker, self.data, self.start, self.end = marker, data, start, end
+class _Segment(NamedTuple):
+    marker: int
+    start: int
+    """Of its content."""
+    end: int
 
 
 def open_jpeg(data: bytes) -> Opened:
@@ -51,32 +53,30 @@ def open_jpeg(data: bytes) -> Opened:
     Raises:
         Rejected: There is no frame or no scan, or it is of a kind that is not read here.
     """
-    frame, scan, exif = None, None, b""
-    profile: dict[int, bytes] = {}
-    parts = 0
+    frame, scan, exif, parts = b"", None, b"", dict[int, bytes]()
+    kind = count = 0
     for segment in _segments(data):
-        if segment.marker in _FRAMES and frame is None:
-            frame = segment
-        elif segment.marker == _EXIF and not exif and segment.data.startswith(b"Exif\0"):
-            exif = segment.data
-        elif segment.marker == _ICC and segment.data.startswith(b"ICC_PROFILE\0") and len(segment.data) > 14:
-            profile[segment.data[12]] = segment.data[14:]
-            parts = segment.data[13]
-        elif segment.marker == _SOS:
+        marker, start, end = segment
+        if marker in _FRAMES and not frame:
+            kind, frame = marker, data[start:end]
+        elif marker == _EXIF and not exif and data.startswith(b"Exif\0", start, end):
+            exif = data[start:end]
+        elif marker == _ICC and data.startswith(b"ICC_PROFILE\0", start, end) and end > start + 14:
+            parts[data[start + 12]] = data[start + 14 : end]
+            count = data[start + 13]
+        elif marker == _SOS:
             scan = segment
-    if frame is None or scan is None or len(frame.data) < 6 or not scan.data:
-        raise Rejected(reasons.CORRUPT_IMAGE, f"a JPEG without {'a frame' if frame is None else 'a scan'}")
-    components = frame.data[5]
-    _check_frame(frame, components)
-    if frame.marker in _PROGRESSIVE or scan.data[0] < components:
-        _check_scans(data, scan.start)
-    whole = parts > 0 and all(number in profile for number in range(1, parts + 1))
+    if len(frame) < 6 or scan is None or scan.start == scan.end:
+        raise Rejected(reasons.CORRUPT_IMAGE, f"a JPEG without {'a scan' if frame else 'a frame'}")
+    components = frame[5]
+    _check_frame(kind, frame, components)
+    if kind in _PROGRESSIVE or data[scan.start] < components:
+        _check_scans(data, scan.start - 4)
     seen = read_exif(exif)
-    icc = b"".join(profile[number] for number in range(1, parts + 1)) if whole else None
-    icc = icc or (ADOBE_RGB if seen.is_adobe_rgb else None)
+    icc = _profile(parts, count) or (ADOBE_RGB if seen.is_adobe_rgb else None)
     return Opened(
-        width=int.from_bytes(frame.data[3:5], "big"),
-        height=int.from_bytes(frame.data[1:3], "big"),
+        width=int.from_bytes(frame[3:5], "big"),
+        height=int.from_bytes(frame[1:3], "big"),
         load=partial(_load, data, components),
         orientation=seen.orientation,
         profile=icc,
@@ -85,13 +85,19 @@ def open_jpeg(data: bytes) -> Opened:
     )
 
 
-def _check_frame(frame: _Segment, components: int) -> None:
-    unread = _UNREAD.get(frame.marker)
-    if frame.data[0] != 8:
-        unread = f"{frame.data[0]}-bit"
+def _profile(parts: Mapping[int, bytes], count: int) -> bytes | None:
+    """What a profile's numbered parts come to; None if one is missing."""
+    numbers = range(1, count + 1)
+    return b"".join(parts[number] for number in numbers) if all(number in parts for number in numbers) else None
+
+
+def _check_frame(kind: int, frame: bytes, components: int) -> None:
+    unread = _UNREAD.get(kind)
+    if frame[0] != 8:
+        unread = f"{frame[0]}-bit"
     elif components not in (1, 3, 4):
         unread = f"{components} bands:"
-    elif frame.data[1:3] == b"\0\0":
+    elif frame[1:3] == b"\0\0":
         unread = "height after the first scan:"
     if unread:
         raise Rejected(reasons.UNSUPPORTED_PIXELS, f"{unread} JPEG")
@@ -106,21 +112,28 @@ def _check_scans(data: bytes, start: int) -> None:
 
 def _segments(data: bytes) -> Iterator[_Segment]:
     """Up to the first scan's. What stands between segments is passed over, as libjpeg does."""
-    at = 2
-    while found := _AFTER_FILL.search(data, at):
-        marker, start = found[1][0], found.end()
-        at = start
+    at, size = 2, len(data)
+    while at + 4 <= size:
+        marker = data[at + 1]
+        if data[at] != 0xFF or marker in _NO_MARKER:
+            found = _MARKER.search(data, at)
+            if found is None:
+                return
+            at = found.end() - 2
+            marker = data[at + 1]
         if marker == _EOI:
             return
-        if marker == 0 or marker in _STANDALONE:
+        if marker in _STANDALONE:
+            at += 2
             continue
-        length = int.from_bytes(data[start : start + 2], "big")
-        at = start + max(length, 2)
-        if length < 2 or at > len(data):
-            raise Rejected(reasons.CORRUPT_IMAGE, f"JPEG segment {marker:#x} at {start} has no end")
-        yield _Segment(marker, data[start + 2 : at], found.end() - 2, at)
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        end = at + 2 + length
+        if length < 2 or end > size:
+            raise Rejected(reasons.CORRUPT_IMAGE, f"JPEG segment {marker:#x} at {at} has no end")
+        yield _Segment(marker, at + 4, end)
         if marker == _SOS:
             return
+        at = end
 
 
 def _pixels(data: bytes, profile: bytes | None, grey: bool) -> npt.NDArray[np.uint8]:
@@ -186,7 +199,8 @@ def _without_metadata(data: bytes) -> bytes:
     """The same pixels with no segment that libjpeg could warn of and that concerns none of them."""
     kept, after, sequential = [b"\xff\xd8"], len(data), True
     for segment in _segments(data):
-        marker, content, after = segment.marker, segment.data, segment.end
+        marker, after = segment.marker, segment.end
+        content = data[segment.start : segment.end]
         if marker == _JFIF and content.startswith(b"JFIF\0"):
             kept.append(_PLAIN_JFIF)
             continue

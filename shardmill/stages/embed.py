@@ -232,7 +232,7 @@ class EmbedStage(StoredSamplesStage):
         row = _Row(sample.key, cls, sample.rows[component], sample.fingerprints.output, former)
         if former is not None:
             return row, None
-        with in_work.scope(), about(sample.key, row.origin.source_uri):
+        with in_work, about(sample.key, row.origin.source_uri):
             return row, preprocess(decode_image(data[component], component, self.max_pixels))
 
     def _component(self, names: Collection[str]) -> str:

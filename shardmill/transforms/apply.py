@@ -83,7 +83,7 @@ class SampleTransform:
                 image of it.
             ConfigurationError: What an operation gave cannot be a sample, whatever the input.
         """
-        with in_work.scope():
+        with in_work:
             return self._apply(sample)
 
     def _apply(self, sample: EncodedSample) -> list[EncodedSample]:

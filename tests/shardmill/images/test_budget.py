@@ -23,7 +23,7 @@ class Counting(PixelBudget):
 
 
 def work(room: PixelBudget, pixels: list[int]) -> None:
-    with room.scope():
+    with room:
         for each in pixels:
             room.take(each)
             threading.Event().wait(0.001)
@@ -52,7 +52,7 @@ def test_an_error_gives_back_what_was_taken() -> None:
     room = PixelBudget(100)
 
     def fail() -> None:
-        with room.scope(), room.scope():
+        with room, room:
             room.take(70)
             raise ValueError("x")
 
