@@ -144,7 +144,7 @@ def _pixels(data: bytes, profile: bytes | None, grey: bool) -> npt.NDArray[np.ui
 
 def _load(data: bytes, components: int) -> Image.Image:
     if components < 4:
-        return Image.fromarray(_decode(data, "GRAY" if components == 1 else "RGB").squeeze())
+        return Image.fromarray(_decode(data, "GRAY")[:, :, 0] if components == 1 else _decode(data, "RGB"))
     inks = _decode(data, "CMYK")
     return Image.fromarray(np.invert(inks, out=inks), "CMYK")  # Adobe's way, which all writers follow
 

@@ -308,3 +308,22 @@ def test_a_damaged_comment_of_a_gif_does_no_harm() -> None:
     ):
         verify_image(plain[:at] + extra + plain[at:], "gif")
         assert np.array_equal(decode_image(plain[:at] + extra + plain[at:], "gif"), wanted)
+
+
+def test_a_gif_without_its_last_bytes_has_all_pixels() -> None:
+    plain = save(SMOOTH.quantize(8), "GIF")
+    for lost in (1, 2):
+        verify_image(plain[:-lost], "gif")
+        assert np.array_equal(decode_image(plain[:-lost], "gif"), decode_image(plain, "gif"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1)])
+def test_thin_images_keep_their_shape(size: tuple[int, int]) -> None:
+    for mode, (suffix, name) in itertools.product(("L", "RGB", "CMYK"), FORMATS.items()):
+        if mode == "CMYK" and suffix not in ("jpg", "tiff"):
+            continue
+        data = save(Image.new(mode, size), name)
+        verify_image(data, suffix)
+        assert decode_image(data, suffix).shape == (size[1], size[0], 3)
+        if mode == "L":
+            assert decode_mask(data, suffix).shape == (size[1], size[0])
