@@ -38,6 +38,8 @@ _NEXT_SCAN = re.compile(rb"\xff\xda")
 _PLAIN_JFIF = b"\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _FEW = 16
+_MOST_SEGMENTS = 10_000
+"""The longest profile has 255."""
 
 
 class _Segment(NamedTuple):
@@ -112,7 +114,7 @@ def _check_scans(data: bytes, start: int) -> None:
 
 def _segments(data: bytes) -> Iterator[_Segment]:
     """Up to the first scan's. What stands between segments is passed over, as libjpeg does."""
-    at, size = 2, len(data)
+    at, size, segments = 2, len(data), 0
     while at + 4 <= size:
         marker = data[at + 1]
         if data[at] != 0xFF or marker in _NO_MARKER:
@@ -128,6 +130,9 @@ def _segments(data: bytes) -> Iterator[_Segment]:
             continue
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         end = at + 2 + length
+        segments += 1
+        if segments > _MOST_SEGMENTS:
+            raise Rejected(reasons.CORRUPT_IMAGE, f"more than {_MOST_SEGMENTS} JPEG segments before the first scan")
         if length < 2 or end > size:
             raise Rejected(reasons.CORRUPT_IMAGE, f"JPEG segment {marker:#x} at {at} has no end")
         yield _Segment(marker, at + 4, end)

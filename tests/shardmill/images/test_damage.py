@@ -3,6 +3,7 @@
 import io
 import itertools
 import struct
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -217,6 +218,14 @@ def test_a_jpeg_of_many_scans_is_refused() -> None:
     there = data.count(b"\xff\xda")
     assert outcome(verify_image, data[:-2] + last * (MAX_SCANS + 1 - there) + data[-2:], "jpg") == "too many scans"
     assert there < MAX_SCANS / 4
+
+
+def test_a_jpeg_of_nothing_but_empty_segments_is_refused_at_once() -> None:
+    data = PLAIN[:2] + b"\xff\xfe\0\2" * 5_000_000 + PLAIN[2:]
+    started = time.thread_time()
+    for function in (verify_image, decode_image):
+        assert outcome(function, data, "jpg") == reasons.CORRUPT_IMAGE
+    assert time.thread_time() - started < 1
 
 
 BIG = np.random.default_rng(0).integers(32, 72, 1_500_000, np.uint8).tobytes()
