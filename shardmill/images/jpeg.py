@@ -36,6 +36,8 @@ _STANDALONE = {0x01, 0xD8, *range(0xD0, 0xD8)}
 _MARKER = re.compile(rb"\xff[^\0\xff]", re.DOTALL)
 _NEXT_SCAN = re.compile(rb"\xff\xda")
 _PLAIN_JFIF = b"\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
+_LOST = re.compile("premature end|bad Huffman|bad arithmetic|found marker|Inconsistent progression", re.I)
+"""What libjpeg warns of where pixels are lost. Other warnings may hide such a one: it tells the first only."""
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _FEW = 16
 _MOST_SEGMENTS = 10_000
@@ -168,6 +170,8 @@ def _decode(data: bytes, colours: str, at_least: int = 0) -> npt.NDArray[np.uint
         return decode(data, True)
     except ValueError as error:
         _pass_on(error)
+        if _LOST.search(str(error)):
+            raise Rejected(reasons.CORRUPT_IMAGE, str(error)) from error
     lean = _without_metadata(data)
     try:
         return decode(lean, True)
