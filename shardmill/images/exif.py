@@ -2,12 +2,10 @@
 
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
+from shardmill.images.directory import Directory, read_directory
 
-from shardmill.memory import lacks_memory
-
-_ADOBE_RGB = 2
-_UNCALIBRATED = 0xFFFF
+_ORIENTATION, _EXIF, _COLOUR_SPACE, _INTEROPERABILITY, _INDEX = 0x0112, 0x8769, 0xA001, 0xA005, 1
+_ADOBE_RGB, _UNCALIBRATED = 2, 0xFFFF
 
 
 class Exif(NamedTuple):
@@ -22,27 +20,20 @@ def read_exif(data: bytes | None) -> Exif:
     """Read an EXIF block, with or without its `Exif` header."""
     if not data:
         return Exif()
-    exif = Image.Exif()
     try:
-        exif.load(data)
-        orientation = exif.get(ExifTags.Base.Orientation, 1)
-    except Exception as error:
-        if lacks_memory(error):
-            raise
+        first = read_directory(data.removeprefix(b"Exif\0\0"))
+    except ValueError:
         return Exif()
-    if not (isinstance(orientation, int) and 1 <= orientation <= 8):
-        orientation = 1
-    return Exif(orientation, _is_adobe_rgb(exif))
+    orientation = first.value(_ORIENTATION, 1)
+    return Exif(orientation if 1 <= orientation <= 8 else 1, _is_adobe_rgb(first))
 
 
-def _is_adobe_rgb(exif: Image.Exif) -> bool:
+def _is_adobe_rgb(first: Directory) -> bool:
     try:
-        space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
+        exif = first.at(first.value(_EXIF, 0))
+        space = exif.value(_COLOUR_SPACE, 0)
         if space != _UNCALIBRATED:
-            return bool(space == _ADOBE_RGB)
-        index = exif.get_ifd(ExifTags.IFD.Interop).get(1)
-    except Exception as error:
-        if lacks_memory(error):
-            raise
+            return space == _ADOBE_RGB
+        return (first.at(exif.value(_INTEROPERABILITY, 0)).raw(_INDEX) or b"").startswith(b"R03")
+    except ValueError:
         return False
-    return isinstance(index, str) and index.startswith("R03")

@@ -45,10 +45,13 @@ def _first_frame(data: bytes) -> bytes:
         if data[at] != _IMAGE:
             raise Rejected(reasons.CORRUPT_IMAGE, "a GIF without a frame")
         pixels = at + 10 + _table(data[at + 9]) + 1
-        end = _after_blocks(data, pixels) if data[pixels:] else len(data)
     except IndexError as error:
         raise Rejected(reasons.CORRUPT_IMAGE, "a GIF that breaks off") from error
-    return b"".join([head, control, data[at:end], bytes([_END])])
+    try:
+        frame = data[at : _after_blocks(data, pixels)] + bytes([_END])
+    except IndexError:
+        frame = data[at:]  # all pixels may be there even so
+    return b"".join([head, control, frame])
 
 
 def _table(flags: int) -> int:

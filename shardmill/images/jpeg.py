@@ -36,8 +36,12 @@ _STANDALONE = {0x01, 0xD8, *range(0xD0, 0xD8)}
 _MARKER = re.compile(rb"\xff[^\0\xff]", re.DOTALL)
 _NEXT_SCAN = re.compile(rb"\xff\xda")
 _PLAIN_JFIF = b"\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
+_LOST = re.compile("premature end|bad Huffman|bad arithmetic|found marker|Inconsistent progression", re.I)
+"""What libjpeg warns of where pixels are lost. Other warnings may hide such a one: it tells the first only."""
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _FEW = 16
+_MOST_SEGMENTS = 10_000
+"""The longest profile has 255."""
 
 
 class _Segment(NamedTuple):
@@ -112,7 +116,7 @@ def _check_scans(data: bytes, start: int) -> None:
 
 def _segments(data: bytes) -> Iterator[_Segment]:
     """Up to the first scan's. What stands between segments is passed over, as libjpeg does."""
-    at, size = 2, len(data)
+    at, size, segments = 2, len(data), 0
     while at + 4 <= size:
         marker = data[at + 1]
         if data[at] != 0xFF or marker in _NO_MARKER:
@@ -128,6 +132,9 @@ def _segments(data: bytes) -> Iterator[_Segment]:
             continue
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         end = at + 2 + length
+        segments += 1
+        if segments > _MOST_SEGMENTS:
+            raise Rejected(reasons.CORRUPT_IMAGE, f"more than {_MOST_SEGMENTS} JPEG segments before the first scan")
         if length < 2 or end > size:
             raise Rejected(reasons.CORRUPT_IMAGE, f"JPEG segment {marker:#x} at {at} has no end")
         yield _Segment(marker, at + 4, end)
@@ -144,7 +151,7 @@ def _pixels(data: bytes, profile: bytes | None, grey: bool) -> npt.NDArray[np.ui
 
 def _load(data: bytes, components: int) -> Image.Image:
     if components < 4:
-        return Image.fromarray(_decode(data, "GRAY" if components == 1 else "RGB").squeeze())
+        return Image.fromarray(_decode(data, "GRAY")[:, :, 0] if components == 1 else _decode(data, "RGB"))
     inks = _decode(data, "CMYK")
     return Image.fromarray(np.invert(inks, out=inks), "CMYK")  # Adobe's way, which all writers follow
 
@@ -163,6 +170,8 @@ def _decode(data: bytes, colours: str, at_least: int = 0) -> npt.NDArray[np.uint
         return decode(data, True)
     except ValueError as error:
         _pass_on(error)
+        if _LOST.search(str(error)):
+            raise Rejected(reasons.CORRUPT_IMAGE, str(error)) from error
     lean = _without_metadata(data)
     try:
         return decode(lean, True)

@@ -5,16 +5,15 @@ Planes that are stored one after the other are read one by one, as grey images, 
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from shardmill.errors import Rejected
 from shardmill.images import reasons
+from shardmill.images.directory import Directory, Tag, read_directory
 from shardmill.images.opened import Opened, corrupt
 from shardmill.images.scale import eight_bits
 
@@ -27,77 +26,12 @@ _OF_PIXELS = {
     *(_STRIP_BYTES, _PLANAR, _PREDICTOR, _COLOUR_MAP, _TILE_OFFSETS, _TILE_BYTES, _EXTRA, _FORMAT, _SUBSAMPLING),
     *(292, 293, 322, 323, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 531, 532),
 }
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIELAB", 32803: "raw"}
 _KINDS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
 _RAW, _JPEG = 1, 7
 _READ = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000}
 _UNREAD = {6: "old-style JPEG", 34712: "JPEG 2000", 34892: "lossy JPEG", 50001: "WebP", 50002: "JPEG XL", 34887: "LERC"}
-
-
-class _Tag(NamedTuple):
-    type: int
-    length: int
-    """Number of values."""
-    value: bytes
-    """As it stands in the entry: the values, or where they are."""
-
-
-@dataclass(frozen=True)
-class _Directory:
-    data: bytes
-    order: str
-    """`<` or `>`, as struct writes it."""
-    big: bool
-    tags: Mapping[int, _Tag] = field(default_factory=dict)
-
-    def values(self, tag: int, default: Sequence[int] = ()) -> tuple[int, ...]:
-        """The integers of a tag; the default where it is missing or damaged."""
-        raw, found = self.raw(tag), self.tags.get(tag)
-        if raw is None or found is None or found.type not in _CODES or not found.length:
-            return tuple(default)
-        return struct.unpack(f"{self.order}{found.length}{_CODES[found.type]}", raw)
-
-    def value(self, tag: int, default: int) -> int:
-        return self.values(tag, (default,))[0]
-
-    def raw(self, tag: int) -> bytes | None:
-        found = self.tags.get(tag)
-        if found is None or found.type not in _SIZES:
-            return None
-        size = found.length * _SIZES[found.type]
-        if size <= len(found.value):
-            return found.value[:size]
-        at = int.from_bytes(found.value, "little" if self.order == "<" else "big")
-        return self.data[at : at + size] if at + size <= len(self.data) else None
-
-    def rewritten(self, changes: Mapping[int, Sequence[int] | None]) -> bytes:
-        """The file with a directory of the tags of pixels alone, some of them changed or left out."""
-        word, width, code = ("Q", 8, 16) if self.big else ("I", 4, 4)
-        entries = {tag: entry for tag, entry in self.tags.items() if tag in _OF_PIXELS and tag not in changes}
-        start = len(self.data) + len(self.data) % 2
-        count = len(entries) + sum(values is not None for values in changes.values())
-        at = start + (8 + 20 * count + 8 if self.big else 2 + 12 * count + 4)
-        behind = b""
-        for tag, values in changes.items():
-            if values is not None:
-                packed = struct.pack(f"{self.order}{len(values)}{word}", *values)
-                if len(packed) > width:
-                    place = struct.pack(self.order + word, at + len(behind))
-                    behind += packed
-                    packed = place
-                entries[tag] = _Tag(code, len(values), packed)
-        directory = struct.pack(self.order + ("Q" if self.big else "H"), count)
-        for tag, entry in sorted(entries.items()):
-            directory += struct.pack(f"{self.order}HH{word}", tag, entry.type, entry.length) + entry.value.ljust(
-                width, b"\0"
-            )
-        place = struct.pack(self.order + word, start)
-        head = self.data[:8] + place if self.big else self.data[:4] + place
-        rest = memoryview(self.data)[len(head) :]
-        return b"".join([head, rest, bytes(start - len(self.data)), directory, bytes(width), behind])
 
 
 def open_tiff(data: bytes) -> Opened:
@@ -123,33 +57,17 @@ def open_tiff(data: bytes) -> Opened:
     return Opened(width, height, load, orientation, directory.raw(_ICC), bits[0])
 
 
-def _read_directory(data: bytes) -> _Directory:
-    order = "<" if data[:2] == b"II" else ">"
-    big = data[2:4] in (b"+\0", b"\0+")
-    tags: dict[int, _Tag] = {}
+def _read_directory(data: bytes) -> Directory:
     try:
-        if big:
-            (at,) = struct.unpack_from(order + "Q", data, 8)
-            (count,) = struct.unpack_from(order + "Q", data, at)
-            at, entry, wide = at + 8, order + "HHQ8s", 20
-        else:
-            (at,) = struct.unpack_from(order + "I", data, 4)
-            (count,) = struct.unpack_from(order + "H", data, at)
-            at, entry, wide = at + 2, order + "HHI4s", 12
-        if count > (len(data) - at) // wide:
-            raise Rejected(reasons.CORRUPT_IMAGE, "the TIFF's directory does not end")
-        for number in range(count):
-            tag, kind, values, value = struct.unpack_from(entry, data, at + wide * number)
-            tags.setdefault(tag, _Tag(kind, values, value))
-    except (struct.error, OverflowError) as error:
+        directory = read_directory(data)
+    except ValueError as error:
         raise Rejected(reasons.CORRUPT_IMAGE, "the TIFF's directory is not in the file") from error
-    directory = _Directory(data, order, big, tags)
     if not directory.values(_WIDTH) or not directory.values(_LENGTH):
         raise Rejected(reasons.CORRUPT_IMAGE, "the TIFF's directory names no size")
     return directory
 
 
-def _check(directory: _Directory, photometric: int, samples: int, bits: tuple[int, ...]) -> None:
+def _check(directory: Directory, photometric: int, samples: int, bits: tuple[int, ...]) -> None:
     name = _NAMES.get(photometric, f"photometric {photometric}")
     compression = directory.value(_COMPRESSION, 1)
     kinds = set(directory.values(_FORMAT, (1,)))
@@ -176,7 +94,7 @@ def _check(directory: _Directory, photometric: int, samples: int, bits: tuple[in
         raise Rejected(reasons.UNSUPPORTED_PIXELS, f"{samples} bands")
 
 
-def _load(directory: _Directory, photometric: int, bits: tuple[int, ...]) -> Image.Image:
+def _load(directory: Directory, photometric: int, bits: tuple[int, ...]) -> Image.Image:
     changes: dict[int, Sequence[int] | None] = {}
     inverted = photometric == _WHITE_IS_ZERO and bits == (16,)
     if inverted:
@@ -188,8 +106,8 @@ def _load(directory: _Directory, photometric: int, bits: tuple[int, ...]) -> Ima
     return Image.fromarray(np.invert(np.array(image).astype(np.uint16))) if inverted else image
 
 
-def _read(directory: _Directory, changes: Mapping[int, Sequence[int] | None], bits: tuple[int, ...]) -> Image.Image:
-    data = directory.rewritten(changes)
+def _read(directory: Directory, changes: Mapping[int, Sequence[int] | None], bits: tuple[int, ...]) -> Image.Image:
+    data = _rewritten(directory, changes)
     with corrupt():
         try:
             image = TiffImagePlugin.TiffImageFile(BytesIO(data))
@@ -202,7 +120,7 @@ def _read(directory: _Directory, changes: Mapping[int, Sequence[int] | None], bi
         return image
 
 
-def _load_planes(directory: _Directory, samples: int, photometric: int) -> Image.Image:
+def _load_planes(directory: Directory, samples: int, photometric: int) -> Image.Image:
     """Read each plane as a grey image, and put them together with 8 bits each."""
     extra = directory.values(_EXTRA)
     colours = {_RGB: 3, _CMYK: 4}.get(photometric, 1)
@@ -223,7 +141,7 @@ def _load_planes(directory: _Directory, samples: int, photometric: int) -> Image
     return Image.merge("RGBa" if associated else "RGBA", planes)
 
 
-def _plane(directory: _Directory, number: int, samples: int) -> Image.Image:
+def _plane(directory: Directory, number: int, samples: int) -> Image.Image:
     bits = (directory.values(_BITS, (1,)) * samples)[number]
     offsets, counts = (
         (_STRIP_OFFSETS, _STRIP_BYTES) if _STRIP_OFFSETS in directory.tags else (_TILE_OFFSETS, _TILE_BYTES)
@@ -238,3 +156,30 @@ def _plane(directory: _Directory, number: int, samples: int) -> Image.Image:
             raise Rejected(reasons.CORRUPT_IMAGE, "the TIFF's directory does not say where each plane is")
         changes[tag] = values[number * pieces : (number + 1) * pieces]
     return eight_bits(_read(directory, changes, (bits,)), bits)
+
+
+def _rewritten(file: Directory, changes: Mapping[int, Sequence[int] | None]) -> bytes:
+    """The file with a directory of the tags of pixels alone, some of them changed or left out."""
+    word, width, code = ("Q", 8, 16) if file.big else ("I", 4, 4)
+    entries = {tag: entry for tag, entry in file.tags.items() if tag in _OF_PIXELS and tag not in changes}
+    start = len(file.data) + len(file.data) % 2
+    count = len(entries) + sum(values is not None for values in changes.values())
+    at = start + (8 + 20 * count + 8 if file.big else 2 + 12 * count + 4)
+    behind = b""
+    for tag, values in changes.items():
+        if values is not None:
+            packed = struct.pack(f"{file.order}{len(values)}{word}", *values)
+            if len(packed) > width:
+                place = struct.pack(file.order + word, at + len(behind))
+                behind += packed
+                packed = place
+            entries[tag] = Tag(code, len(values), packed)
+    directory = struct.pack(file.order + ("Q" if file.big else "H"), count)
+    for tag, entry in sorted(entries.items()):
+        directory += struct.pack(f"{file.order}HH{word}", tag, entry.type, entry.length) + entry.value.ljust(
+            width, b"\0"
+        )
+    place = struct.pack(file.order + word, start)
+    head = file.data[:8] + place if file.big else file.data[:4] + place
+    rest = memoryview(file.data)[len(head) :]
+    return b"".join([head, rest, bytes(start - len(file.data)), directory, bytes(width), behind])

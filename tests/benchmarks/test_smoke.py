@@ -54,6 +54,11 @@ def test_transforms(photographs: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "random crop + flip, Shardmill" in capsys.readouterr().out
 
 
+def test_images(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("images", photographs, "--rounds", "1")
+    assert "jpg with Adobe RGB, decode" in capsys.readouterr().out
+
+
 def test_stages(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("stages", photographs, "--rounds", "1", "--workers", "1")
     assert "2 images, 1 rounds" in capsys.readouterr().out

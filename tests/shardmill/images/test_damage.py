@@ -3,6 +3,7 @@
 import io
 import itertools
 import struct
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -219,6 +220,14 @@ def test_a_jpeg_of_many_scans_is_refused() -> None:
     assert there < MAX_SCANS / 4
 
 
+def test_a_jpeg_of_nothing_but_empty_segments_is_refused_at_once() -> None:
+    data = PLAIN[:2] + b"\xff\xfe\0\2" * 5_000_000 + PLAIN[2:]
+    started = time.thread_time()
+    for function in (verify_image, decode_image):
+        assert outcome(function, data, "jpg") == reasons.CORRUPT_IMAGE
+    assert time.thread_time() - started < 1
+
+
 BIG = np.random.default_rng(0).integers(32, 72, 1_500_000, np.uint8).tobytes()
 PNG = save(SMOOTH, "PNG")
 ODD_CHUNKS = {
@@ -308,3 +317,22 @@ def test_a_damaged_comment_of_a_gif_does_no_harm() -> None:
     ):
         verify_image(plain[:at] + extra + plain[at:], "gif")
         assert np.array_equal(decode_image(plain[:at] + extra + plain[at:], "gif"), wanted)
+
+
+def test_a_gif_without_its_last_bytes_has_all_pixels() -> None:
+    plain = save(SMOOTH.quantize(8), "GIF")
+    for lost in (1, 2):
+        verify_image(plain[:-lost], "gif")
+        assert np.array_equal(decode_image(plain[:-lost], "gif"), decode_image(plain, "gif"))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1)])
+def test_thin_images_keep_their_shape(size: tuple[int, int]) -> None:
+    for mode, (suffix, name) in itertools.product(("L", "RGB", "CMYK"), FORMATS.items()):
+        if mode == "CMYK" and suffix not in ("jpg", "tiff"):
+            continue
+        data = save(Image.new(mode, size), name)
+        verify_image(data, suffix)
+        assert decode_image(data, suffix).shape == (size[1], size[0], 3)
+        if mode == "L":
+            assert decode_mask(data, suffix).shape == (size[1], size[0])
