@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import date
@@ -150,7 +151,7 @@ def _advice(kind: str, given: Any) -> str:
     if kind == "int_parsing" and isinstance(given, str) and re.fullmatch(r"\d+(\.\d*)?[eE]\+?\d{1,2}", given):
         return f"; write {int(float(given))}"
     if kind == "list_type" and isinstance(given, str):
-        return f"; write [{given}]"
+        return f"; write [{given if re.fullmatch('[A-Za-z][A-Za-z0-9_.@/-]*', given) else json.dumps(given)}]"
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,8 +99,12 @@ def _no_yaml(error: Any, text: str, name: str) -> str:
     found = f"{name}, line {line + 1}, is no YAML: {error.problem}, in `{shown[:80]}`"
     if "\t" in text.splitlines()[line][: mark.column + 1]:
         return f"{found}. Indent with spaces, not with tabs"
-    if "{" in shown and "}" in shown:
+    if re.search("alias|anchor|cannot start any token", f"{error.context} {error.problem}"):
+        return f'{found}. Put a value that begins with *, &, @, %, ! or ` in quotes: "*.txt"'
+    if "{" in shown and "}" in shown and "'<stream end>'" not in error.problem:
         return f'{found}. Put a value with braces in quotes: "{{partition}}", "{{{{ env.NAME }}}}"'
+    if "mapping values" in error.problem:
+        return f'{found}. Put a value with a colon and a space in quotes: "a: b"'
     return found
 
 
