@@ -79,7 +79,7 @@ WRONG = [
     ("transform: {format: jpeg, operations: []}", "transform.format", "must be jpg, png or webp, and is 'jpeg'; did"),
     ("transform: {jpeg_quality: 500, operations: []}", "transform.jpeg_quality", "must be at most 100, and is 500"),
     ("embedder: efficientnet-lite0", "embedder", "has fields of its own (model, weights,"),
-    ("embedder: {model: resnet50}", "embedder.model", "there are efficientnet-lite0, torchvision/<name>"),
+    ("embedder: {model: resnet50}", "embedder.model", "'resnet50' is unknown; there are efficientnet-lite0"),
     ("embedder: {precision: fp16}", "embedder.precision", "must be auto, float32 or bfloat16, and is 'fp16'"),
     ("embedder: {normalize: maybe}", "embedder.normalize", "must be true or false, and is 'maybe'"),
     ("embedders: {a-b: {}}", "embedders.a-b", "'a-b' is no name: use letters, digits and underscores"),

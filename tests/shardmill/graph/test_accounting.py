@@ -210,8 +210,7 @@ def test_images_of_several_suffixes_with_masks_from_another_folder_go_all_the_wa
     components = [sorted(sample.components) for sample in made[PACKED].samples()]
     assert sorted(components) == [["image.jpg", "mask.png"]] * 4 + [["image.png", "mask.png"]] * 2
     assert accounts(dataset).in_samples == 12
-    [entry] = dataset.stored(RAW, "p").commit.shards  # type: ignore[union-attr]
-    assert entry.summary["differing_components"] == "4 image.jpg, 2 image.png"
+    assert made[PACKED].commit.components == {"image.jpg mask.png": 4, "image.png mask.png": 2}
 
 
 def test_of_two_runs_the_table_of_what_is_left_out_is_that_of_the_later(folder: Path, dataset: Dataset) -> None:
