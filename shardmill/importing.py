@@ -53,7 +53,8 @@ def as_an_error(doing: str) -> Iterator[None]:
     Raises:
         EndedError: The code called `sys.exit` or `os._exit`, or raised what is no `Exception`.
     """
-    _guard.doing, outer = doing, getattr(_guard, "doing", None)
+    with _lock:
+        _running.append(doing)
     try:
         yield
     except Exception:
@@ -65,20 +66,24 @@ def as_an_error(doing: str) -> Iterator[None]:
             raise
         raise EndedError(f"{doing} raises {type(error).__name__}") from error
     finally:
-        _guard.doing = outer
+        with _lock:
+            _running.remove(doing)
 
 
-_guard = threading.local()
-"""`doing`: what runs in this thread that must not end the process."""
-_exit, _process = os._exit, os.getpid()
+_running: list[str] = []
+"""What runs in this process that must not end it, in whatever threads it has started."""
+_lock = threading.Lock()
+_process = os.getpid()
+end_process = os._exit
+"""Ends this process at once, whatever runs in it."""
 
 
 def _refuse_to_exit(status: int) -> None:
     """In the place of `os._exit`, which would end a run with any status and without a word."""
-    doing = getattr(_guard, "doing", None)
-    if doing is not None and os.getpid() == _process:  # a child that it forked may end
-        raise EndedError(f"{doing} calls os._exit({status!r})")
-    _exit(status)
+    running = list(_running)
+    if running and os.getpid() == _process:  # a child that was forked may end
+        raise EndedError(f"{running[-1]} calls os._exit({status!r})")
+    end_process(status)
 
 
 os._exit = _refuse_to_exit  # type: ignore[assignment]

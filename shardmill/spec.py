@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 _OURS = "shardmill"
 
@@ -82,6 +82,7 @@ def _wrong(location: Iterable[int | str], words: str, given: Any) -> InitErrorDe
     return InitErrorDetails(type=kind, loc=tuple(location), input=given)
 
 
+_PYDANTICS = frozenset(get_args(core_schema.ErrorType))
 _COMPARED = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than"}
 _COMPARED["less_than_equal"] = "at most"
 _LIMITS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
@@ -113,14 +114,20 @@ def _words(cls: type[BaseModel], error: ErrorDetails) -> str:
         return f"must be {_one_of(known)}, and is {_shown(given)}{did_you_mean(given, known)}"
     if kind in _COMPARED:
         return f"must be {_COMPARED[kind]} {context[_LIMITS[kind]]:,}, and is {_shown(given)}"
+    if given is None and kind.endswith("_type"):
+        return "is empty"
     if kind == "string_type":
         return _no_text(given)
     if kind in ("model_type", "model_attributes_type"):
         return f"has fields of its own ({', '.join(cls.model_fields)}), and is {_shown(given)}"
-    if kind == "too_short":
+    if kind == "invalid_key":
+        return "is no field: names of fields are text"
+    if kind in ("too_short", "string_too_short"):
         return "must not be empty"
     wanted = _KINDS.get(kind.partition("_")[0])
-    return f"must be {wanted}, and is {_shown(given)}{_advice(kind, given)}" if wanted else error["msg"]
+    if wanted is None:
+        return error["msg"] if kind == _OURS or kind not in _PYDANTICS else f"cannot be {_shown(given)}"
+    return f"must be {wanted}, and is {_shown(given)}{_advice(kind, given, error['loc'])}"
 
 
 def _discreet(words: str, given: Any) -> str:
@@ -134,15 +141,13 @@ def _discreet(words: str, given: Any) -> str:
 
 
 def _no_text(given: Any) -> str:
-    if given is None:
-        return "is empty"
     if isinstance(given, list | Mapping):
         return f"must be text, and is {_shown(given)}"
     kind = {bool: "true or false", int: "a number", float: "a number"}.get(type(given), "a day")
     return f"must be text, and YAML takes {_shown(given)} for {kind}: put it in quotes"
 
 
-def _advice(kind: str, given: Any) -> str:
+def _advice(kind: str, given: Any, location: tuple[int | str, ...]) -> str:
     if isinstance(given, FilledIn):
         return ""
     percentage = re.fullmatch(r"([\d.]+) ?%", given) if isinstance(given, str) else None
@@ -150,6 +155,9 @@ def _advice(kind: str, given: Any) -> str:
         return f"; write {float(percentage[1]) / 100:g}"
     if kind == "int_parsing" and isinstance(given, str) and re.fullmatch(r"\d+(\.\d*)?[eE]\+?\d{1,2}", given):
         return f"; write {int(float(given))}"
+    size = re.fullmatch(r"(\d+) ?([kKMG])i?B", given) if isinstance(given, str) else None
+    if kind == "int_parsing" and size and str(location[-1]).endswith("bytes"):
+        return f"; write {int(size[1]) * 1000 ** 'KMG'.index(size[2].upper()) * 1000}"
     if kind == "list_type" and isinstance(given, str):
         return f"; write [{given if re.fullmatch('[A-Za-z][A-Za-z0-9_.@/-]*', given) else json.dumps(given)}]"
     return ""

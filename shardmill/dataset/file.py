@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from shardmill.dataset.dataset import Dataset
 from shardmill.dataset.spec import DatasetSpec
-from shardmill.dataset.templates import fill_in
+from shardmill.dataset.templates import Field, fill_in
 from shardmill.dataset.yaml_text import YamlText
 from shardmill.errors import ConfigurationError
 from shardmill.spec import problems
@@ -32,17 +32,16 @@ def load_dataset(file: Path, storage: Storage | None = None) -> Dataset:
         raise ConfigurationError(f"{file} is not a text in UTF-8: {error}") from error
     if not isinstance(text.content, dict):
         raise ConfigurationError(f"{file} declares no dataset: it has no fields")
-    is_component = "attributes" in text.content
-    attributes = text.content["attributes"] if is_component else text.content
+    around = ("attributes",) if "attributes" in text.content else ()
+
+    def where(field: Field) -> str:
+        line = text.line((*around, *field))
+        named = ".".join(map(str, field)) or "dataset"
+        return f"line {line}: {named}" if line and field else named
+
     try:
-        return Dataset(DatasetSpec.model_validate(fill_in(attributes, file)), storage or Storage())
+        attributes = fill_in(text.content["attributes"] if around else text.content, file, where)
+        return Dataset(DatasetSpec.model_validate(attributes), storage or Storage())
     except ValidationError as error:
-        around = ("attributes",) if is_component else ()
-        lines = "\n".join(f"  {_problem(field, words, text, around)}" for field, words in problems(error))
+        lines = "\n".join(f"  {where(field)}: {words}" for field, words in problems(error))
         raise ConfigurationError(f"{file} declares no valid dataset:\n{lines}") from error
-
-
-def _problem(field: tuple[int | str, ...], words: str, text: YamlText, around: tuple[str, ...]) -> str:
-    line = text.line((*around, *field))
-    where = f"line {line}: " if line and field else ""
-    return f"{where}{'.'.join(map(str, field)) or 'dataset'}: {words}"

@@ -40,6 +40,12 @@ def _import_path(path: str) -> str:
     return path
 
 
+def _owner(owner: str) -> str:
+    if "{{" not in owner and not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+|team:\w+", owner):
+        raise ValueError(f"{owner!r} is no owner: give an e-mail address, or team:<name>")
+    return owner
+
+
 Named = Annotated[str, AfterValidator(_named)]
 """Letters, digits and underscores, none of them first: a part of assets' keys."""
 
@@ -85,7 +91,7 @@ class DatasetSpec(Spec):
     name: Named
     """The first part of the assets' keys."""
     description: str = ""
-    owners: list[str] = []
+    owners: list[Annotated[str, AfterValidator(_owner)]] = []
     """E-mail addresses, or `team:<name>`."""
     root: Annotated[str, AfterValidator(checked_uri)]
     """URI below which everything is stored, as `<root>/<name>/<asset>/<partition>/`."""

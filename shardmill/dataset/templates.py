@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from shardmill.errors import ConfigurationError
 from shardmill.spec import FilledIn
+
+Field = tuple[int | str, ...]
 
 
 class TemplateEnvironment:
@@ -33,22 +35,22 @@ class TemplateEnvironment:
         return self(name)
 
 
-def fill_in(value: Any, file: Path, field: str = "") -> Any:
-    """The value with the templates in its strings filled in; `file` and `field` say where it stands.
+def fill_in(value: Any, file: Path, where: Callable[[Field], str], field: Field = ()) -> Any:
+    """The value with the templates in its strings filled in; `where` says where a field stands in the file.
 
     Raises:
         ConfigurationError: A template names what there is not, or does more than name and join.
     """
     if isinstance(value, dict):
-        return {key: fill_in(item, file, f"{field}.{key}" if field else str(key)) for key, item in value.items()}
+        return {key: fill_in(item, file, where, (*field, key)) for key, item in value.items()}
     if isinstance(value, list):
-        return [fill_in(item, file, f"{field}.{number}") for number, item in enumerate(value)]
+        return [fill_in(item, file, where, (*field, number)) for number, item in enumerate(value)]
     if not isinstance(value, str) or "{{" not in value:
         return value
     try:
         return FilledIn(_filled_in(value, file))
     except ConfigurationError as error:
-        raise ConfigurationError(f"{file}: {field}: {error}") from error
+        raise ConfigurationError(f"{file}, {where(field)}: {error}") from error
 
 
 def _filled_in(value: str, file: Path) -> str:

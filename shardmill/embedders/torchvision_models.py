@@ -132,6 +132,9 @@ def _name(spec: EmbedderSpec) -> str:
 def _published(name: str, weights: str | None) -> Any:
     """The member of the model's weights enumeration called `weights`, else its default."""
     enumeration: Any = import_torchvision().models.get_model_weights(name)
+    if weights is not None and weights not in enumeration.__members__ and re.fullmatch("[A-Z][A-Z0-9_]+", weights):
+        known = ", ".join(enumeration.__members__)
+        raise ConfigurationError(f"torchvision publishes no weights {weights} of {name}; there are {known}")
     return enumeration[weights] if weights in enumeration.__members__ else enumeration.DEFAULT
 
 

@@ -31,6 +31,10 @@ def read_state_dict(uri: str, storage: Storage, identity: str | None = None) -> 
         inner = [name for name, value in state.items() if isinstance(value, dict)] if isinstance(state, dict) else []
         hint = f"; it is a checkpoint that holds {', '.join(map(repr, state))}" if inner else ""
         raise ConfigurationError(f"{uri} holds no state dict{hint}. {_SAVE}")
+    for name, tensor in state.items():
+        if tensor.is_complex() or (tensor.is_floating_point() and bool(tensor.isnan().any())):
+            what = "complex numbers" if tensor.is_complex() else "what is not a number (NaN)"
+            raise ConfigurationError(f"{uri} holds {what} in {name!r}: no vectors come of it")
     return state
 
 

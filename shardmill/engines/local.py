@@ -32,6 +32,7 @@ from shardmill.concurrency import usable_cores
 from shardmill.devices import VISIBLE, GPUSpec, Lease, fitting_devices, lease
 from shardmill.engines.making import CancelledError, MakeShard, PlannedShard, make_one
 from shardmill.errors import EngineError
+from shardmill.importing import end_process
 from shardmill.memory import available_bytes
 from shardmill.shards.commit import ShardEntry
 from shardmill.stages.stage import Resources
@@ -231,7 +232,7 @@ def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
-        os._exit(1)
+        end_process(1)
 
 
 def _make_in_worker(make: MakeShard, shard: PlannedShard, storage: Storage, threads: int) -> ShardEntry:

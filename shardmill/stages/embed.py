@@ -272,7 +272,8 @@ class EmbedStage(StoredSamplesStage):
         if self.spec.component is not None:
             found = called_so(self.spec.component, names)
             if found is None:
-                raise Rejected("missing component", f"there is no {self.spec.component} to embed")
+                present = ", ".join(sorted(name for name in names if image_format(name))) or "none"
+                raise Rejected("missing component", f"there is no {self.spec.component} to embed; images: {present}")
             return found
         images = [name for name in names if image_format(name) and name not in self.masks]
         if len(images) != 1:

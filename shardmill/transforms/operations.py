@@ -102,6 +102,8 @@ def _run_custom(
     try:
         with as_an_error(f"the callable {name}"):
             made = function(sample)
+            if not (made is None or isinstance(made, DecodedSample | Iterable)):
+                raise ConfigurationError(_gave(name, made))
             results = [made] if isinstance(made, DecodedSample) else list(made if made is not None else ())
     except ShardmillError:
         raise
@@ -112,8 +114,14 @@ def _run_custom(
         raise Rejected(reasons.TRANSFORM_FAILED, f"{name}: {type(error).__name__}: {error}") from error
     for result in results:
         if not isinstance(result, DecodedSample):
-            raise ConfigurationError(f"{name} gave a {type(result).__name__}; return a DecodedSample, several, or None")
+            raise ConfigurationError(_gave(name, result))
     return [_typed(result, masks) for result in results]
+
+
+def _gave(name: str, made: Any) -> str:
+    if inspect.iscoroutine(made):
+        made.close()
+    return f"{name} gave a {type(made).__name__}; return a DecodedSample, several, or None"
 
 
 def _pass_on_lack_of_memory(error: Exception, name: str, sample: DecodedSample) -> None:

@@ -75,6 +75,20 @@ def test_an_exit_without_a_word_is_an_error_and_a_child_may_still_end() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_an_exit_in_a_thread_that_code_starts_ends_nothing() -> None:
+    code = """if True:
+        import os, threading, shardmill.importing
+        with shardmill.importing.as_an_error("the work"):
+            thread = threading.Thread(target=os._exit, args=(0,))
+            thread.start()
+            thread.join()
+        print("still here")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "still here\n"
+    assert "the work calls os._exit(0)" in done.stderr
+
+
 def test_what_is_no_exception_is_an_error_too() -> None:
     with pytest.raises(EndedError, match="the work raises GeneratorExit"), as_an_error("the work"):
         raise GeneratorExit

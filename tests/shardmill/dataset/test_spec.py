@@ -168,7 +168,7 @@ def test_a_partition_that_is_not_declared_is_a_configuration_error(yaml_file: Wr
         (with_lines("projection: tsne"), "projection: "),
         (with_lines("transform: {operations: [{arguments: {size: 3}}]}"), r"operations\.0\.operation: is missing"),
         ("type: x\nattributes: [1, 2]", "dataset: has fields of its own"),
-        ("type: x\nattributes:", "dataset: has fields of its own"),
+        ("type: x\nattributes:", "dataset: is empty"),
     ],
     ids=lambda value: value.splitlines()[-1] if "\n" in value else "",
 )

@@ -68,6 +68,10 @@ WRONG = [
     ("automation: on_cron", "automation", "must be true or false, and is 'on_cron'"),
     ("owners: me@x.org", "owners", "must be a list, and is 'me@x.org'; write [me@x.org]"),
     ("source: {uri: 'raw/{partition}', exclude: '*.txt'}", "source.exclude", """is '*.txt'; write ["*.txt"]"""),
+    ("owners: [me]", "owners.0", "'me' is no owner: give an e-mail address, or team:<name>"),
+    ("shards: {max_bytes: 256MB}", "shards.max_bytes", "must be a whole number, and is '256MB'; write 256000000"),
+    ("source: {uri: 'raw/{partition}', components: {jpg: }}", "source.components.jpg", "is empty"),
+    ("columns: {'': string}\nembedder: {}", "columns.", "must not be empty"),
     ("class_names: {0: cat}", "class_names", "must be a list, and is fields (0)"),
     ("backfill: {cron: 0 25 * * *}", "backfill.cron", "its hour is '25', and goes from 0 to 23"),
     ("backfill: {cron: '@daily', timezone: Berlin}", "backfill.timezone", "give an IANA name such as Europe/Berlin"),
@@ -120,6 +124,12 @@ def test_the_field_is_named_with_its_line_and_what_would_be_right(
     assert said.startswith("FILE declares no valid dataset:\n")
     assert f"  line {number}: {field}: " in said
     assert words in said
+    assert not [each for each in NOT_OURS if each in said]
+
+
+def test_a_field_s_name_is_text(told: Callable[[str], str]) -> None:
+    said = told("\n".join([*FIELDS.values(), "1: x", "? \n: y"]))
+    assert said.count("is no field: names of fields are text") == 2
     assert not [each for each in NOT_OURS if each in said]
 
 
@@ -208,7 +218,7 @@ def test_a_template_names_values_and_does_nothing_else(
 ) -> None:
     monkeypatch.setenv("X", "x")
     text, _ = file_with(f'description: "{template}"')
-    assert "FILE: description: cannot fill in" in told(text)
+    assert "FILE, line 5: description: cannot fill in" in told(text)
 
 
 def test_what_a_template_gave_is_shown_by_no_error(told: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,4 +233,6 @@ def test_what_a_template_gave_is_shown_by_no_error(told: Callable[[str], str], m
 
 def test_a_variable_that_is_not_set_is_named_with_its_field(told: Callable[[str], str]) -> None:
     said: Any = told(file_with("root: '{{ env.NO_SUCH_VARIABLE }}'")[0])
-    assert said == "FILE: root: the dataset file needs the environment variable NO_SUCH_VARIABLE, which is not set"
+    assert (
+        said == "FILE, line 4: root: the dataset file needs the environment variable NO_SUCH_VARIABLE, which is not set"
+    )

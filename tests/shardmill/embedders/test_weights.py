@@ -12,6 +12,7 @@ import torch
 
 from shardmill import graph
 from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.embedders import EmbedderSpec, weights_identity
 from shardmill.embedders.weights import fit_state_dict, read_state_dict
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError
@@ -49,6 +50,8 @@ BAD = {
     "empty.safetensors": b"",
     "text.safetensors": b"no tensors at all",
     "torch.safetensors": saved(STATE),
+    "nan.pt": saved({**STATE, "bias": torch.tensor([0.0, float("nan")])}),
+    "complex.pt": saved({"weight": torch.zeros(2, 3, dtype=torch.complex64)}),
 }
 
 
@@ -96,3 +99,9 @@ def test_weights_are_checked_before_the_first_object_is_listed(
     with pytest.raises(ConfigurationError, match=r"embedder: .*weights\.pt"):
         list(graph.run(dataset, "p", LocalEngine(1)))
     assert not (tmp_path / "root").exists()
+
+
+def test_published_weights_that_there_are_not_are_told_from_those_that_there_are(storage: Storage) -> None:
+    spec = EmbedderSpec(model="torchvision/resnet18", weights="IMAGENET1K_V2")
+    with pytest.raises(ConfigurationError, match="no weights IMAGENET1K_V2 of resnet18; there are IMAGENET1K_V1"):
+        weights_identity(spec, storage)

@@ -337,6 +337,18 @@ def test_a_callable_that_asks_for_the_end_of_the_process_is_named_with_the_sampl
         transform(custom(leave))(SAMPLE)
 
 
+def test_what_a_callable_gives_that_is_no_sample_is_its_mistake(custom: Callable[..., dict[str, Any]]) -> None:
+    def count(sample: DecodedSample) -> int:
+        return 3
+
+    async def wait(sample: DecodedSample) -> DecodedSample:
+        return sample
+
+    for function, kind in ((count, "int"), (wait, "coroutine")):
+        with pytest.raises(ConfigurationError, match=f"{function.__name__} gave a {kind}; return a DecodedSample"):
+            transform(custom(function))(SAMPLE)
+
+
 def test_a_class_is_made_with_its_arguments(custom: Callable[..., dict[str, Any]]) -> None:
     class Keep:
         def __init__(self, name: str) -> None:
