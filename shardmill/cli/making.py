@@ -66,7 +66,8 @@ def _run_one(planner: Planner, partition: str, engine: Any, output: Output) -> N
     with output.progress() as sink:
         for asset, shards in run_partition(planner, partition, engine, sink):
             commit = commits[asset] = shards.commit
-            rejects = f", {commit.total_rejects} rejects" if commit.total_rejects else ""
+            reasons = ", ".join(f"{count} × {reason}" for reason, count in commit.rejects_by_reason.items())
+            rejects = f", {commit.total_rejects} rejects ({reasons})" if commit.total_rejects else ""
             output.result(
                 f"{partition} {asset}: {commit.total_samples:,} samples, {len(commit.shards)} shards "
                 f"({shards.made} made{_copied(shards)}), {decimal(commit.total_bytes)}{rejects}",
@@ -93,6 +94,7 @@ def _figures(commit: Commit) -> dict[str, Any]:
         "shards": len(commit.shards),
         "bytes": commit.total_bytes,
         "rejects": commit.total_rejects,
+        "rejects_by_reason": commit.rejects_by_reason,
         "digest": commit.digest,
         **({"listed": commit.listed, "left_out": commit.left_out} if commit.left_out_sha256 else {}),
     }

@@ -56,7 +56,7 @@ def test_run_says_a_plain_line_for_each_asset(after_run: Run) -> None:
         "a: done in ",
     ):
         assert any(line.startswith(start) for line in lines), (start, lines)
-    assert any(line.endswith(", 1 rejects") for line in lines)
+    assert any(line.endswith(", 1 rejects (1 × empty file)") for line in lines)
     assert any(line.startswith("pack d/webdataset_shards/a: 21 of 21 samples") for line in lines)
 
 
