@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from shardmill.errors import ConfigurationError
+from shardmill.samples import image_format
 from shardmill.sources.excludes import check_glob
 from shardmill.sources.names import ComponentPatterns, Declared, check_component
 from shardmill.spec import Spec
@@ -117,6 +118,16 @@ class SourceSpec(Spec):
     def declared(self) -> tuple[Declared, ...]:
         """The components that every sample has; empty if names alone say what there is."""
         return ComponentPatterns(self.components).components if self.components else ()
+
+    def names_of(self, component: str) -> tuple[str, ...]:
+        """Every name that an image can have which the dataset file calls so: of a declared component, all of its names.
+
+        Of one that is not declared, or is no image, its name alone.
+        """
+        for each in self.declared:
+            if component in (each.component, *each.names):
+                return tuple(filter(image_format, each.names)) or (component,)
+        return (component,)
 
     @property
     def cuts_names(self) -> bool:
