@@ -9,7 +9,7 @@ from shardmill.samples import image_format
 from shardmill.sources.excludes import check_glob
 from shardmill.sources.names import ComponentPatterns, Declared, check_component
 from shardmill.spec import Spec
-from shardmill.storage import checked_uri
+from shardmill.storage import checked_place, checked_uri
 
 
 def _listed(given: Any) -> Any:
@@ -75,7 +75,7 @@ class SourceSpec(Spec):
     """How several rows of one key are a sample: they say the same, or every column is a list of what each row says."""
     delimiter: Delimiter | None = None
     """Of a CSV, where its header does not tell."""
-    allow: list[str] = []
+    allow: list[Annotated[str, AfterValidator(checked_place)]] = []
     """Folders and buckets, beside the table's own, that its rows may lead to."""
     metadata: MetadataSpec | None = None
     """A table of the dataset's `columns`, joined to the samples by their keys."""
