@@ -70,7 +70,7 @@ def build_graph(spec: DatasetSpec) -> Graph:
         ),
         Asset(
             PACKED,
-            PackStage(spec.source.declared, spec.source.cuts_names, spec.max_pixels),
+            PackStage(spec.source.declared, spec.source.cuts_names, spec.max_pixels, spec.source.table is not None),
             (RAW,),
             cut=packed,
             declared={"shards": spec.shards.model_dump(mode="json")},

@@ -132,4 +132,4 @@ class SourceSpec(Spec):
     @property
     def cuts_names(self) -> bool:
         """Whether a key ends at the first dot of a name, whatever comes behind it."""
-        return self.table is None and self.components is None
+        return self.components is None and self.key_column is None

@@ -162,6 +162,34 @@ def test_an_object_is_found_by_its_letters_composed_or_decomposed(
     assert (item.uri, item.size) == (there, 4)
 
 
+def test_names_with_dots_of_which_keys_come_are_refused_with_the_column_that_is_lacking(
+    storage: Storage, tmp_path: Path, write: Write
+) -> None:
+    names = [f"Shot 10.{minute:02}.png" for minute in range(12)]
+    for name in names:
+        write(f"tables/{name}", picture())
+    uri = write("tables/t.csv", "\n".join(["uri,id", *(f"{name},{name}" for name in names)]).encode())
+    root = f"{tmp_path}/root"
+    refused = dataset_of(SourceSpec(table=uri), storage, root=root)
+    with pytest.raises(ConfigurationError, match=r"12 objects would be one sample.*name it as `key_column`"):
+        plan(refused, "raw_images", "all").inputs  # noqa: B018
+    keyed = dataset_of(SourceSpec(table=uri, key_column="id"), storage, root=root)
+    assert plan(keyed, "raw_images", "all").inputs[0].samples == 12
+
+
+def test_a_run_says_of_how_many_images_a_sample_is_where_each_may_be_one(
+    storage: Storage, folder: str, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("cat", "dog"):
+        for number in range(6):
+            write(f"raw/{name}.{number}.jpg", picture())
+    dataset = dataset_of(SourceSpec(uri=f"{folder}/raw"), storage, root=f"{folder}/root")
+    made = dict(graph.run(dataset, "all", LocalEngine(1)))
+    said = "12 images are in 2 samples of up to 6 images each"
+    assert said in caplog.text
+    assert str(made["raw_images"].commit.shards[0].summary["names_with_dots"]).startswith(said)
+
+
 def test_columns_may_have_other_names(storage: Storage, write: Write, table: Table) -> None:
     write("tables/1.jpg")
     write("tables/2.png")
