@@ -104,7 +104,8 @@ def several_in_one(manifest: Manifest, of_table: bool = False) -> str | None:
         return None
     return (
         f"{images:,} images are in {samples:,} samples of up to {len(worst)} images each, because a key ends at the "
-        f"first dot: {worst[0]} and {worst[1]} are one sample. If each is a sample of its own: {_advice(worst, of_table)}"
+        f"first dot: {worst[0]} and {worst[1]} are one sample. If each is a sample of its own: "
+        f"{_advice(worst, of_table)}"
     )
 
 
