@@ -125,6 +125,15 @@ def described(by_rule: Mapping[str, int]) -> str:
     return f"{total:,} left out ({rules})" if total else "0 left out"
 
 
+def is_utf8(uri: str) -> bool:
+    """Whether a name on a disk is UTF-8: no table can hold another."""
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def printable(uri: str) -> str:
     """The URI; of a name that is no UTF-8 what can stand in a table, which is the name of nothing."""
     return uri if uri.isascii() else uri.encode("utf-8", "backslashreplace").decode()

@@ -62,7 +62,7 @@ class Dataset:
         if metadata is None or not manifest.objects:
             return manifest
         uri = absolute_uri(metadata.table.replace(PLACEHOLDER, partition))
-        return joined(manifest, metadata, uri, self.storage, self.spec.columns)
+        return joined(manifest, self.spec.source, metadata, uri, self.storage, self.spec.columns)
 
     def _manifest(self, partition: str, progress: ProgressSink) -> Manifest:
         if isinstance(self.spec.partitions, BatchPartitions):

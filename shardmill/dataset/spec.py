@@ -14,6 +14,7 @@ from shardmill.durations import DURATION, seconds_of
 from shardmill.embedders import EMBEDDERS, EmbedderSpec, unknown_model
 from shardmill.images import MAX_PIXELS
 from shardmill.partitions import BatchPartitions, PartitionsSpec, partitioning_of
+from shardmill.samples import image_format
 from shardmill.shards.catalog import catalogs_below
 from shardmill.shards.layout import SIDE
 from shardmill.shards.spec import ShardSpec
@@ -147,8 +148,9 @@ class DatasetSpec(Spec):
 
     @property
     def masks(self) -> list[str]:
-        """Components that some transform takes for label maps."""
-        return list(dict.fromkeys(name for transform in self.all_transforms.values() for name in transform.masks))
+        """Components that some transform takes for label maps, by all names that they can have."""
+        masks = (mask for transform in self.all_transforms.values() for mask in transform.masks)
+        return list(dict.fromkeys(name for mask in masks for name in self.source.names_of(mask)))
 
     @property
     def reads_images(self) -> bool:
@@ -179,6 +181,7 @@ class DatasetSpec(Spec):
         for one, several in (("transform", "transforms"), ("embedder", "embedders")):
             if getattr(self, one) is not None and getattr(self, several):
                 raise refuse([several], f"give either `{one}`, or several by name in `{several}`")
+        self._check_masks()
         self._check_embedders()
         self._check_columns()
         return self
@@ -219,6 +222,19 @@ class DatasetSpec(Spec):
                 ["source", "components"],
                 "those from several folders would be torn apart by batches; use `by: prefix` or `by: time`",
             )
+
+    def _check_masks(self) -> None:
+        for suffix, transform in self.all_transforms.items():
+            field = ["transform"] if self.transform is not None else ["transforms", suffix.removeprefix("_")]
+            for mask in transform.masks:
+                names = self.source.names_of(mask)
+                lossy = [name for name in names if image_format(name) not in ("PNG", "TIFF")]
+                if lossy and names != (mask,):
+                    raise refuse(
+                        [*field, "masks"],
+                        f"by the patterns of `source.components`, {mask!r} can be {lossy[0]!r}, which would change its "
+                        "labels: a mask is stored as png or tiff. Give it patterns that end so, and no `.*`",
+                    )
 
     def _check_embedders(self) -> None:
         for suffix, embedder in self.all_embedders.items():

@@ -70,7 +70,7 @@ def build_graph(spec: DatasetSpec) -> Graph:
         ),
         Asset(
             PACKED,
-            PackStage(spec.source.declared, spec.source.cuts_names, spec.max_pixels),
+            PackStage(spec.source.declared, spec.source.cuts_names, spec.max_pixels, spec.source.table is not None),
             (RAW,),
             cut=packed,
             declared={"shards": spec.shards.model_dump(mode="json")},
@@ -89,13 +89,14 @@ def build_graph(spec: DatasetSpec) -> Graph:
 def _transformed(spec: DatasetSpec) -> Iterator[Asset]:
     for suffix, transform in spec.all_transforms.items():
         steps = ", ".join(operation.operation for operation in transform.operations) or "no operation"
+        names = {name: spec.source.names_of(name) for name in transform.named}
         yield Asset(
             f"transformed_shards{suffix}",
-            TransformStage(transform.spec, spec.max_pixels),
+            TransformStage(transform.spec, spec.max_pixels, names),
             (transform.of or PACKED,),
             description=f"The samples after a transform: {steps}.",
             kinds=frozenset({"webdataset", "torchvision"}),
-            masks=tuple(transform.masks),
+            masks=tuple(name for mask in transform.masks for name in names[mask]),
             field=_field("transform", suffix),
         )
 
@@ -117,7 +118,8 @@ def _own(spec: DatasetSpec) -> Iterator[Asset]:
 def _embedded(spec: DatasetSpec, suffix: str, of: str, masks: Mapping[str, tuple[str, ...]]) -> Iterator[Asset]:
     declared = spec.all_embedders[suffix]
     devices = spec.gpu or GPUSpec()
-    stage = EmbedStage(declared.spec(cuda=spec.gpu is not None), masks.get(of, ()), spec.max_pixels, devices)
+    names = spec.source.names_of(declared.component) if declared.component else ()
+    stage = EmbedStage(declared.spec(cuda=spec.gpu is not None), masks.get(of, ()), spec.max_pixels, names, devices)
     table, basis = f"embeddings{suffix}", f"embedding_basis{suffix}"
     has_columns = spec.columns or spec.source.table is not None  # a table may have a column of classes
     yield Asset(

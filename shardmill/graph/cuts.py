@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,13 +14,15 @@ from shardmill.errors import ConfigurationError
 from shardmill.graph.asset import Asset, Cut, Inputs
 from shardmill.shards.reader import ShardSet
 from shardmill.sources import Manifest
-from shardmill.sources.dots import check_for_dots
+from shardmill.sources.dots import check_for_dots, several_in_one
 from shardmill.stages.columns import ShardWithColumns, shards_with_columns
 from shardmill.stages.embedding_basis import BasisStage, TablesToFit, tables_of
 from shardmill.stages.embedding_map import TableToMap
 from shardmill.stages.list_objects import ListedObjects
 from shardmill.stages.pack import RawShard, pack
 from shardmill.stages.stage import Stage, stage_identity
+
+logger = logging.getLogger(__name__)
 
 
 def listed(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG001
@@ -38,9 +41,13 @@ def listed(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG
     def shards() -> list[ListedObjects]:
         if not manifest().objects:
             check_that_all_was_deleted(dataset, partition, manifest().left_out)
-        if dataset.spec.source.cuts_names:
-            check_for_dots(manifest(), dataset.spec.max_reject_ratio)
-        return [ListedObjects(manifest())]
+        source, several = dataset.spec.source, None
+        if source.cuts_names:
+            of_table = source.table is not None
+            check_for_dots(manifest(), dataset.spec.max_reject_ratio, of_table)
+            if several := several_in_one(manifest(), of_table):
+                logger.warning("%s: %s", dataset.name(asset.name, partition), several)
+        return [ListedObjects(manifest(), several)]
 
     parameters = {**dataset.spec.source.model_dump(mode="json"), "columns": [*dataset.spec.columns]}
     return Cut(shards, parameters=parameters, left_out=lambda: manifest().left_out)

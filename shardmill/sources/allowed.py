@@ -6,7 +6,8 @@ import posixpath
 from collections.abc import Sequence
 
 from shardmill.errors import ConfigurationError
-from shardmill.storage import absolute_uri, join_uri
+from shardmill.sources.manifest import NOT_ALLOWED, UNSUPPORTED
+from shardmill.storage import SCHEMES, absolute_uri, join_uri
 
 
 class AllowedPlaces:
@@ -21,8 +22,8 @@ class AllowedPlaces:
         own = self.folder if scheme == "file" else f"{scheme}://{path.partition('/')[0]}"
         self._places = [f"{own}/", *(join_uri(normalised(place), "") for place in allow)]
 
-    def target(self, location: str) -> tuple[str, bool]:
-        """The URI that a cell of the table means, and whether it may lead there.
+    def target(self, location: str) -> tuple[str, str | None]:
+        """The URI that a cell of the table means, and why nobody may ask for it: `NOT_ALLOWED`, `UNSUPPORTED` or None.
 
         `.` and `..` are followed here, by the letters of the name, so that what is asked for is what was checked.
         Links on a disk count as what they are called: only who may write to it can lay them.
@@ -31,8 +32,10 @@ class AllowedPlaces:
         try:
             uri = normalised(f"{self.folder}/{location}" if bare else location)
         except ConfigurationError:  # no path at all
-            return location, False
-        return uri, any(uri.startswith(place) for place in self._places)
+            return location, NOT_ALLOWED
+        if uri.partition("://")[0] not in SCHEMES:
+            return location, UNSUPPORTED
+        return uri, None if any(uri.startswith(place) for place in self._places) else NOT_ALLOWED
 
 
 def normalised(uri: str) -> str:

@@ -219,3 +219,8 @@ def json_fields(data: bytes) -> Mapping[str, Any]:
 def declared(columns: Mapping[str, str]) -> list[str]:
     """Plain JSON of what a dataset declares, in its order: the table has it, too."""
     return [f"{name}: {kind}" for name, kind in columns.items()]
+
+
+def declared_names(columns: Sequence[str]) -> list[str]:
+    """The columns' names, of what `declared` gave."""
+    return [each.rpartition(": ")[0] for each in columns]

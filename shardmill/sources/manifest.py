@@ -19,6 +19,12 @@ MISSING = "missing"
 """The version of an object that a table names and the store does not hold."""
 NOT_ALLOWED = "not allowed"
 """The version of an object that a table names and must not lead to: nobody has asked whether it is there."""
+UNSUPPORTED = "unsupported store"
+"""The version of an object that a table names where no store is read: nobody could ask."""
+NOT_A_FILE = "not a file"
+"""The version of what a table names and is a folder, a pipe or a device."""
+UNREADABLE = "unreadable"
+"""The version of what a table names and cannot be looked at: whoever reads it finds out why."""
 
 
 class RawObject(NamedTuple):

@@ -9,9 +9,10 @@ a word.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
+from unicodedata import normalize
 
 from shardmill.errors import ConfigurationError
 from shardmill.samples import IMAGE_FORMATS, canonical_suffix
@@ -52,6 +53,13 @@ def encode_key(key: str) -> str:
     if len(encoded) <= MAX_KEY:
         return encoded
     return f"{encoded[: MAX_KEY - 17]}~{_digest(key)}"
+
+
+def spellings(name: str) -> Iterator[str]:
+    """A name as it is, and then with its letters composed (NFC) or decomposed (NFD): macOS writes `é` as two."""
+    yield name
+    if not name.isascii():
+        yield from (other for form in ("NFC", "NFD") if (other := normalize(form, name)) != name)
 
 
 def is_member_name(key: str, component: str) -> bool:

@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from shardmill.errors import ConfigurationError
+from shardmill.samples import image_format
 from shardmill.sources.excludes import check_glob
 from shardmill.sources.names import ComponentPatterns, Declared, check_component
 from shardmill.spec import Spec
-from shardmill.storage import checked_uri
+from shardmill.storage import checked_place, checked_uri
 
 
 def _listed(given: Any) -> Any:
@@ -74,7 +75,7 @@ class SourceSpec(Spec):
     """How several rows of one key are a sample: they say the same, or every column is a list of what each row says."""
     delimiter: Delimiter | None = None
     """Of a CSV, where its header does not tell."""
-    allow: list[str] = []
+    allow: list[Annotated[str, AfterValidator(checked_place)]] = []
     """Folders and buckets, beside the table's own, that its rows may lead to."""
     metadata: MetadataSpec | None = None
     """A table of the dataset's `columns`, joined to the samples by their keys."""
@@ -118,7 +119,17 @@ class SourceSpec(Spec):
         """The components that every sample has; empty if names alone say what there is."""
         return ComponentPatterns(self.components).components if self.components else ()
 
+    def names_of(self, component: str) -> tuple[str, ...]:
+        """Every name that an image can have which the dataset file calls so: of a declared component, all of its names.
+
+        Of one that is not declared, or is no image, its name alone.
+        """
+        for each in self.declared:
+            if component in (each.component, *each.names):
+                return tuple(filter(image_format, each.names)) or (component,)
+        return (component,)
+
     @property
     def cuts_names(self) -> bool:
         """Whether a key ends at the first dot of a name, whatever comes behind it."""
-        return self.table is None and self.components is None
+        return self.components is None and self.key_column is None

@@ -7,20 +7,22 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby, islice
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.errors import Rejected
+from shardmill.errors import Rejected, UnreadableError
 from shardmill.progress import ProgressMeter, ProgressSink, silent
 from shardmill.sources.allowed import AllowedPlaces
 from shardmill.sources.columns import CLASS
-from shardmill.sources.manifest import MISSING, NOT_ALLOWED, RawObject
-from shardmill.sources.names import encode_component, encode_key, split_name
+from shardmill.sources.manifest import MISSING, NOT_A_FILE, UNREADABLE, RawObject
+from shardmill.sources.names import encode_component, encode_key, spellings, split_name
 from shardmill.sources.rows import TableSource
 from shardmill.sources.spec import SourceSpec
-from shardmill.storage import Storage, relative_to
+from shardmill.storage import ObjectInfo, Storage, relative_to
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,8 +38,8 @@ class _Named(NamedTuple):
     key: str
     component: str
     uri: str
-    allowed: bool
-    """Whether the table may lead there."""
+    refused: str | None
+    """Why nobody may ask for it: the version that it is listed with."""
     metadata: str | None
     columns: str | None
     rows: int = 1
@@ -63,14 +65,27 @@ def table_objects(
     meter = ProgressMeter(f"look up the objects of {uri}", rows.num_rows, progress, unit="objects")
 
     def look_up(each: _Named) -> tuple[_Named, RawObject]:
-        info = storage.stat(each.uri) if each.allowed else None
-        version = info.version if info else MISSING if each.allowed else NOT_ALLOWED
-        size, modified = (info.size, info.modified) if info else (0, 0.0)
-        return each, RawObject(each.key, each.component, each.uri, size, version, modified, each.metadata, each.columns)
+        found = each.refused or _look_up(each.uri, storage)
+        uri, size, version, modified = (each.uri, 0, found, 0.0) if isinstance(found, str) else found
+        return each, RawObject(each.key, each.component, uri, size, version, modified, each.metadata, each.columns)
 
     for each, item in bounded_map(look_up, _gathered(rows, source.rows == "list"), REQUESTS_AT_ONCE, _is_quick):
         meter.advance(each.rows)
         yield item
+
+
+def _look_up(uri: str, storage: Storage) -> ObjectInfo | str:
+    """The object, also where the store has another spelling of its name; or the version of one that is not there."""
+    try:
+        for each in spellings(uri):
+            if (info := storage.stat(each)) is not None:
+                return info
+    except UnreadableError:
+        return UNREADABLE
+    with suppress(OSError):  # a name that is too long, say
+        if uri.startswith("file://") and Path(uri.removeprefix("file://")).exists():
+            return NOT_A_FILE
+    return MISSING
 
 
 def _named(source: SourceSpec, uri: str, storage: Storage, declared: Collection[str]) -> Iterator[_Named]:
@@ -80,7 +95,7 @@ def _named(source: SourceSpec, uri: str, storage: Storage, declared: Collection[
     with TableSource(uri, source.delimiter).rows(storage, special) as (columns, rows):
         tell_of_missing(uri, columns, declared)
         for row in rows:
-            target, allowed = places.target(str(row.cells[source.uri_column]))
+            target, refused = places.target(str(row.cells[source.uri_column]))
             key, component = split_name(_name_of(target, places.folder))
             packed = {name: cell for name, cell in row.cells.items() if name not in declared and name not in special}
             beside = {name: cell for name, cell in row.cells.items() if name in taken}
@@ -88,7 +103,7 @@ def _named(source: SourceSpec, uri: str, storage: Storage, declared: Collection[
                 encode_key(str(row.cells[source.key_column]) if source.key_column else key),
                 encode_component(component),
                 target,
-                allowed,
+                refused,
                 canonical(packed) if packed else None,
                 canonical(beside) if beside else None,
             )
@@ -98,8 +113,8 @@ def _in_order(rows: Iterator[_Named]) -> pa.Table:
     """The rows by their keys, those of a key as they stand in the table."""
     import pyarrow as pa
 
-    text = {name: pa.large_string() for name in ("key", "component", "uri", "metadata", "columns")}
-    schema = pa.schema({"number": pa.int64(), **text, "allowed": pa.bool_()})
+    text = {name: pa.large_string() for name in ("key", "component", "uri", "refused", "metadata", "columns")}
+    schema = pa.schema({"number": pa.int64(), **text})
     batches, number = [], 0
     while some := list(islice(rows, _TOGETHER)):
         columns: dict[str, Sequence[Any]] = dict(zip(_Named._fields, zip(*some, strict=True), strict=True))
@@ -111,7 +126,7 @@ def _in_order(rows: Iterator[_Named]) -> pa.Table:
 
 def _gathered(rows: pa.Table, as_lists: bool) -> Iterator[_Named]:
     """Of each key the objects, each with the declared columns of all its rows; `as_lists` with the others, too."""
-    fields = ("key", "component", "uri", "allowed", "metadata", "columns")
+    fields = ("key", "component", "uri", "refused", "metadata", "columns")
     stream = (
         _Named(*row)
         for batch in rows.to_batches(max_chunksize=_TOGETHER)
@@ -171,7 +186,7 @@ def canonical(value: Any) -> str:
 
 
 def _is_quick(each: _Named) -> bool:
-    return not each.allowed or each.uri.startswith("file://")
+    return each.refused is not None or each.uri.startswith("file://")
 
 
 def _name_of(uri: str, folder: str) -> str:

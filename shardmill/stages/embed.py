@@ -94,6 +94,8 @@ class EmbedStage(StoredSamplesStage):
     masks: tuple[str, ...] = ()
     """Image components that are label maps, and never embedded."""
     max_pixels: int = MAX_PIXELS
+    names: tuple[str, ...] = ()
+    """Others that the embedded component can have in a sample."""
     devices: GPUSpec = field(default_factory=GPUSpec)
     """What it takes of a machine's CUDA devices, where it runs on CUDA."""
     weights: str = ""
@@ -121,7 +123,8 @@ class EmbedStage(StoredSamplesStage):
 
     @override
     def declared(self) -> dict[str, Any]:
-        return {**self.spec.declared(), "masks": list(self.masks), "max_pixels": self.max_pixels}
+        names = {"names": list(self.names), "masks": list(self.masks)}
+        return {**self.spec.declared(), **names, "max_pixels": self.max_pixels}
 
     @override
     def resolve(self, storage: Storage) -> Self:
@@ -136,7 +139,9 @@ class EmbedStage(StoredSamplesStage):
     @override
     def computation(self) -> str:
         """Which component is embedded changes no vector of it."""
-        parameters = {name: value for name, value in self.parameters().items() if name not in ("component", "masks")}
+        parameters = {
+            name: value for name, value in self.parameters().items() if name not in ("component", "names", "masks")
+        }
         return stage_identity(self.name, self.version, parameters)
 
     @override
@@ -270,7 +275,7 @@ class EmbedStage(StoredSamplesStage):
 
     def _component(self, names: Collection[str]) -> str:
         if self.spec.component is not None:
-            found = called_so(self.spec.component, names)
+            found = called_so(self.spec.component, names) or next((name for name in self.names if name in names), None)
             if found is None:
                 present = ", ".join(sorted(name for name in names if image_format(name))) or "none"
                 raise Rejected("missing component", f"there is no {self.spec.component} to embed; images: {present}")

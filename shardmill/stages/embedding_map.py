@@ -14,6 +14,7 @@ from shardmill.shards.index import IndexWriter
 from shardmill.shards.layout import Suffix
 from shardmill.shards.reader import ShardSet
 from shardmill.shards.report import ShardReport
+from shardmill.sources.columns import CLASS, declared_names
 from shardmill.stages.embed import vectors_of
 from shardmill.stages.embedding_basis import read_basis
 from shardmill.stages.stage import OutputFiles, Stage, Work
@@ -74,7 +75,11 @@ class MapStage(Stage[TableToMap]):
         labels: list[Any] = []
         kind = pa.string()
         points = [np.empty((0, 2), np.float32)]
-        for batch in shard.table.batches(["key", "embedding", "cls"]):
+        empty = dict.fromkeys(
+            name for name in declared_names(shard.table.commit.cut.get("columns", [])) if name != CLASS
+        )
+        for batch in shard.table.batches(["key", "embedding", CLASS, *empty]):
+            empty = {name: None for name in empty if batch[name].null_count == batch.num_rows}
             keys += batch["key"].to_pylist()
             labels += batch["cls"].to_pylist()
             kind = batch.schema.field("cls").type
@@ -92,6 +97,14 @@ class MapStage(Stage[TableToMap]):
         if self.class_names and keys and not any(label is not None for label in labels):
             summary["class_names"] = "apply to nothing: no sample has a class"
             logger.warning("%s: class_names apply to nothing: no sample has a `cls`", shard.table.commit.name)
+        if empty and keys:
+            summary["columns"] = f"no sample has a value: {', '.join(empty)}"
+            logger.warning(
+                "%s: no sample has a value of the declared column %s. Is it the name of a component, of a field of "
+                "`json`, or of a column of the source's table?",
+                shard.table.commit.name,
+                ", ".join(empty),
+            )
         ratios = basis.explained_variance_ratio if isinstance(basis, Basis) else ()
         report = ShardReport(
             samples_in=shard.samples,

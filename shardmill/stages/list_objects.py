@@ -20,6 +20,8 @@ class ListedObjects:
     """A manifest, as a stage's input."""
 
     manifest: Manifest
+    warning: str | None = None
+    """Of the names of the objects."""
     id = "000000"
     start = ""
 
@@ -62,6 +64,10 @@ class ListStage(Stage[ListedObjects]):
             bytes_in=manifest.bytes,
             bytes=file.stat().st_size if manifest.samples else 0,
             sha256=file_sha256(file) if manifest.samples else "",
-            summary={"objects": manifest.objects, "content": manifest.content},
+            summary={
+                "objects": manifest.objects,
+                "content": manifest.content,
+                **({"names_with_dots": shard.warning} if shard.warning else {}),
+            },
         )
         return OutputFiles(file if manifest.samples else None, IndexWriter()), report

@@ -140,6 +140,8 @@ class PackStage(Stage[RawShard]):
     cuts_names: bool = False
     """Whether keys end at the first dot of names, whatever comes behind it."""
     max_pixels: int = MAX_PIXELS
+    of_table: bool = False
+    """Whether a table names the objects, for what is advised."""
 
     name: ClassVar[str] = "pack"
     version: ClassVar[int] = 2
@@ -272,7 +274,7 @@ class PackStage(Stage[RawShard]):
                 raise Rejected("missing component", f"there is no {component}")
             if len(uris) > 1:
                 raise Rejected("duplicate component", f"{component} is claimed by {uris[0]} and {uris[1]}")
-        if self.cuts_names and (torn := torn_apart(group)):
+        if self.cuts_names and (torn := torn_apart(group, self.of_table)):
             raise Rejected("dots in the name", torn)
         if images and not has_image(group):
             raise Rejected("no image", f"none of the components is an image: {', '.join(names)}")

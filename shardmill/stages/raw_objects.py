@@ -15,8 +15,8 @@ from shardmill.errors import (
 from shardmill.images import LONGEST_HEAD, verify_head
 from shardmill.samples import image_format
 from shardmill.shards.ustar import MAX_MEMBER
-from shardmill.sources.manifest import MISSING, NOT_ALLOWED, RawObject
-from shardmill.storage import Storage
+from shardmill.sources.manifest import MISSING, NOT_A_FILE, NOT_ALLOWED, UNSUPPORTED, RawObject
+from shardmill.storage import Storage, unsupported
 
 _VANISHED = "object vanished"
 _DANGLING = "dangling link"
@@ -38,6 +38,10 @@ def read_object(item: RawObject, storage: Storage) -> bytes:
     if item.version == NOT_ALLOWED:
         folder = item.uri.rpartition("/")[0]
         raise Rejected("not allowed", f"the source's table must not lead there; add {folder} to `allow` if it may")
+    if item.version == UNSUPPORTED:
+        raise Rejected("unsupported store", f"the source's table names it: {unsupported(item.uri)}")
+    if item.version == NOT_A_FILE:
+        raise Rejected("not a file", "the source's table names it, and it is a folder, a pipe or a device")
     if item.version == MISSING:
         raise Rejected("missing object", "the source's table names it, and it does not exist")
     if item.size > MAX_MEMBER:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -25,6 +25,8 @@ class TransformStage(SampleStage):
 
     spec: TransformSpec
     max_pixels: int = MAX_PIXELS
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    """What a component that the spec names can be called in a sample, if it is not its name alone."""
     _resolved: dict[str, Any] | None = field(default=None, compare=False)
 
     name: ClassVar[str] = "transform"
@@ -34,22 +36,26 @@ class TransformStage(SampleStage):
     @property
     @override
     def masks(self) -> Collection[str]:
-        return self.spec.masks
+        return [name for mask in self.spec.masks for name in self.names.get(mask, (mask,))]
 
     @override
     def parameters(self) -> dict[str, Any]:
         if self._resolved is not None:
             return self._resolved
-        return {**self.spec.fingerprint_parameters(), "max_pixels": self.max_pixels}
+        return {**self.spec.fingerprint_parameters(), **self._beside}
 
     @override
     def declared(self) -> dict[str, Any]:
-        return {**self.spec.model_dump(mode="json"), "max_pixels": self.max_pixels}
+        return {**self.spec.model_dump(mode="json"), **self._beside}
+
+    @property
+    def _beside(self) -> dict[str, Any]:
+        return {"names": {name: list(each) for name, each in self.names.items()}, "max_pixels": self.max_pixels}
 
     @override
     def resolve(self, storage: Storage) -> Self:
-        build_transform(self.spec)
-        return type(self)(self.spec, self.max_pixels, self.parameters())
+        build_transform(self.spec, names=self.names)
+        return replace(self, _resolved=self.parameters())
 
     @property
     @override
@@ -62,7 +68,7 @@ class TransformStage(SampleStage):
 
     @cached_property
     def _transform(self) -> SampleTransform:
-        return build_transform(self.spec, max_pixels=self.max_pixels)
+        return build_transform(self.spec, max_pixels=self.max_pixels, names=self.names)
 
     @override
     def process(self, sample: EncodedSample) -> Iterable[EncodedSample]:

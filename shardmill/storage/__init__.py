@@ -3,9 +3,10 @@
 from shardmill.storage.credentials import Credentials, GCSCredentials, S3Credentials, load_credentials
 from shardmill.storage.objects import ObjectInfo, PassedOver
 from shardmill.storage.storage import Storage
-from shardmill.storage.uris import absolute_uri, checked_uri, join_uri, relative_to
+from shardmill.storage.uris import SCHEMES, absolute_uri, checked_place, checked_uri, join_uri, relative_to, unsupported
 
 __all__ = [
+    "SCHEMES",
     "Credentials",
     "GCSCredentials",
     "ObjectInfo",
@@ -13,8 +14,10 @@ __all__ = [
     "S3Credentials",
     "Storage",
     "absolute_uri",
+    "checked_place",
     "checked_uri",
     "join_uri",
     "load_credentials",
     "relative_to",
+    "unsupported",
 ]

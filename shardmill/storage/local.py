@@ -63,7 +63,7 @@ class LocalStore(Store):
         except OSError as error:
             if error.errno in _NO_SUCH_FILE:
                 return None
-            raise StorageError(f"cannot look at {uri}: {error.strerror}") from error
+            raise _why_it_cannot_be_read(uri, error) from None
         return _info(uri, status) if stat.S_ISREG(status.st_mode) else None
 
     @override

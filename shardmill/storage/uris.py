@@ -13,6 +13,11 @@ def absolute_uri(uri: str | Path) -> str:
         path, scheme = text, "file"
     if scheme != "file":
         return text.rstrip("/")
+    if separator and path[:1] not in ("/", "~"):
+        host, slash, path = path.partition("/")
+        if host != "localhost" and "{{" not in host:
+            raise ConfigurationError(f"{text!r} names the host {host!r}: write file:/// and an absolute path")
+        path = slash + path if host == "localhost" else f"{host}{slash}{path}"
     if "\0" in path:
         raise ConfigurationError(f"not a path: {path!r} holds a NUL byte")
     try:
@@ -35,15 +40,35 @@ def checked_uri(uri: str) -> str:
         raise ValueError("is empty: give a path, or a URI with file://, gs:// or s3://")
     scheme, separator, path = uri.partition("://")
     if separator and scheme not in SCHEMES and "{{" not in scheme:
-        hint = f"; did you mean {_CALLED[scheme]}://?" if scheme in _CALLED else ""
-        known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ValueError(f"{uri!r} is on no store that is supported ({known}){hint}")
-    if separator and scheme != "file" and not path.strip("/"):
+        raise ValueError(unsupported(uri))
+    if separator and scheme != "file" and not path.partition("/")[0]:
         raise ValueError(f"{uri!r} names no bucket")
     try:
         absolute_uri(uri)
     except ConfigurationError as error:
         raise ValueError(str(error)) from error
+    return uri
+
+
+def unsupported(uri: str) -> str:
+    """What to say of a URI whose scheme is none of `SCHEMES`."""
+    scheme = uri.partition("://")[0]
+    called = _CALLED.get(scheme.lower())
+    hint = f"; did you mean {called}://?" if called else ""
+    return f"{uri!r} is on no store that is supported ({', '.join(f'{name}://' for name in SCHEMES)}){hint}"
+
+
+def checked_place(uri: str) -> str:
+    """The URI or path as it is, if a dataset file may say by it that all below may be read.
+
+    Raises:
+        ValueError: As `checked_uri`; or it is relative, or a glob.
+    """
+    checked_uri(uri)
+    if "://" not in uri and not uri.startswith(("/", "~", "{{")):
+        raise ValueError(f"{uri!r} is relative: give an absolute path, or a bucket with gs:// or s3://")
+    if {"*", "?"} & set(uri):
+        raise ValueError(f"{uri!r} is a glob, and all below a folder or a bucket is allowed: give the folder")
     return uri
 
 

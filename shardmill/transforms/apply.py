@@ -1,8 +1,9 @@
 """Run a spec over samples: decode what an operation sees, apply, encode."""
 
 import threading
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import MAX_PIXELS, in_work
@@ -14,9 +15,16 @@ from shardmill.transforms.sample import DecodedSample, seeded_generator
 from shardmill.transforms.spec import TransformSpec
 from shardmill.transforms.values import decode_value, encode_value
 
+Names: TypeAlias = Mapping[str, Sequence[str]]
+"""What a component that a spec names can be called in a sample; one that is not in it has that name alone."""
+_AS_NAMED: Names = MappingProxyType({})
+
 
 def build_transform(
-    spec: TransformSpec, components: Collection[str] | None = None, max_pixels: int = MAX_PIXELS
+    spec: TransformSpec,
+    components: Collection[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    names: Names = _AS_NAMED,
 ) -> "SampleTransform":
     """Check the spec and make it callable.
 
@@ -24,12 +32,13 @@ def build_transform(
         spec: The operations.
         components: Those that samples have, if known; the spec's names are then checked against them.
         max_pixels: Refuse larger images, stored ones and those that an operation would make.
+        names: What the components that the spec names can be called in a sample.
 
     Raises:
         ConfigurationError: An unknown operation, arguments it does not take, or an unknown component.
     """
-    _check_components(spec, components)
-    transform = SampleTransform(spec, max_pixels)
+    _check_components(spec, components, names)
+    transform = SampleTransform(spec, max_pixels, names)
     transform.prepare()
     return transform
 
@@ -45,12 +54,13 @@ class SampleTransform:
     It pickles as its spec; its operations are built where it is first called. Threads may share it.
     """
 
-    def __init__(self, spec: TransformSpec, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, spec: TransformSpec, max_pixels: int = MAX_PIXELS, names: Names = _AS_NAMED) -> None:
         self._spec = spec
         self._max_pixels = max_pixels
-        self._masks = frozenset(spec.masks)
-        self._seen = _union([operation.components for operation in spec.operations])
-        self._rewritten = _union([each.components for each in spec.operations if not each.is_custom])
+        self._names = dict(names)
+        self._masks = frozenset(_called(spec.masks, names))
+        self._seen = _union([operation.components for operation in spec.operations], names)
+        self._rewritten = _union([each.components for each in spec.operations if not each.is_custom], names)
         self._has_custom = any(operation.is_custom for operation in spec.operations)
         self.reads_keys = not all(draws_nothing(operation) for operation in spec.operations)
         """Whether the result depends on the key: randomness does, and a callable of the user's own may."""
@@ -64,7 +74,7 @@ class SampleTransform:
         return image_format(component) is not None and (self._seen is None or component in self._seen)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SampleTransform, (self._spec, self._max_pixels)
+        return SampleTransform, (self._spec, self._max_pixels, self._names)
 
     def prepare(self) -> list[Step]:
         """Build the operations, once; a first call does it too.
@@ -79,7 +89,7 @@ class SampleTransform:
 
     def _step(self, number: int) -> Step:
         try:
-            return build_step(self._spec.operations[number], self._masks)
+            return build_step(self._spec.operations[number], self._masks, self._names)
         except ConfigurationError as error:
             raise ConfigurationError(f"operations.{number}: {error}") from error
 
@@ -156,14 +166,20 @@ class SampleTransform:
         return name in self._masks or isinstance(value, import_torchvision().tv_tensors.Mask)
 
 
-def _union(groups: list[list[str] | None]) -> frozenset[str] | None:
+def _called(components: Iterable[str], names: Names) -> Iterator[str]:
+    """All that these components can be called."""
+    for component in components:
+        yield from names.get(component, (component,))
+
+
+def _union(groups: list[list[str] | None], names: Names) -> frozenset[str] | None:
     """None stands for every component."""
-    names: set[str] = set()
+    union: set[str] = set()
     for group in groups:
         if group is None:
             return None
-        names.update(group)
-    return frozenset(names)
+        union.update(_called(group, names))
+    return frozenset(union)
 
 
 def _check_keys(source: str, results: list[DecodedSample]) -> None:
@@ -184,13 +200,13 @@ def _check_keys(source: str, results: list[DecodedSample]) -> None:
         keys.add(result.key)
 
 
-def _check_components(spec: TransformSpec, known: Collection[str] | None) -> None:
-    for name in spec.masks:
+def _check_components(spec: TransformSpec, known: Collection[str] | None, names: Names) -> None:
+    for name in _called(spec.masks, names):
         _check_component(name, known, "masks")
         if image_format(name) not in ("PNG", "TIFF"):
             raise ConfigurationError(f"masks: {name!r} would change its labels; a mask is stored as png or tiff")
     for operation in spec.operations:
-        for name in operation.components or []:
+        for name in _called(operation.components or [], names):
             _check_component(name, known, operation.operation)
         if operation.is_custom:
             known = None  # it may add components

@@ -3,7 +3,7 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -41,8 +41,10 @@ _DRAW_NOTHING = frozenset(
 )
 
 
-def build_step(operation: Operation, masks: Collection[str]) -> Step:
+def build_step(operation: Operation, masks: Collection[str], names: Mapping[str, Sequence[str]]) -> Step:
     """Make the step, checking all that can be checked without a sample.
+
+    `names` are what its components can be called in a sample, if not as the operation names them.
 
     Raises:
         ConfigurationError: No such operation, or arguments it does not take.
@@ -50,8 +52,10 @@ def build_step(operation: Operation, masks: Collection[str]) -> Step:
     if operation.is_custom:
         return functools.partial(_run_custom, operation.operation, _build_custom(operation), masks)
     built = _build_named(operation.operation, operation.arguments)
-    names = None if operation.components is None else tuple(sorted(operation.components))
-    return functools.partial(_run_named, operation.operation, built, names)
+    if operation.components is None:
+        return functools.partial(_run_named, operation.operation, built, None)
+    called = {component: names.get(component, (component,)) for component in sorted(operation.components)}
+    return functools.partial(_run_named, operation.operation, built, called)
 
 
 def draws_nothing(operation: Operation) -> bool:
@@ -66,17 +70,21 @@ def close_matches(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(repr(by_lower[name]) for name in found)}?" if found else ""
 
 
-def _run_named(name: str, built: Any, names: tuple[str, ...] | None, sample: DecodedSample) -> list[DecodedSample]:
+def _run_named(
+    name: str, built: Any, called: Mapping[str, Sequence[str]] | None, sample: DecodedSample
+) -> list[DecodedSample]:
+    """`called`: the components that it sees, each with what it can be called; None stands for all images."""
     import torch
 
-    if names is None:
-        names = tuple(sorted(n for n, value in sample.components.items() if isinstance(value, torch.Tensor)))
+    if called is None:
+        called = {n: (n,) for n in sorted(sample.components) if isinstance(sample.components[n], torch.Tensor)}
     seen: dict[str, torch.Tensor] = {}
-    for component in names:
-        if component not in sample.components:
+    for component, names in called.items():
+        found = {each: sample.components[each] for each in names if each in sample.components}
+        if not found:
             present = ", ".join(sorted(sample.components))
             raise Rejected(reasons.MISSING_COMPONENT, f"{name} needs {component}; the sample has {present}")
-        seen[component] = sample.components[component]
+        seen |= found
     if not seen:
         return [sample]
     sizes = ", ".join(f"{n} {v.shape[-1]} x {v.shape[-2]}" for n, v in seen.items())

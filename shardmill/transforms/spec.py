@@ -68,6 +68,12 @@ class TransformSpec(Spec):
     )
     jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the components written as JPEG, WebP or AVIF")
 
+    @property
+    def named(self) -> list[str]:
+        """The components that it names."""
+        seen = (name for operation in self.operations for name in operation.components or [])
+        return list(dict.fromkeys([*self.masks, *seen]))
+
     def fingerprint_parameters(self) -> dict[str, Any]:
         """All that determines the output for given samples, as JSON values.
 

@@ -7,6 +7,7 @@ from itertools import islice
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset
+from shardmill.left_out import is_utf8
 from shardmill.partitions import Batch, BatchPartitions, read_batch, seal_batch, sealed_batches
 from shardmill.partitions.batches import batch_key, batch_number
 from shardmill.sources import SampleNames, content_of
@@ -33,7 +34,7 @@ class Batching:
         self._now = now
         self.keys = sealed_batches(dataset.storage, dataset.home)
         self._known = known_objects(dataset.storage, dataset.home, self.keys)
-        self.outside = Outside()
+        self.outside = Outside(dataset.partitioning.excludes.litter)
         # A look that died may have sealed them.
         numbers = self._known.numbers(list(state.waiting))
         sealed = [uri for uri, number in zip(state.waiting, numbers, strict=True) if number]
@@ -181,11 +182,7 @@ class Batching:
 
     def _takes(self, uri: str) -> bool:
         """Whether the object belongs to a sample. No manifest could hold a name that is no UTF-8."""
-        try:
-            uri.encode()
-        except UnicodeEncodeError:
-            return False
-        return self._names.takes(uri[len(self._base) + 1 :])
+        return is_utf8(uri) and self._names.takes(uri[len(self._base) + 1 :])
 
     def _wait(self, info: ObjectInfo) -> None:
         earlier = self._state.waiting.get(info.uri)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from shardmill.dataset import Dataset
 from shardmill.sources import Excludes, SampleNames, content_of
@@ -46,14 +45,15 @@ class Budget:
 class Outside:
     """Objects that belong to no partition."""
 
+    litter: Excludes = field(default_factory=Excludes)
+    """What counts for nothing."""
     objects: int = 0
     names: list[str] = field(default_factory=list)
     """Below the source's folder, of the first few."""
-    _litter: ClassVar[Excludes] = Excludes()
 
     def take(self, name: str) -> None:
         """Count one that is no litter."""
-        if self._litter.rule(name) is not None:
+        if self.litter.rule(name) is not None:
             return
         self.objects += 1
         if len(self.names) < _NAMED:
@@ -68,7 +68,7 @@ class Lister:
         self._partitioning = dataset.partitioning
         self._names = SampleNames(dataset.spec.source)
         self._marker = dataset.spec.source.marker
-        self.outside = Outside()
+        self.outside = Outside(dataset.partitioning.excludes.litter)
 
     def partition(self, key: str, walk: Walk, budget: Budget) -> Tally | None:
         """Go on with the listing of one partition. Returns its tally, or None if the budget was spent first."""

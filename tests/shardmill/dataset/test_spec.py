@@ -150,7 +150,7 @@ def test_a_partition_that_is_not_declared_is_a_configuration_error(yaml_file: Wr
             "columns: they go into the table of embeddings, and there is no embedder",
         ),
         (
-            with_lines("source: {uri: 'a/{partition}', allow: [b]}"),
+            with_lines("source: {uri: 'a/{partition}', allow: [/b]}"),
             "source: .*`allow`, `delimiter` and `rows` are of a source",
         ),
         (with_lines("source: {table: a.csv, delimiter: ';;'}"), r"source\.delimiter: "),

@@ -177,6 +177,30 @@ def test_nothing_lies_beside_partitions_that_hold_everything(tmp_path: Path, ima
     assert beside_partitions(batches) is None
 
 
+def test_what_no_batch_will_hold_is_counted_by_rule(tmp_path: Path, images: Any) -> None:
+    images(tmp_path / "raw", 2)
+    for name in (b".DS_Store", b"a.txt", b"b.txt", b"no.pattern", b"\xff.jpg"):
+        (tmp_path / "raw" / os.fsdecode(name)).write_bytes(b"x")
+    os.mkfifo(tmp_path / "raw" / "pipe.jpg")
+    source = {
+        "uri": str(tmp_path / "raw"),
+        "exclude": ["*.txt"],
+        "components": {"jpg": ["{key}.jpg", "{key}.cls"]},
+    }
+    beside = beside_partitions(declared(source, tmp_path / "root", partitions={"by": "batch"}))
+    assert beside is not None
+    assert beside.by_rule == {
+        "exclude: *.txt": 2,
+        "default: .DS_Store": 1,
+        "name is not UTF-8": 1,
+        "no pattern": 1,
+        "not a file": 1,
+    }
+    assert str(beside).startswith(
+        f"6 objects below file://{tmp_path}/raw are left out of every batch: 2 exclude: *.txt, "
+    )
+
+
 def test_what_is_made_is_not_beside_the_partitions(tmp_path: Path, images: Any, run_chain: Any) -> None:
     images(tmp_path / "raw-p", 2)
     dataset = declared({"uri": f"{tmp_path}/raw-{{partition}}"}, tmp_path / "made")

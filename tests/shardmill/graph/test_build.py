@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from shardmill import graph
 from shardmill.dataset import DatasetSpec
@@ -270,3 +271,14 @@ def test_what_a_callable_draws_needs_no_image_before(tmp_path: Path, make_datase
 )
 def test_images_are_needed_where_something_reads_those_that_were_packed(fields: dict[str, Any], needed: bool) -> None:
     assert spec(**fields).reads_images == needed
+
+
+@pytest.mark.parametrize("patterns", [["m/{key}.png", "m/{key}.gif"], ["m/{key}.*"], ["m/{key}.jpg"]])
+def test_a_mask_that_can_be_stored_so_that_its_labels_change_is_refused(patterns: list[str]) -> None:
+    source = {"uri": "/raw", "components": {"jpg": "img/{key}.jpg", "seg.png": patterns}}
+    views = {**VIEWS, "masks": ["seg.png"]}
+    for fields in ({"transform": views}, {"transforms": {"views": views}}):
+        field = "transform.masks" if "transform" in fields else "transforms.views.masks"
+        with pytest.raises(ValidationError, match=r"'seg.png' can be 'seg.*a mask is stored as png or tiff") as refused:
+            spec(source=source, **fields)
+        assert field in str(refused.value)

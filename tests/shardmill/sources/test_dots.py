@@ -7,7 +7,7 @@ import yaml
 
 from shardmill.errors import ConfigurationError
 from shardmill.sources import Manifest, RawObject, SourceSpec, manifest_of
-from shardmill.sources.dots import check_for_dots, looks_torn, torn_apart
+from shardmill.sources.dots import check_for_dots, looks_torn, several_in_one, torn_apart
 from shardmill.storage import ObjectInfo
 
 
@@ -88,3 +88,42 @@ def test_a_sample_of_torn_names_says_which_objects_and_what_to_do() -> None:
     assert all(part in said for part in ("10 objects", SHOTS[0], 'components: {png: "{key}.png"}'))
     assert torn_apart(group(SHOTS[0])) is None
     assert torn_apart(group("a.jpg", "a.left.png", "a.right.png", "a.0001.png")) is None
+
+
+def numbered(**images: int) -> list[str]:
+    return [f"{key}.{number}.jpg" for key, count in images.items() for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("names", "counts"),
+    [
+        (numbered(cat=10, dog=10), "20 images are in 2 samples of up to 10 images"),
+        (numbered(cat=3, dog=2), "5 images are in 2 samples of up to 3 images"),
+        (
+            ["trip.paris.jpg", "trip.rome.jpg", "home.garden.jpg", "home.door.jpg", "home.roof.jpg"],
+            "5 images are in 2 samples of up to 3 images",
+        ),
+    ],
+)
+def test_images_that_may_be_samples_of_their_own_are_told_of(names: list[str], counts: str) -> None:
+    said = several_in_one(listed(*names))
+    assert said is not None
+    assert said.startswith(counts)
+    assert 'components: {jpg: "{key}.jpg"}' in said
+    assert "`key_column`" in (several_in_one(listed(*names), of_table=True) or "")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat.jpg", "cat.mask.png", "cat.depth.png", "dog.jpg", "dog.mask.png"],
+        [f"{key}.{side}.jpg" for key in "abc" for side in ("left", "right")],
+        [f"{key}.left.jpg" for key in "abc"] + ["a.right.jpg", "b.right.jpg"],
+        [f"{key}.b{band:02}.tif" for key in range(20) for band in range(1, 13)],
+        numbered(cat=3),
+        ["a.0.txt", "a.1.txt", "b.2.txt"],
+        [],
+    ],
+)
+def test_images_of_one_sample_are_not_told_of(names: list[str]) -> None:
+    assert several_in_one(listed(*names)) is None

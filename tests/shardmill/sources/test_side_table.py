@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 
@@ -75,12 +76,55 @@ def test_rows_that_fit_no_sample_are_counted_in_the_log(
     folder: str, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     write("raw/p/a.jpg")
-    said = write("p.csv", b"id,note\nx,1\ny,2\n")
-    assert columns(folder, said) == {}
-    assert f"2 of the 2 rows of {said} have the key of no sample of the partition" in caplog.text
-    caplog.clear()
-    write("p.csv", b"id,note\nx,1\na,2\n")
+    said = write("p.csv", b"id,note\nx,1\na,2\n")
     columns(folder, said)  # a table for all partitions has rows of others
     assert not caplog.text
     columns(folder, f"{folder}/{{partition}}.csv")
     assert f"1 of the 2 rows of {said} have the key of no sample of the partition" in caplog.text
+
+
+def test_a_table_of_which_no_row_belongs_to_a_sample_is_an_error_that_shows_both_sides(
+    folder: str, write: Write
+) -> None:
+    write("raw/p/a.jpg")
+    said = write("p.csv", b"id,note\nx,1\ny,2\n")
+    with pytest.raises(ConfigurationError) as refused:
+        columns(folder, said)
+    expected = f"none of the 2 rows of {said} belongs to a sample of the partition: its column id says 'x', for example"
+    assert expected in str(refused.value)
+    assert "a sample's key is 'a'" in str(refused.value)
+    assert columns(folder, write("p.csv", b"id,note\n")) == {}
+
+
+@pytest.mark.parametrize(
+    ("component", "pattern", "name", "key"),
+    [
+        ("png", "{key}.png", "Screenshot 10.00.32.png", "Screenshot%2010%2E00%2E32"),
+        ("jpg", "images/{key}.jpg", "images/a0.jpg", "a0"),
+        ("seg.png", "m/{key}_mask.png", "m/a.0_mask.png", "a%2E0"),
+    ],
+)
+def test_the_name_of_an_object_is_read_by_the_source_s_patterns(
+    folder: str, write: Write, component: str, pattern: str, name: str, key: str
+) -> None:
+    write(f"raw/p/{name}")
+    source = {"uri": f"{folder}/raw/{{partition}}", "components": {component: pattern}}
+    said = write("said.csv", f"id,note\n{name},1\n".encode())
+    assert columns(folder, said, source) == {key: {"note": ["1"]}}
+
+
+def test_an_object_may_be_named_without_the_folder_of_its_pattern(folder: str, write: Write) -> None:
+    write("raw/p/images/a.b.jpg")
+    source = {"uri": f"{folder}/raw/{{partition}}", "components": {"jpg": "images/{key}.jpg"}}
+    assert columns(folder, write("said.csv", b"id,note\na.b.jpg,1\na.jpg,2\n"), source) == {"a%2Eb": {"note": ["1"]}}
+
+
+@pytest.mark.parametrize(("stored", "said"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_letters_are_the_same_composed_and_decomposed(folder: str, write: Write, stored: str, said: str) -> None:
+    write(f"raw/p/{normalize(stored, 'Zoë')}.jpg")
+    write(f"raw/p/{normalize(stored, 'Ö')}.jpg")
+    rows = normalize(said, "id,note\nZoë,1\nÖ.jpg,2\n").encode()
+    assert [each["note"] for each in columns(folder, write("said.csv", rows)).values()] in (
+        [["1"], ["2"]],
+        [["2"], ["1"]],
+    )

@@ -2,22 +2,31 @@
 
 import datetime
 import decimal
+import io
 import json
+import os
+import re
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from pydantic import ValidationError
 
+from shardmill import graph
 from shardmill.dataset import Dataset, DatasetSpec
+from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError
 from shardmill.progress import Progress
 from shardmill.sources import Manifest, SourceSpec
 from shardmill.sources.allowed import AllowedPlaces
-from shardmill.sources.manifest import MISSING, NOT_ALLOWED
+from shardmill.sources.manifest import MISSING, NOT_A_FILE, NOT_ALLOWED, UNREADABLE, UNSUPPORTED
 from shardmill.storage import ObjectInfo, Storage
 from tests.small import plan
 
@@ -31,6 +40,12 @@ def dataset_of(source: SourceSpec, storage: Storage, partition: str = "all", **f
 
 def listed(source: SourceSpec, storage: Storage, partition: str = "all", **fields: Any) -> Manifest:
     return dataset_of(source, storage, partition, **fields).manifest(partition)
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    return file.getvalue()
 
 
 def samples(manifest: Manifest) -> dict[str, list[str]]:
@@ -104,8 +119,75 @@ def test_objects_that_are_missing_are_listed_as_missing(storage: Storage, write:
     manifest = listed(SourceSpec(table=uri), storage)
     assert manifest.objects == 4
     missing = [item for item in manifest if item.version == MISSING]
-    assert {item.uri.rpartition("/")[2] for item in missing} == {"gone.jpg", "folder", "x" * 300 + ".jpg"}
+    assert {item.uri.rpartition("/")[2] for item in missing} == {"gone.jpg", "x" * 300 + ".jpg"}
     assert {(item.size, item.modified) for item in missing} == {(0, 0.0)}
+
+
+def test_what_is_no_file_or_cannot_be_looked_at_is_a_reject_and_stops_no_other_row(
+    storage: Storage, folder: str, tmp_path: Path, write: Write, nobody: Callable[[], AbstractContextManager[None]]
+) -> None:
+    rows = ("folder.jpg", "pipe.jpg", "loop.jpg", "locked/in.jpg")
+    uri = write("tables/t.csv", "\n".join(["uri", "a.jpg", *rows, "gone.jpg", "s3a://b/c.jpg", ""]).encode())
+    write("tables/a.jpg", picture())
+    write("tables/folder.jpg/in.jpg")
+    write("tables/locked/in.jpg")
+    os.mkfifo(tmp_path / "tables" / "pipe.jpg")
+    (tmp_path / "tables" / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "tables" / "locked").chmod(0)
+    dataset = dataset_of(SourceSpec(table=uri), storage, root=f"{folder}/root", max_reject_ratio=1)
+    with nobody():
+        versions = {item.key: item.version for item in dataset.manifest("all")}
+        made = dict(graph.run(dataset, "all", LocalEngine(1)))
+    assert versions.keys() == {"a", "folder", "pipe", "loop", "locked/in", "gone", "b/c"}
+    assert [versions[key] for key in ("folder", "pipe", "loop", "locked/in")] == [NOT_A_FILE] * 2 + [UNREADABLE] * 2
+    rejects = {reject.key: reject for reject in made["webdataset_shards"].rejects()}
+    assert {key: (reject.reason, reject.may_pass) for key, reject in rejects.items()} == {
+        "folder": ("not a file", False),
+        "pipe": ("not a file", False),
+        "loop": ("unreadable object", True),
+        "locked/in": ("unreadable object", True),
+        "gone": ("missing object", False),
+        "b/c": ("unsupported store", False),
+    }
+    assert "did you mean s3://?" in rejects["b/c"].detail
+
+
+@pytest.mark.parametrize(("stored", "said"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_an_object_is_found_by_its_letters_composed_or_decomposed(
+    storage: Storage, write: Write, stored: str, said: str
+) -> None:
+    there = write(f"tables/{normalize(stored, 'Zoë')}.jpg")
+    uri = write("tables/t.csv", normalize(said, "uri\nZoë.jpg\n").encode())
+    [item] = listed(SourceSpec(table=uri), storage)
+    assert (item.uri, item.size) == (there, 4)
+
+
+def test_names_with_dots_of_which_keys_come_are_refused_with_the_column_that_is_lacking(
+    storage: Storage, tmp_path: Path, write: Write
+) -> None:
+    names = [f"Shot 10.{minute:02}.png" for minute in range(12)]
+    for name in names:
+        write(f"tables/{name}", picture())
+    uri = write("tables/t.csv", "\n".join(["uri,id", *(f"{name},{name}" for name in names)]).encode())
+    root = f"{tmp_path}/root"
+    refused = dataset_of(SourceSpec(table=uri), storage, root=root)
+    with pytest.raises(ConfigurationError, match=r"12 objects would be one sample.*name it as `key_column`"):
+        plan(refused, "raw_images", "all").inputs  # noqa: B018
+    keyed = dataset_of(SourceSpec(table=uri, key_column="id"), storage, root=root)
+    assert plan(keyed, "raw_images", "all").inputs[0].samples == 12
+
+
+def test_a_run_says_of_how_many_images_a_sample_is_where_each_may_be_one(
+    storage: Storage, folder: str, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("cat", "dog"):
+        for number in range(6):
+            write(f"raw/{name}.{number}.jpg", picture())
+    dataset = dataset_of(SourceSpec(uri=f"{folder}/raw"), storage, root=f"{folder}/root")
+    made = dict(graph.run(dataset, "all", LocalEngine(1)))
+    said = "12 images are in 2 samples of up to 6 images each"
+    assert said in caplog.text
+    assert str(made["raw_images"].commit.shards[0].summary["names_with_dots"]).startswith(said)
 
 
 def test_columns_may_have_other_names(storage: Storage, write: Write, table: Table) -> None:
@@ -317,7 +399,7 @@ def test_a_row_leads_nowhere_but_below_the_folder_of_its_table(
     uri = write("tables/t.csv", f"uri\na.jpg\nimages/../a.jpg\n{location}\n".encode())
     found = {item.uri: item.version for item in listed(SourceSpec(table=uri), Asked())}
     assert found.pop(f"{folder}/tables/a.jpg") not in (MISSING, NOT_ALLOWED)
-    assert list(found.values()) == [NOT_ALLOWED]
+    assert list(found.values()) == [UNSUPPORTED if location.startswith(("https", "unknown")) else NOT_ALLOWED]
 
 
 def test_a_table_may_itself_be_named_by_a_detour(storage: Storage, tmp_path: Path, write: Write) -> None:
@@ -330,8 +412,8 @@ def test_a_table_may_itself_be_named_by_a_detour(storage: Storage, tmp_path: Pat
 
 def test_a_table_at_the_root_of_a_disk_leads_all_over_it() -> None:
     places = AllowedPlaces("file:///t.csv", [])
-    assert places.target("a/b.jpg") == ("file:///a/b.jpg", True)
-    assert places.target("/c.jpg") == ("file:///c.jpg", True)
+    assert places.target("a/b.jpg") == ("file:///a/b.jpg", None)
+    assert places.target("/c.jpg") == ("file:///c.jpg", None)
 
 
 def test_what_is_allowed_is_looked_up(storage: Storage, folder: str, tmp_path: Path, write: Write) -> None:
@@ -344,12 +426,33 @@ def test_what_is_allowed_is_looked_up(storage: Storage, folder: str, tmp_path: P
         assert found[f"{folder}/images-of-others/b.jpg"] == NOT_ALLOWED
 
 
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("gs://", "names no bucket"),
+        ("s3:///photos", "names no bucket"),
+        ("", "is empty"),
+        ("..", "is relative"),
+        ("photos/2026", "is relative"),
+        ("http://b", "no store that is supported"),
+        ("s3a://b", "did you mean s3://?"),
+        ("gs://b/*", "is a glob"),
+        ("/mnt/**/raw", "is a glob"),
+        ("file://server/share", "names the host 'server'"),
+        ("file://", "names the host ''"),
+    ],
+)
+def test_a_place_that_is_allowed_is_a_folder_or_a_bucket(place: str, words: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(words)):
+        SourceSpec(table="/lists/t.csv", allow=["gs://photographs/2026", "/mnt/[old] scans", place])
+
+
 def test_a_table_in_a_bucket_leads_all_over_it() -> None:
     places = AllowedPlaces("gs://bucket/lists/t.csv", ["s3://other/photos"])
-    assert places.target("../raw/a.jpg") == ("gs://bucket/raw/a.jpg", True)
-    assert places.target("gs://bucket/raw/a.jpg") == ("gs://bucket/raw/a.jpg", True)
-    assert places.target("gs://bucket/raw/%2e%2e/a.jpg") == ("gs://bucket/raw/%2e%2e/a.jpg", True)
-    assert places.target("s3://other/photos/a.jpg") == ("s3://other/photos/a.jpg", True)
+    assert places.target("../raw/a.jpg") == ("gs://bucket/raw/a.jpg", None)
+    assert places.target("gs://bucket/raw/a.jpg") == ("gs://bucket/raw/a.jpg", None)
+    assert places.target("gs://bucket/raw/%2e%2e/a.jpg") == ("gs://bucket/raw/%2e%2e/a.jpg", None)
+    assert places.target("s3://other/photos/a.jpg") == ("s3://other/photos/a.jpg", None)
     for location in (
         "gs://bucket2/a.jpg",
         "gs://bucket/../other/a.jpg",
@@ -359,7 +462,7 @@ def test_a_table_in_a_bucket_leads_all_over_it() -> None:
         "s3://other/photos/../a.jpg",
         "/etc/passwd",
     ):
-        assert not places.target(location)[1]
+        assert places.target(location)[1] == NOT_ALLOWED
 
 
 # Looking objects up

@@ -162,6 +162,18 @@ def test_names_of_classes_that_no_sample_has_are_named(
     assert "d/embeddings/a: class_names apply to nothing" in caplog.text
 
 
+def test_declared_columns_of_which_no_sample_has_a_value_are_named(
+    two: Dataset, tmp_path: Path, run_chain, caplog: pytest.LogCaptureFixture
+) -> None:
+    for file in list(tmp_path.rglob("*.jpg")):
+        file.with_suffix(".json").write_text('{"caption": "a picture", "note": null}')
+    columns = {"captoin": "string", "caption": "string", "note": "list<string>", "cls": "int64"}
+    declared = Dataset(two.spec.model_copy(update={"columns": columns}))
+    summary = run_chain(declared, "a")["embedding_map"].commit.shards[0].summary
+    assert summary["columns"] == "no sample has a value: captoin, note"
+    assert "d/embeddings/a: no sample has a value of the declared column captoin, note." in caplog.text
+
+
 def test_what_is_for_embeddings_and_has_none_is_named_once(two: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     fields = {"class_names": ["red"], "min_same_class_rate": 0.5, "embedder": None}
     planner = graph.Planner(Dataset(two.spec.model_copy(update=fields)))

@@ -1,12 +1,15 @@
 """Custom transforms: counts add up, children know the raw object they come from, bad names stop the run."""
 
 import hashlib
+import io
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from shardmill.dataset import Dataset
+from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.errors import EngineError
 from shardmill.shards.verify import verify
 
@@ -144,3 +147,35 @@ def test_a_new_code_version_of_the_transform_makes_the_shards_anew(transformed) 
     assert second["webdataset_shards"].made == 0
     assert second["transformed_shards"].made == len(first["transformed_shards"].commit.shards)
     assert_lineage(table, second["transformed_shards"], lambda key: key)
+
+
+def test_a_declared_component_is_named_by_all_that_it_can_be_called(
+    tmp_path: Path, run_chain, embedder_of_tests: dict[str, str]
+) -> None:
+    labels = Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64) % 3)
+    picture = Image.effect_noise((64, 64), 90).convert("RGB")
+    for folder in ("img", "m"):
+        (tmp_path / "raw" / folder).mkdir(parents=True)
+    for key, suffix, mask in (("a", "jpg", "png"), ("b", "png", "tif")):
+        picture.save(tmp_path / "raw" / "img" / f"{key}.{suffix}")
+        labels.save(tmp_path / "raw" / "m" / f"{key}.{mask}")
+    components = {"image": ["img/{key}.jpg", "img/{key}.png"], "seg.png": ["m/{key}.png", "m/{key}.tif"]}
+    resize = {"operation": "Resize", "arguments": {"size": 32}, "components": ["image.jpg", "seg.png"]}
+    declared = {
+        "name": "d",
+        "root": str(tmp_path / "root"),
+        "source": {"uri": str(tmp_path / "raw"), "components": components},
+        "partitions": ["p"],
+        "transform": {"operations": [resize], "masks": ["seg.png"]},
+        "embedder": {**embedder_of_tests, "component": "image.jpg"},
+    }
+    dataset = Dataset(DatasetSpec.model_validate(declared))
+    made = run_chain(dataset)
+    samples = {sample.key: sample.components for sample in made["transformed_shards"].samples()}
+    for key, names in (("a", {"image.jpg", "seg.png"}), ("b", {"image.png", "seg.tiff"})):
+        assert samples[key].keys() == names
+        for name, data in samples[key].items():
+            with Image.open(io.BytesIO(data)) as image:
+                assert image.size == (32, 32)
+                assert not name.startswith("seg") or set(np.unique(np.asarray(image))) <= {0, 1, 2}
+    assert set(made["embeddings"].table().to_pandas()["component"]) == {"image.jpg", "image.png"}

@@ -687,3 +687,10 @@ def test_folders_on_two_file_systems_are_refused_before_anything_is_made(
             storage.check_movable(join_uri(folder, "a"), join_uri(folder, "data"))
     finally:
         other.rmdir()
+
+
+def test_a_file_uri_names_this_machine_or_nothing() -> None:
+    assert absolute_uri("file://localhost/mnt/a") == absolute_uri("file:///mnt/a") == "file:///mnt/a"
+    for uri in ("file://server/mnt/a", "file://mnt", "file://"):
+        with pytest.raises(ConfigurationError, match="names the host"):
+            absolute_uri(uri)

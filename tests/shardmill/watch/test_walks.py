@@ -54,6 +54,13 @@ def test_what_stands_for_a_folder_in_a_bucket_is_no_object_outside(watched: Any)
     assert (outside.objects, outside.names) == (4, ["x", "y", "z"])
 
 
+def test_litter_that_is_taken_as_data_is_an_object_outside(watch: Watch) -> None:
+    for defaults in (True, False):
+        outside = Lister(watch(source={"exclude_defaults": defaults}).dataset).outside
+        outside.take(".DS_Store")
+        assert outside.objects == (0 if defaults else 1)
+
+
 def test_what_is_left_out_is_not_counted(watch: Watch) -> None:
     """Nor does it make a partition due, or another one."""
     watched = watch(source={"exclude": ["*.txt"]})
