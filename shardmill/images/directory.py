@@ -28,17 +28,26 @@ class Directory:
     """`<` or `>`, as struct writes it."""
     big: bool
     tags: Mapping[int, Tag] = field(default_factory=dict)
+    place: int = 0
+    """Where it stands in the data."""
+    is_whole: bool = False
+    """Whether all of its entries are in the data."""
 
     def values(self, tag: int, default: Sequence[int] = ()) -> tuple[int, ...]:
         """The integers of a tag; the default where it is missing or damaged."""
         raw, found = self.raw(tag), self.tags.get(tag)
-        if raw is None or found is None or found.type not in _CODES or not found.length:
+        if raw is None or found is None or not self.has_integers(tag):
             return tuple(default)
         return struct.unpack(f"{self.order}{found.length}{_CODES[found.type]}", raw)
 
     def value(self, tag: int, default: int) -> int:
         """The first of `values`."""
         return self.values(tag, (default,))[0]
+
+    def has_integers(self, tag: int) -> bool:
+        """Whether `values` finds some."""
+        found = self.tags.get(tag)
+        return bool(found and found.type in _CODES and found.length and self.raw(tag) is not None)
 
     def raw(self, tag: int) -> bytes | None:
         """The bytes of a tag's values; None where it is missing or damaged."""
@@ -67,7 +76,7 @@ class Directory:
         tags: dict[int, Tag] = {}
         for tag, *rest in struct.iter_unpack(self.order + entry, self.data[start:end]):
             tags.setdefault(tag, Tag(*rest))
-        return Directory(self.data, self.order, self.big, tags)
+        return Directory(self.data, self.order, self.big, tags, place, end == start + wide * count)
 
 
 def read_directory(data: bytes) -> Directory:

@@ -13,8 +13,9 @@ from PIL import Image, TiffImagePlugin
 
 from shardmill.errors import Rejected
 from shardmill.images import reasons
-from shardmill.images.directory import Directory, Tag, read_directory
+from shardmill.images.directory import Directory, read_directory
 from shardmill.images.opened import Opened, corrupt
+from shardmill.images.pieces import Pieces, find_pieces
 from shardmill.images.scale import eight_bits
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
@@ -26,6 +27,8 @@ _OF_PIXELS = {
     *(_STRIP_BYTES, _PLANAR, _PREDICTOR, _COLOUR_MAP, _TILE_OFFSETS, _TILE_BYTES, _EXTRA, _FORMAT, _SUBSAMPLING),
     *(292, 293, 322, 323, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 531, 532),
 }
+_LONG, _VERSION = 4, 42
+_NO_INTEGERS = {347, 529, 532}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIELAB", 32803: "raw"}
 _KINDS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
@@ -62,6 +65,11 @@ def _read_directory(data: bytes) -> Directory:
         directory = read_directory(data)
     except ValueError as error:
         raise Rejected(reasons.CORRUPT_IMAGE, "the TIFF's directory is not in the file") from error
+    if not directory.is_whole:
+        raise Rejected(reasons.CORRUPT_IMAGE, "the TIFF's directory is cut off")
+    for tag in sorted(_OF_PIXELS & directory.tags.keys()):
+        if not (directory.raw(tag) if tag in _NO_INTEGERS else directory.has_integers(tag)):
+            raise Rejected(reasons.CORRUPT_IMAGE, f"tag {tag} of the TIFF's directory is damaged or cut off")
     if not directory.values(_WIDTH) or not directory.values(_LENGTH):
         raise Rejected(reasons.CORRUPT_IMAGE, "the TIFF's directory names no size")
     return directory
@@ -95,7 +103,7 @@ def _check(directory: Directory, photometric: int, samples: int, bits: tuple[int
 
 
 def _load(directory: Directory, photometric: int, bits: tuple[int, ...]) -> Image.Image:
-    changes: dict[int, Sequence[int] | None] = {}
+    changes = dict(find_pieces(directory).tags)
     inverted = photometric == _WHITE_IS_ZERO and bits == (16,)
     if inverted:
         changes[_PHOTOMETRIC] = [_BLACK_IS_ZERO]
@@ -131,7 +139,8 @@ def _load_planes(directory: Directory, samples: int, photometric: int) -> Image.
     associated = extra[:1] == (1,)
     if has_alpha and (photometric == _CMYK or (photometric == _WHITE_IS_ZERO and associated)):
         raise Rejected(reasons.UNSUPPORTED_PIXELS, f"{name} with transparency")
-    planes = [_plane(directory, number, samples) for number in range(colours + has_alpha)]
+    pieces = find_pieces(directory)
+    planes = [_plane(directory, pieces, number) for number in range(colours + has_alpha)]
     if photometric == _WHITE_IS_ZERO:
         planes[0] = planes[0].point(lambda value: 255 - value)
     if not has_alpha:
@@ -141,45 +150,40 @@ def _load_planes(directory: Directory, samples: int, photometric: int) -> Image.
     return Image.merge("RGBa" if associated else "RGBA", planes)
 
 
-def _plane(directory: Directory, number: int, samples: int) -> Image.Image:
-    bits = (directory.values(_BITS, (1,)) * samples)[number]
-    offsets, counts = (
-        (_STRIP_OFFSETS, _STRIP_BYTES) if _STRIP_OFFSETS in directory.tags else (_TILE_OFFSETS, _TILE_BYTES)
-    )
+def _plane(directory: Directory, pieces: Pieces, number: int) -> Image.Image:
+    bits = (directory.values(_BITS, (1,)) * pieces.planes)[number]
     changes: dict[int, Sequence[int] | None] = {
-        _SAMPLES: [1], _BITS: [bits], _PHOTOMETRIC: [_BLACK_IS_ZERO], _PLANAR: [1], _EXTRA: None, _FORMAT: None
-    }  # fmt: skip
-    for tag in (offsets, counts):
-        values = directory.values(tag)
-        pieces = len(values) // samples
-        if not pieces:
-            raise Rejected(reasons.CORRUPT_IMAGE, "the TIFF's directory does not say where each plane is")
-        changes[tag] = values[number * pieces : (number + 1) * pieces]
+        **pieces.plane(number).tags,
+        _SAMPLES: [1],
+        _BITS: [bits],
+        _PHOTOMETRIC: [_BLACK_IS_ZERO],
+        _PLANAR: [1],
+        _EXTRA: None,
+        _FORMAT: None,
+    }
     return eight_bits(_read(directory, changes, (bits,)), bits)
 
 
 def _rewritten(file: Directory, changes: Mapping[int, Sequence[int] | None]) -> bytes:
-    """The file with a directory of the tags of pixels alone, some of them changed or left out."""
-    word, width, code = ("Q", 8, 16) if file.big else ("I", 4, 4)
-    entries = {tag: entry for tag, entry in file.tags.items() if tag in _OF_PIXELS and tag not in changes}
-    start = len(file.data) + len(file.data) % 2
-    count = len(entries) + sum(values is not None for values in changes.values())
-    at = start + (8 + 20 * count + 8 if file.big else 2 + 12 * count + 4)
-    behind = b""
-    for tag, values in changes.items():
+    """The file with a directory of the tags of pixels alone, some of them changed or left out; a BigTIFF as a TIFF."""
+    tags: dict[int, tuple[int, int, bytes]] = {}
+    for tag in _OF_PIXELS & (file.tags.keys() | changes.keys()):
+        values = changes.get(tag) if tag in changes else None if tag in _NO_INTEGERS else file.values(tag)
         if values is not None:
-            packed = struct.pack(f"{file.order}{len(values)}{word}", *values)
-            if len(packed) > width:
-                place = struct.pack(file.order + word, at + len(behind))
-                behind += packed
-                packed = place
-            entries[tag] = Tag(code, len(values), packed)
-    directory = struct.pack(file.order + ("Q" if file.big else "H"), count)
-    for tag, entry in sorted(entries.items()):
-        directory += struct.pack(f"{file.order}HH{word}", tag, entry.type, entry.length) + entry.value.ljust(
-            width, b"\0"
-        )
-    place = struct.pack(file.order + word, start)
-    head = file.data[:8] + place if file.big else file.data[:4] + place
+            if max(values) >= 1 << 32:
+                raise Rejected(reasons.UNSUPPORTED_PIXELS, "a BigTIFF that needs 64 bits")
+            tags[tag] = (_LONG, len(values), struct.pack(f"{file.order}{len(values)}I", *values))
+        elif tag not in changes:
+            tags[tag] = (file.tags[tag].type, file.tags[tag].length, file.raw(tag) or b"")
+    start = len(file.data) + len(file.data) % 2
+    at = start + 2 + 12 * len(tags) + 4
+    directory, behind = [struct.pack(file.order + "H", len(tags))], b""
+    for tag, (code, length, content) in sorted(tags.items()):
+        if len(content) > 4:
+            place = struct.pack(file.order + "I", at + len(behind))
+            behind += content + bytes(len(content) % 2)
+            content = place
+        directory.append(struct.pack(file.order + "HHI", tag, code, length) + content.ljust(4, b"\0"))
+    head = file.data[:2] + struct.pack(file.order + "HI", _VERSION, start)
     rest = memoryview(file.data)[len(head) :]
-    return b"".join([head, rest, bytes(start - len(file.data)), directory, bytes(width), behind])
+    return b"".join([head, rest, bytes(start - len(file.data)), *directory, bytes(4), behind])

@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from shardmill.errors import Rejected
 from shardmill.images import decode_image, decode_mask, reasons, verify_image
-from shardmill.images.jpeg import MAX_SCANS
+from shardmill.images.scans import MAX_SCANS
 from tests.pictures import ADOBE_RGB, FORMATS, chunk, grey_profile, save, smooth, with_chunks, with_segment
 
 # pytest takes away the filter that the module sets at import.

@@ -221,8 +221,6 @@ def test_truncation_is_refused_anywhere(suffix: str) -> None:
     noise = Image.fromarray(RNG.integers(0, 256, (24, 24, 3), dtype=np.uint8))
     data = save(noise, FORMATS[suffix])
     end = len(data) - {"gif": 2, "png": 24}.get(suffix, 1)  # checksums and trailers hold no pixels
-    if suffix == "tiff":
-        return  # Pillow puts the directory last, the property below covers it
     for length in {*range(1, end, max(1, end // 60)), end - 1}:
         assert reason_of(verify_image, data[:length], suffix) in (reasons.CORRUPT_IMAGE, reasons.NOT_AN_IMAGE)
         assert reason_of(decode_image, data[:length], suffix) in (reasons.CORRUPT_IMAGE, reasons.NOT_AN_IMAGE)
