@@ -1,7 +1,7 @@
 """Images: bytes to pixels and back, and the reasons for refusing them."""
 
 from shardmill.images.budget import MAX_PIXELS, in_work
-from shardmill.images.decode import decode_image, decode_mask, verify_head, verify_image
+from shardmill.images.decode import decode_image, decode_mask, shows_as_stored, verify_head, verify_image
 from shardmill.images.encode import encode_image
 from shardmill.images.formats import LONGEST_HEAD
 
@@ -12,6 +12,7 @@ __all__ = [
     "decode_mask",
     "encode_image",
     "in_work",
+    "shows_as_stored",
     "verify_head",
     "verify_image",
 ]

@@ -64,6 +64,12 @@ def convert_pixels(pixels: npt.NDArray[np.uint8], profile: bytes | None, grey: b
             pixels[top : top + rows] = np.asarray(convert(Image.fromarray(np.ascontiguousarray(strip))))
 
 
+def is_srgb(profile: bytes | None) -> bool:
+    """Whether colours in this profile are those of sRGB, or count as such."""
+    mode = {b"GRAY": "L", b"RGB ": "RGB"}.get((profile or b"")[16:20])
+    return mode is None or _conversion(profile, mode) is None
+
+
 def _strip_to_rgb(image: Image.Image, profile: bytes | None, bits: int) -> Image.Image:
     transparent = image.info.get("transparency")
     alpha = None

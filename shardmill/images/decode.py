@@ -14,7 +14,7 @@ from PIL import Image
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import reasons
 from shardmill.images.budget import MAX_PIXELS, in_work
-from shardmill.images.colour import to_rgb
+from shardmill.images.colour import is_srgb, to_rgb
 from shardmill.images.formats import check_format
 from shardmill.images.gif import open_gif
 from shardmill.images.jpeg import open_jpeg
@@ -99,6 +99,18 @@ def verify_image(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> N
             image.check()
         else:
             image.load()
+
+
+def shows_as_stored(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> bool:
+    """Whether any viewer shows the file as `decode_image` does: upright, in sRGB, in grey or RGB. By its header.
+
+    Raises:
+        Rejected: As `decode_image`, as far as the header tells.
+    """
+    with in_work:
+        image = _open(data, component, max_pixels)
+        is_cmyk = _wanted(component) == "JPEG" and image.load_pixels is None
+        return image.orientation == 1 and not is_cmyk and is_srgb(image.profile)
 
 
 def verify_head(head: bytes, component: str) -> None:

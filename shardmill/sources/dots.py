@@ -75,6 +75,7 @@ def check_for_dots(manifest: Manifest, most: float, of_table: bool = False) -> N
             worst = max(worst, (key, [item.uri for item in group]), key=lambda each: len(each[1]))
     if torn <= most * manifest.objects:
         return
+    uris |= _images(manifest)
     key, found = worst[0], worst[1]
     so = f"{len(found)} objects would be one sample" if len(found) > 1 else f"{found[0]} would be a sample"
     raise ConfigurationError(
@@ -105,8 +106,15 @@ def several_in_one(manifest: Manifest, of_table: bool = False) -> str | None:
     return (
         f"{images:,} images are in {samples:,} samples of up to {len(worst)} images each, because a key ends at the "
         f"first dot: {worst[0]} and {worst[1]} are one sample. If each is a sample of its own: "
-        f"{_advice(worst, of_table)}"
+        f"{_advice([*worst, *_images(manifest).values()], of_table)}"
     )
+
+
+def _images(manifest: Manifest) -> dict[str, str]:
+    """Of each suffix of images one URI: a pattern for some suffixes alone would leave out the others."""
+    return {
+        uri.rpartition(".")[2].lower(): uri for name, uri in manifest.rows("component", "uri") if image_format(name)
+    }
 
 
 def _torn(components: Sequence[str]) -> list[str]:

@@ -188,6 +188,11 @@ def _names_of(component: str, patterns: Sequence[str]) -> tuple[str, ...]:
 def _compile(component: str, pattern: str) -> tuple[re.Pattern[str], str]:
     """What fits a pattern, and the suffix that it then has: `*` for any, empty if that is part of the key."""
     before, placeholder, after = pattern.partition("{key}")
+    if "{partition}" in before + after:
+        raise ConfigurationError(
+            f"the pattern of component {component!r} is {pattern!r}; patterns are of names below the partition's "
+            "folder, so {partition} belongs in the source's `uri` alone"
+        )
     if not placeholder or "{" in before + after:
         raise ConfigurationError(
             f"the pattern of component {component!r} is {pattern!r}; it needs {{key}} once, as in 'images/{{key}}.jpg'"

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from shardmill.errors import ConfigurationError, Rejected
-from shardmill.images import MAX_PIXELS, in_work
+from shardmill.images import MAX_PIXELS, in_work, shows_as_stored
 from shardmill.samples import IMAGE_FORMATS, EncodedSample, image_format
 from shardmill.torchvision_compat import import_torchvision
 from shardmill.transforms import reasons
@@ -127,7 +127,7 @@ class SampleTransform:
         _check_keys(sample.key, results)
 
         def encode(name: str, value: Any, written: str) -> bytes:
-            if isinstance(value, bytes) and image_format(name) == image_format(written):
+            if isinstance(value, bytes) and (name == written and not self._normalises(name, value)):
                 return value
             if isinstance(value, bytes):
                 value = decode_value(value, name, False, self._max_pixels)
@@ -161,6 +161,12 @@ class SampleTransform:
             both = " and ".join(name for name in names if names[name] == names[twice])
             raise Rejected(reasons.DUPLICATE_COMPONENT, f"{both} would both be {names[twice]}")
         return names
+
+    def _normalises(self, name: str, data: bytes) -> bool:
+        """Whether an image that no operation saw is written anew: in other colours than sRGB, or turned by a tag."""
+        if self._spec.format is None or image_format(name) is None or name in self._masks:
+            return False
+        return not shows_as_stored(data, name, self._max_pixels)
 
     def _is_mask(self, name: str, value: Any) -> bool:
         return name in self._masks or isinstance(value, import_torchvision().tv_tensors.Mask)

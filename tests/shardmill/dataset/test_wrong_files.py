@@ -41,6 +41,11 @@ WRONG = [
     ("source: {uri: 'raw/{partiton}'}", "source.uri", "has {partiton}; did you mean {partition}?"),
     ("source: {uri: 'raw/{partition}', table: t.csv}", "source", "give either `uri`"),
     ("source: {uri: 'raw/{partition}', components: {jpg: '*.jpg'}}", "source.components", "needs {key} once"),
+    (
+        "source: {uri: 'raw/{partition}', components: {jpg: 'raw/{partition}/{key}.jpg'}}",
+        "source.components",
+        "{partition} belongs in the source's `uri` alone",
+    ),
     ("partitions: a", "partitions", "must be a list, and is 'a'; write [a]"),
     ("partitions: []", "partitions", "must not be empty"),
     ("partitions: [a, a]", "partitions", "'a' is given twice"),

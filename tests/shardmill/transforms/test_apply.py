@@ -18,6 +18,7 @@ from PIL import Image
 from shardmill.dataset import load_dataset
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import decode_image, decode_mask, encode_image
+from shardmill.images.primaries import ADOBE_RGB
 from shardmill.samples import EncodedSample
 from shardmill.transforms import DecodedSample, Operation, SampleTransform, TransformSpec, build_transform, reasons
 from shardmill.transforms.sample import seeded_generator
@@ -120,6 +121,24 @@ def test_every_image_is_written_in_one_format_under_its_suffix() -> None:
     }
     assert result.components["photo.jpg"] == encode_image(PIXELS, "jpg", quality=80)
     assert Image.open(io.BytesIO(result.components["thumb.jpg"])).format == "JPEG"
+
+
+@pytest.mark.parametrize("kind", ["cmyk", "turned", "profile"])
+def test_an_image_that_viewers_show_otherwise_than_it_is_stored_is_written_anew(kind: str) -> None:
+    """Also where it has the format already and no operation sees it."""
+    image, options = Image.fromarray(PIXELS), dict[str, Any]()
+    if kind == "cmyk":
+        image = image.convert("CMYK")
+    elif kind == "turned":
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    else:
+        options["icc_profile"] = ADOBE_RGB
+    image.save(file := io.BytesIO(), "JPEG", **options)
+    sample = EncodedSample("k", {"jpg": file.getvalue()})
+    assert only(transform()(sample)).components["jpg"] == file.getvalue()
+    data = only(transform(format="jpg")(sample)).components["jpg"]
+    assert data == encode_image(decode_image(file.getvalue(), "jpg"), "jpg", quality=95)
 
 
 def test_an_operation_sees_an_image_under_the_name_that_it_had() -> None:
