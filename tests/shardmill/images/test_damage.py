@@ -6,6 +6,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
@@ -336,3 +337,26 @@ def test_thin_images_keep_their_shape(size: tuple[int, int]) -> None:
         assert decode_image(data, suffix).shape == (size[1], size[0], 3)
         if mode == "L":
             assert decode_mask(data, suffix).shape == (size[1], size[0])
+
+
+def test_every_stage_takes_what_packing_took_and_nothing_else(tmp_path: Path, make_dataset, run_chain) -> None:
+    """The corpus as it is, and damaged: transforming and embedding reject nothing."""
+    random = np.random.default_rng(7)
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for suffix, files in CORPUS.items():
+        for number, sound in enumerate(files):
+            (raw / f"{suffix}{number}.{suffix}").write_bytes(sound)
+            for turn in range(3):
+                damaged = bytearray(sound)
+                for at in random.integers(0, len(sound), 3):
+                    damaged[at] ^= 1 << int(random.integers(8))
+                (raw / f"{suffix}{number}-{turn}.{suffix}").write_bytes(damaged)
+    transform = {"operations": [{"operation": "Resize", "arguments": {"size": [16, 16]}}], "format": "png"}
+    dataset = make_dataset(raw, tmp_path / "root", transform=transform, max_reject_ratio=1.0)
+    made = run_chain(dataset, last="embeddings")
+    packed = made["webdataset_shards"].commit
+    assert packed.total_rejects > 10
+    assert packed.total_samples >= sum(map(len, CORPUS.values()))
+    for asset in ("transformed_shards", "embeddings"):
+        assert (made[asset].commit.total_rejects, made[asset].commit.total_samples) == (0, packed.total_samples)
