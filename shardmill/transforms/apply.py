@@ -123,6 +123,9 @@ class SampleTransform:
             for each in results:
                 with SeededRandomness(each.generator, bounds.check):
                     made += step(each)
+            for each in made:
+                for value in each.components.values():
+                    bounds.check_result(value)
             results = made
         _check_keys(sample.key, results)
 

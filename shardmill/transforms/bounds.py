@@ -14,6 +14,8 @@ from shardmill.errors import Rejected
 from shardmill.images import reasons
 
 _Size = tuple[int, ...]
+_SCRATCH = 2.5
+"""An operation may work on so many times the pixels of the largest image: borders that it cuts off again, grids."""
 
 
 class PixelBounds:
@@ -36,11 +38,23 @@ class PixelBounds:
             height, width = size_of(*args, **kwargs)
         except (TypeError, ValueError, IndexError, AttributeError):  # not for an image; or torch will say what is wrong
             return
-        if height * width > self._max_pixels:
-            raise Rejected(
-                reasons.TOO_MANY_PIXELS,
-                f"{self._operation} would make {width} x {height}, the limit is {self._max_pixels}",
-            )
+        most = self._max_pixels if func is F.interpolate else _SCRATCH * self._max_pixels
+        if height * width > most:
+            raise self._refused(f"would make {width} x {height}" if width > 1 else f"would make {height} pixels")
+
+    def check_result(self, value: Any) -> None:
+        """Look at what the operation made of an image.
+
+        Raises:
+            Rejected: It has too many pixels.
+        """
+        if isinstance(value, torch.Tensor) and value.ndim >= 2:
+            height, width = value.shape[-2:]
+            if height * width > self._max_pixels:
+                raise self._refused(f"makes {width} x {height}")
+
+    def _refused(self, what: str) -> Rejected:
+        return Rejected(reasons.TOO_MANY_PIXELS, f"{self._operation} {what}, the limit is {self._max_pixels}")
 
 
 def _interpolated(input: torch.Tensor, size: Any = None, scale_factor: Any = None, *_: Any, **__: Any) -> _Size:

@@ -72,3 +72,29 @@ def test_what_fits_passes() -> None:
     spec = {"operations": [{"operation": "Resize", "arguments": {"size": [224, 224]}}]}
     (made,) = build_transform(TransformSpec.model_validate(spec))(LINE)
     assert made.key == "line"
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"operation": "GaussianBlur", "arguments": {"kernel_size": 3}},
+        {"operation": "ElasticTransform"},
+        {"operation": "RandomRotation", "arguments": {"degrees": 30}},
+        {"operation": "RandomAffine", "arguments": {"degrees": 10, "translate": [0.1, 0.1]}},
+        {"operation": "RandomCrop", "arguments": {"size": 50, "padding": 10}},
+    ],
+    ids=lambda value: value["operation"],
+)
+def test_an_operation_that_makes_no_larger_image_passes_at_the_limit(operation: dict[str, Any]) -> None:
+    """Whatever it works on meanwhile: borders, grids."""
+    sample = EncodedSample("key", {"png": encode_image(np.zeros((100, 100, 3), np.uint8), "png")})
+    spec = TransformSpec.model_validate({"operations": [operation]})
+    assert len(build_transform(spec, max_pixels=10_000)(sample)) == 1
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "symmetric"])
+def test_a_larger_image_is_refused_however_it_is_made(mode: str) -> None:
+    sample = EncodedSample("key", {"png": encode_image(np.zeros((100, 100, 3), np.uint8), "png")})
+    pad = {"operation": "Pad", "arguments": {"padding": 40, "padding_mode": mode}}
+    with pytest.raises(Rejected, match=r"Pad (would make|makes) 180 x 180, the limit is 10000"):
+        build_transform(TransformSpec.model_validate({"operations": [pad]}), max_pixels=10_000)(sample)
