@@ -98,7 +98,7 @@ def column_value(name: str, kind: str, cells: Sequence[Any]) -> Any:
             if all(_is_null(cell, kind) for cell in cells):
                 return None
             items = [item for cell in cells for item in _elements(cell)]
-            return [None if item is None else converted(item, match[1]) for item in items]
+            return [None if item is None or _lacks(item, match[1]) else converted(item, match[1]) for item in items]
         values = [converted(cell, kind) for cell in cells if not _is_null(cell, kind)]
     except (ValueError, OverflowError) as error:
         raise Rejected("value does not fit its column", f"column {name} is {kind}, and {error}") from None
@@ -133,7 +133,7 @@ def converted(cell: Any, kind: str) -> Any:
     if not isinstance(cell, str):
         _refuse(cell)
     try:
-        return _timestamp(cell) if kind == "timestamp" else date.fromisoformat(cell.strip())
+        return _timestamp(cell) if kind == "timestamp" else _date(cell)
     except (ValueError, OverflowError):
         raise ValueError(f"{_shown(cell)} is no ISO 8601 {'time' if kind == 'timestamp' else 'date'}") from None
 
@@ -176,6 +176,17 @@ def _timestamp(cell: str) -> datetime:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
+def _date(cell: str) -> date:
+    """A day; also its first moment without a zone, as pandas and spreadsheets write a day."""
+    text = cell.strip()
+    if len(text) <= len("2026-01-05"):
+        return date.fromisoformat(text)
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is not None or time.time() != datetime.min.time():
+        raise ValueError(text)
+    return time.date()
+
+
 def _elements(cell: Any) -> list[Any]:
     """The elements that a cell gives a list: those of a list, also of one in JSON as text, or itself."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):
@@ -187,7 +198,12 @@ def _elements(cell: Any) -> list[Any]:
 
 
 def _is_null(cell: Any, kind: str) -> bool:
-    return cell is None or (cell == "" and kind != "string")
+    return cell is None or _lacks(cell, kind) or (cell == "" and kind != "string")
+
+
+def _lacks(cell: Any, kind: str) -> bool:
+    """Whether a cell is NaN where no number with a point can be: what pandas writes to JSON for a value it lacks."""
+    return _is_nan(cell) and kind not in _FLOATS
 
 
 def _is_nan(value: Any) -> bool:

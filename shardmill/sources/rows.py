@@ -56,6 +56,8 @@ class TableSource:
     def rows(self, storage: Storage, needed: Collection[str]) -> Iterator[tuple[Sequence[str], Iterator[Row]]]:
         """The table's columns and its rows, one after the other. Every row has a value in each column of `needed`.
 
+        Text there has no blanks around it, and bytes are UTF-8.
+
         Raises:
             ConfigurationError: Also while the rows are read: the table is not there or cannot be read, or lacks a
                 column or a value that is needed.
@@ -85,10 +87,23 @@ class TableSource:
 
     def _complete(self, rows: Iterator[Row], needed: Collection[str]) -> Iterator[Row]:
         for row in rows:
-            for name in needed:
-                if row.cells[name] in (None, ""):
-                    raise ConfigurationError(f"{self.uri}: {row.place} has no {name}")
-            yield row
+            said = {name: self._said(row, name) for name in needed}
+            yield row._replace(cells={**row.cells, **said})
+
+    def _said(self, row: Row, name: str) -> Any:
+        """What a row says in a column that is needed."""
+        cell = row.cells[name]
+        if isinstance(cell, bytes):
+            try:
+                cell = cell.decode()
+            except UnicodeDecodeError:
+                raise ConfigurationError(
+                    f"{self.uri}: {row.place}: the column {name} holds bytes that are not UTF-8: give it as text"
+                ) from None
+        cell = cell.strip() if isinstance(cell, str) else cell
+        if cell in (None, ""):
+            raise ConfigurationError(f"{self.uri}: {row.place} has no {name}")
+        return cell
 
 
 def _parquet(stream: BinaryIO) -> tuple[Sequence[str], Iterator[Row]]:
@@ -129,7 +144,7 @@ def _csv(
     def rows() -> Iterator[Row]:
         number = 0
         for line, cells in records:
-            if not any(cells):
+            if not any(map(str.strip, cells)):
                 continue
             number += 1
             if len(cells) < len(columns) or any(cells[len(columns) :]):

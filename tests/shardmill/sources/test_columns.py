@@ -62,6 +62,8 @@ def test_whatever_fits_a_type_is_what_arrow_takes_and_the_rest_is_rejected(kind:
         ("timestamp", "2026-01-02T03:04:05Z", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
         ("timestamp", "2026-01-02T03:04:05+02:00", datetime(2026, 1, 2, 1, 4, 5, tzinfo=UTC)),
         ("date", "2026-01-02", date(2026, 1, 2)),
+        ("date", "2026-01-02 00:00:00", date(2026, 1, 2)),
+        ("date", "2026-01-02T00:00:00.000", date(2026, 1, 2)),
         ("list<string>", ["a", None], ["a", None]),
         ("list<string>", '["a", "b"]', ["a", "b"]),
         ("list<string>", "[unclear] a dog", ["[unclear] a dog"]),
@@ -96,6 +98,7 @@ def test_a_cell_that_fits(kind: str, cell: Any, value: Any) -> None:
         ("timestamp", "02.01.2026", "'02.01.2026' is no ISO 8601 time"),
         ("timestamp", "0001-01-01T00:00+02:00", "is no ISO 8601 time"),
         ("date", "2026-01-02T03:04:05", "is no ISO 8601 date"),
+        ("date", "2026-01-02T00:00:00Z", "is no ISO 8601 date"),
         ("list<int64>", ["a"], "'a' is not"),
         ("string", "\ud800", "surrogates not allowed"),
     ],
@@ -112,6 +115,13 @@ def test_no_cell_and_empty_cells_are_null(kind: str) -> None:
     assert column_value("c", kind, [None, None]) is None
     if kind != "string":
         assert column_value("c", kind, ["", None]) is None
+
+
+@pytest.mark.parametrize("kind", ["string", "int64", "bool", "date"])
+def test_what_json_has_as_nan_is_null_where_there_is_none(kind: str) -> None:
+    assert column_value("c", kind, [math.nan]) is None
+    assert column_value("c", f"list<{kind}>", [[math.nan, None]]) == [None, None]
+    assert column_value("c", "string", ["NaN"]) == "NaN"
 
 
 def test_rows_of_a_sample_agree_or_are_all_there() -> None:

@@ -190,6 +190,28 @@ def test_a_run_says_of_how_many_images_a_sample_is_where_each_may_be_one(
     assert str(made["raw_images"].commit.shards[0].summary["names_with_dots"]).startswith(said)
 
 
+def test_blanks_around_uris_and_keys_and_rows_of_blanks_count_for_nothing(storage: Storage, write: Write) -> None:
+    write("tables/a.jpg")
+    uri = write("tables/t.csv", b"uri , id,note\n a.jpg\t, k ,  kept \n  , ,\n")
+    manifest = listed(SourceSpec(table=uri, key_column="id"), storage)
+    assert [(item.key, item.size, json.loads(item.metadata or "")) for item in manifest] == [
+        ("k", 4, {"note": "  kept "})
+    ]
+
+
+def test_bytes_in_a_column_of_uris_or_keys_are_utf8_or_refused_with_the_column(
+    storage: Storage, folder: str, tmp_path: Path, write: Write
+) -> None:
+    write("tables/é.jpg")
+    uri, file = f"{folder}/tables/t.parquet", tmp_path / "tables" / "t.parquet"
+    pq.write_table(pa.table({"uri": ["é.jpg".encode()], "id": [b"k"]}), file)
+    [item] = listed(SourceSpec(table=uri, key_column="id"), storage)
+    assert (item.key, item.size) == ("k", 4)
+    pq.write_table(pa.table({"uri": [b"\xff.jpg"]}), file)
+    with pytest.raises(ConfigurationError, match="row 1: the column uri holds bytes that are not UTF-8"):
+        listed(SourceSpec(table=uri), storage)
+
+
 def test_columns_may_have_other_names(storage: Storage, write: Write, table: Table) -> None:
     write("tables/1.jpg")
     write("tables/2.png")
