@@ -1,5 +1,6 @@
 """What the documentation promises of tests: each that it names exists."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -49,3 +50,27 @@ def test_the_docs_say_which_suffix_is_used_of_those_of_one_format() -> None:
         for other in re.findall(r"`(\w+)`", others)
     }
     assert said == dict(SUFFIX_ALIASES)
+
+
+def test_the_docs_name_every_reason_of_a_reject_and_no_other() -> None:
+    """Those that code raises `Rejected` with, by their words or by a constant."""
+    trees = {file: ast.parse(file.read_text()) for file in (REPOSITORY / "shardmill").rglob("*.py")}
+    constants: dict[str, str] = {}
+    reasons = set()
+    for file, tree in trees.items():
+        for node in tree.body:
+            value = node.value.value if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) else None
+            if isinstance(node, ast.Assign) and isinstance(value, str):
+                constants |= {name.id: value for name in node.targets if isinstance(name, ast.Name)}
+                reasons |= {value} if file.name == "reasons.py" else set()
+    for node in (node for tree in trees.values() for node in ast.walk(tree)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Rejected":
+            for given in ast.walk(node.args[0]):
+                if isinstance(given, ast.Constant) and isinstance(given.value, str):
+                    reasons.add(given.value)
+                elif isinstance(given, ast.Name | ast.Attribute):
+                    reasons.add(constants.get(given.id if isinstance(given, ast.Name) else given.attr, ""))
+    table = (REPOSITORY / "docs/datasets.md").read_text().partition("## Rejects")[2]
+    named = {reason for row in re.findall(r"^\| (.*?) \|", table, re.MULTILINE) for reason in row.split(", ")}
+    assert len(reasons) > 25
+    assert named - {"reason", "---"} == reasons - {""}

@@ -72,8 +72,8 @@ FOLDER_MARKER = "folder marker"
 class Excludes:
     """Which names are left out, and by which rule. Case is ignored.
 
-    As in `.gitignore`, a glob without a slash fits the last part of a name in any folder, one that ends with its only
-    slash fits all that is in folders of that name, and any other fits the whole name. `**` fits slashes, too.
+    A glob without a slash fits the last part of a name in any folder, one that ends with its only slash fits all that
+    is in folders of that name, and any other fits the whole name. `**` fits slashes, too.
     """
 
     def __init__(self, globs: Sequence[str] = (), defaults: bool = True) -> None:
