@@ -6,16 +6,17 @@ A warning that means lost pixels refuses the file; one about something else does
 import re
 from collections.abc import Mapping
 from functools import partial
+from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from shardmill.errors import Rejected
 from shardmill.images import reasons
 from shardmill.images.colour import convert_pixels
 from shardmill.images.exif import read_exif
-from shardmill.images.opened import Opened
+from shardmill.images.opened import Opened, corrupt
 from shardmill.images.primaries import ADOBE_RGB
 from shardmill.images.scans import check_scans, check_zeros, has_zeros
 from shardmill.images.segments import SOS, segments
@@ -32,6 +33,9 @@ _JFIF, _EXIF, _ICC, _ADOBE = 0xE0, 0xE1, 0xE2, 0xEE
 _PLAIN_JFIF = b"\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
 _LOST = re.compile("premature end|bad Huffman|bad arithmetic|found marker|Inconsistent progression", re.I)
 """What libjpeg warns of where pixels are lost. Other warnings may hide such a one: it tells the first only."""
+_SAMPLING = re.compile("determine subsampling", re.I)
+_END = b"\xff\xd9"
+_MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _FEW = 16
 
@@ -121,6 +125,8 @@ def _decode(data: bytes, colours: str, at_least: int = 0) -> npt.NDArray[np.uint
         return decode(data, True)
     except ValueError as error:
         _pass_on(error)
+        if _SAMPLING.search(str(error)):
+            return _decode_rare(_without_metadata(data), colours)
         if _LOST.search(str(error)):
             raise Rejected(reasons.CORRUPT_IMAGE, str(error)) from error
     lean = _without_metadata(data)
@@ -135,6 +141,19 @@ def _decode(data: bytes, colours: str, at_least: int = 0) -> npt.NDArray[np.uint
     except ValueError as error:
         _pass_on(error)
         raise Rejected(reasons.CORRUPT_IMAGE, str(error)) from error
+
+
+def _decode_rare(data: bytes, colours: str) -> npt.NDArray[np.uint8]:
+    """Decode sampling factors that TurboJPEG knows no name for, with Pillow, which passes over warnings."""
+    if data.find(_END) < 0:
+        raise Rejected(reasons.CORRUPT_IMAGE, "a JPEG without its end")
+    with corrupt():
+        image = JpegImagePlugin.JpegImageFile(BytesIO(data))
+        image.load()
+        pixels = np.array(image.convert(_MODES[colours]))
+    if colours == "CMYK":
+        return np.invert(pixels, out=pixels)
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def _pass_on(error: ValueError) -> None:
