@@ -47,7 +47,7 @@ def check_that_all_was_deleted(dataset: Dataset, partition: str, left_out: LeftO
     if source.table is not None:
         raise ConfigurationError(f"the table {folder} has no rows")
     patterns = " that fits the patterns of `components`" if source.components else ""
-    beside = f" ({described(left_out.by_rule)})" if left_out and left_out.objects else ""
+    beside = f", {described(left_out.by_rule)}" if left_out and left_out.objects else ""
     nothing = f"no object below {folder}/{patterns}{beside}: check the source's uri"
     if before is None and _is_window_among_others(dataset):
         return

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
-from shardmill.errors import ConfigurationError
+from shardmill.errors import ConfigurationError, UnreadableError
 from shardmill.shards.layout import SIDE
+from shardmill.sources.manifest import UNREADABLE
 from shardmill.storage import ObjectInfo, Storage, join_uri, relative_to
 from shardmill.tables import read_parquet
 
@@ -30,8 +31,18 @@ class Batch:
     """Of its objects, sorted."""
 
     def objects(self, storage: Storage) -> Iterator[ObjectInfo]:
-        """Those of its objects that are there now, as they are now. One request an object."""
-        found = bounded_map(storage.stat, self.uris, REQUESTS_AT_ONCE)
+        """Those of its objects that are there now, as they are now. One request an object.
+
+        One that cannot be looked at (a loop of links, a locked folder) has the version `UNREADABLE`.
+        """
+
+        def look_up(uri: str) -> ObjectInfo | None:
+            try:
+                return storage.stat(uri)
+            except UnreadableError:
+                return ObjectInfo(uri, 0, UNREADABLE, 0.0)
+
+        found = bounded_map(look_up, self.uris, REQUESTS_AT_ONCE)
         return (info for info in found if info is not None)
 
 

@@ -1,11 +1,13 @@
 """Batches: which objects were sealed together is written once."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from shardmill.errors import ConfigurationError, ConflictError
 from shardmill.partitions import batch_number, is_batch_key, read_batch, seal_batch, sealed_batches
+from shardmill.sources.manifest import UNREADABLE
 from shardmill.storage import ObjectInfo, Storage, join_uri
 from tests.servers.places import KINDS, Kind, NewPlace
 
@@ -43,6 +45,17 @@ def test_a_batch_holds_those_of_its_objects_that_are_there_now(storage: Storage,
     storage.delete(uris[1])
     write("c", b"other data")
     assert list(batch.objects(storage)) == [storage.stat(uris[0]), storage.stat(uris[2])]
+
+
+def test_an_object_that_cannot_be_looked_at_stays_in_its_batch_and_stops_no_other(
+    storage: Storage, folder: str, write: Write
+) -> None:
+    uris = [write("a"), write("b")]
+    batch = seal_batch(storage, folder, 1, [info for uri in uris if (info := storage.stat(uri))])
+    loop = Path(uris[0].removeprefix("file://"))
+    loop.unlink()
+    loop.symlink_to(loop.name)
+    assert list(batch.objects(storage)) == [ObjectInfo(uris[0], 0, UNREADABLE, 0.0), storage.stat(uris[1])]
 
 
 def test_a_batch_that_was_never_sealed_is_named_in_the_refusal(storage: Storage, folder: str) -> None:
