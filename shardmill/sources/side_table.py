@@ -32,8 +32,8 @@ def joined(
     A row belongs to the sample whose key stands in the key column, or to that of the object which is named there.
 
     Raises:
-        ConfigurationError: The table is not there or cannot be read, or lacks its key column or a key; none of its rows
-            belongs to a sample; or it has a column that the source's own table has, too.
+        ConfigurationError: The table is not there or cannot be read, or lacks its key column or a key; or it has a
+            column that the source's own table has, too.
     """
     names, column = SampleNames(source), metadata.key_column
     known = dict(manifest.rows("key", "columns"))
@@ -50,13 +50,13 @@ def joined(
                 others, example = others + 1, example or cell
             else:
                 found.setdefault(key, []).append(canonical({name: row.cells[name] for name in taken}))
-    if others and not found:
-        raise ConfigurationError(
-            f"none of the {number} rows of {uri} belongs to a sample of the partition: its column {column} says "
-            f"{example!r}, for example, and a sample's key is {next(iter(known))!r}. It has to hold keys, or names of "
-            "objects below the source's folder"
+    if others and known and not found:
+        logger.warning(
+            "none of the %d rows of %s belongs to a sample of the partition: its column %s says %r, for example, and a "
+            "sample's key is %r. It has to hold keys, or names of objects below the source's folder",
+            *(number, uri, column, example, next(iter(known))),
         )
-    if others and _PARTITION in metadata.table:  # a table for all has rows of other partitions
+    elif others and _PARTITION in metadata.table:  # a table for all has rows of other partitions
         logger.warning("%d of the %d rows of %s have the key of no sample of the partition", others, number, uri)
     merged = {}
     for key, own in known.items():

@@ -381,9 +381,9 @@ class Walk(RuleBasedStateMachine):
         try:
             cost, made = self.changing.run()
         except (ShardmillError, Killed):
+            instruments.mend()
             if not instruments.is_broken:
                 raise
-            instruments.mend()
             self._check_cost(instruments.taken())
             self._look_at_what_is_left(before)
         else:
