@@ -14,6 +14,7 @@ from PIL import Image, TiffImagePlugin
 from shardmill.errors import Rejected
 from shardmill.images import reasons
 from shardmill.images.directory import Directory, read_directory
+from shardmill.images.jpeg import open_jpeg
 from shardmill.images.opened import Opened, corrupt
 from shardmill.images.pieces import Pieces, find_pieces
 from shardmill.images.scale import eight_bits
@@ -22,13 +23,15 @@ _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _FILL_ORDER, _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS = 266, 273, 274, 277, 278
 _STRIP_BYTES, _PLANAR, _PREDICTOR, _COLOUR_MAP = 279, 284, 317, 320
 _TILE_OFFSETS, _TILE_BYTES, _EXTRA, _FORMAT, _SUBSAMPLING, _ICC = 324, 325, 338, 339, 530, 34675
+_JPEG_TABLES = 347
 _OF_PIXELS = {
+    _JPEG_TABLES,
     *(_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIP_OFFSETS, _SAMPLES, _ROWS),
     *(_STRIP_BYTES, _PLANAR, _PREDICTOR, _COLOUR_MAP, _TILE_OFFSETS, _TILE_BYTES, _EXTRA, _FORMAT, _SUBSAMPLING),
-    *(292, 293, 322, 323, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 531, 532),
+    *(292, 293, 322, 323, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 531, 532),
 }
 _LONG, _VERSION = 4, 42
-_NO_INTEGERS = {347, 529, 532}
+_NO_INTEGERS = {_JPEG_TABLES, 529, 532}
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIELAB", 32803: "raw"}
 _KINDS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
@@ -103,7 +106,9 @@ def _check(directory: Directory, photometric: int, samples: int, bits: tuple[int
 
 
 def _load(directory: Directory, photometric: int, bits: tuple[int, ...]) -> Image.Image:
-    changes = dict(find_pieces(directory).tags)
+    pieces = find_pieces(directory)
+    _check_jpegs(directory, pieces)
+    changes = dict(pieces.tags)
     inverted = photometric == _WHITE_IS_ZERO and bits == (16,)
     if inverted:
         changes[_PHOTOMETRIC] = [_BLACK_IS_ZERO]
@@ -112,6 +117,18 @@ def _load(directory: Directory, photometric: int, bits: tuple[int, ...]) -> Imag
         changes[_COLOUR_MAP] = [257 * value for value in colours]
     image = _read(directory, changes, bits)
     return Image.fromarray(np.invert(np.array(image).astype(np.uint16))) if inverted else image
+
+
+def _check_jpegs(directory: Directory, pieces: Pieces) -> None:
+    """Look for lost pixels in each strip or tile that is a JPEG: libtiff passes over what libjpeg warns of."""
+    if directory.value(_COMPRESSION, _RAW) != _JPEG:
+        return
+    tables = (directory.raw(_JPEG_TABLES) or b"").removesuffix(b"\xff\xd9")
+    for at, count in zip(pieces.offsets, pieces.counts, strict=True):
+        piece = directory.data[at : at + count]
+        check = open_jpeg(tables + piece[2:] if tables else piece).check
+        assert check is not None
+        check()
 
 
 def _read(directory: Directory, changes: Mapping[int, Sequence[int] | None], bits: tuple[int, ...]) -> Image.Image:
@@ -140,6 +157,7 @@ def _load_planes(directory: Directory, samples: int, photometric: int) -> Image.
     if has_alpha and (photometric == _CMYK or (photometric == _WHITE_IS_ZERO and associated)):
         raise Rejected(reasons.UNSUPPORTED_PIXELS, f"{name} with transparency")
     pieces = find_pieces(directory)
+    _check_jpegs(directory, pieces)
     planes = [_plane(directory, pieces, number) for number in range(colours + has_alpha)]
     if photometric == _WHITE_IS_ZERO:
         planes[0] = planes[0].point(lambda value: 255 - value)

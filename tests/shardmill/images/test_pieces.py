@@ -141,3 +141,26 @@ def test_strips_that_are_no_pixels_refuse_the_file() -> None:
 def test_a_bomb_is_called_one() -> None:
     with pytest.raises(Rejected, match=reasons.TOO_MANY_PIXELS):
         verify_image(with_entry(with_entry(STRIPS[None], 256, value=60_000, kind=4), 257, value=60_000, kind=4), "tif")
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": (64, 64)}, {"planarconfig": "separate"}], ids=str)
+def test_a_jpeg_in_a_tiff_that_lost_pixels_refuses_the_file(options: dict[str, Any]) -> None:
+    """In whichever strip or tile; libtiff only warns."""
+    noise = np.random.default_rng(3).integers(0, 256, (128, 128, 3), np.uint8)
+    if "planarconfig" in options:
+        noise = np.moveaxis(noise, -1, 0)
+    data = tiff(noise, compression="jpeg", photometric="rgb", **{"rowsperstrip": 64, **options})
+    verify_image(data, "tiff")
+    assert decode_image(data, "tiff").shape == (128, 128, 3)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        pieces = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    assert len(pieces) > 1
+    for at, count in pieces:
+        middle = at + count // 2
+        for damaged in (
+            data[:middle] + bytes(600) + data[middle + 600 :],
+            data[:middle] + b"\xff\xd9" + data[middle + 2 :],
+        ):
+            for function in (verify_image, decode_image):
+                assert refusal(function, damaged) == reasons.CORRUPT_IMAGE
