@@ -3,6 +3,8 @@
 A warning that means lost pixels refuses the file; one about something else does not. The rule stands in docs/images.md.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from functools import partial

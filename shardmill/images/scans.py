@@ -17,6 +17,8 @@ MAX_SCANS = 100
 _END_OF_DATA = re.compile(rb"\xff[^\0\xff\xd0-\xd7]", re.DOTALL)
 _COEFFICIENTS = 64
 _ZEROS = bytes(64)
+_STRIDE = 16
+"""Of so many zeros together, every 16th place of the data meets four."""
 _MANY = 16
 """Coefficients of a block. Fewer can be alike over many blocks."""
 _STANDARD = 0x01
@@ -66,7 +68,7 @@ def check_zeros(data: bytes, first_scan: int, progressive: bool) -> None:
     Raises:
         Rejected: They have.
     """
-    if data.find(_ZEROS, first_scan) < 0:
+    if data[first_scan::_STRIDE].find(bytes(len(_ZEROS) // _STRIDE)) < 0:  # a fraction of the time of a whole search
         return
     for scan in _scans(data, progressive):
         of_many = scan.first > 0 or not progressive
