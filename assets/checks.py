@@ -1,7 +1,8 @@
-"""Asset checks: nothing lost, shards readable, embeddings sound, neighbours of the same class."""
+"""Asset checks: nothing lost, shards readable, embeddings sound and of one model, neighbours of the same class."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -11,13 +12,14 @@ from assets.common import asset_key, partitions_of
 from resources.storage import StorageResource
 from shardmill.dataset import RAW, Dataset, DatasetSpec
 from shardmill.errors import SupersededError
-from shardmill.graph import PACKED, Asset, Graph, accounts_of
+from shardmill.graph import PACKED, Asset, Graph, accounts_of, look_at_models
 from shardmill.projection import same_class_rate
 from shardmill.projection.neighbours import MAXIMUM_ROWS
 from shardmill.shards.reader import ShardSet
 from shardmill.shards.scrub import ROUNDS, due_for_scrub, mark_as_sound
 from shardmill.shards.verify import read_with_webdataset
-from shardmill.stages.embed import EmbedStage, vectors_of
+from shardmill.stages.embed import EmbedStage
+from shardmill.stages.embedding_table import vectors_of
 
 _NO_PARTITION = "this check is made with a partition: materialize one, and it is looked at then"
 _TRIES = 5
@@ -27,11 +29,20 @@ _LISTED = 100
 Metadata = dict[str, Any]
 Verdict = Callable[[Dataset, Asset, str, ShardSet], tuple[bool, Metadata]]
 """From a dataset, an asset, a partition and its committed set to whether it passed, and the figures that say why."""
+Judge = Callable[[Dataset, Asset, Sequence[str]], tuple[bool, Metadata]]
+"""Likewise, on the partitions of a run."""
 
 
 def build_checks(spec: DatasetSpec, graph: Graph) -> list[dg.AssetChecksDefinition]:
     """The checks of one dataset's assets: what fits the inputs, the format and the stage of each."""
-    return [_check(spec, asset, *each) for asset in graph for each in _checks_of(spec, graph, asset)]
+    checks = []
+    for asset in graph:
+        for name, text, verdict in _checks_of(spec, graph, asset):
+            checks.append(_check(spec, asset, name, text, partial(_judge_each, verdict)))
+        if isinstance(asset.stage, EmbedStage):
+            text = "The vectors of all partitions come from one model, with the same weights and preprocessing."
+            checks.append(_check(spec, asset, "one_model", text, _one_model, dg.AssetCheckSeverity.WARN))
+    return checks
 
 
 def _checks_of(spec: DatasetSpec, graph: Graph, asset: Asset) -> Iterator[tuple[str, str, Verdict]]:
@@ -55,28 +66,41 @@ def _checks_of(spec: DatasetSpec, graph: Graph, asset: Asset) -> Iterator[tuple[
             yield "same_class_neighbours", text, _same_class
 
 
-def _check(spec: DatasetSpec, asset: Asset, name: str, description: str, verdict: Verdict) -> dg.AssetChecksDefinition:
+def _check(
+    spec: DatasetSpec,
+    asset: Asset,
+    name: str,
+    description: str,
+    judge: Judge,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> dg.AssetChecksDefinition:
     def check(context: dg.AssetCheckExecutionContext, storage: StorageResource) -> dg.AssetCheckResult:
         dataset = Dataset(spec, storage.open())
         try:
             partitions = list(context.op_execution_context.partition_keys)
         except dg.DagsterInvariantViolationError:  # Dagster has no result of a partitioned check for a run of none
             raise dg.Failure(_NO_PARTITION, allow_retries=False) from None
-        results = {partition: _verdict(verdict, dataset, asset, partition) for partition in partitions}
-        failed = {partition: found for partition, (good, found) in results.items() if not good}
-        if len(results) == 1:
-            ((_, metadata),) = results.values()
-        elif len(results) <= _LISTED:
-            metadata = {partition: found for partition, (_, found) in results.items()}
-        else:
-            metadata = {"partitions": len(results), "failed": len(failed), **dict(islice(failed.items(), _LISTED))}
-        return dg.AssetCheckResult(passed=not failed, metadata=metadata)
+        passed, metadata = judge(dataset, asset, partitions)
+        return dg.AssetCheckResult(passed=passed, metadata=metadata, severity=severity)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)  # partitioned checks are; the UI shows them well
         return dg.asset_check(
             asset=asset_key(spec, asset.name), name=name, description=description, partitions_def=partitions_of(spec)
         )(check)
+
+
+def _judge_each(verdict: Verdict, dataset: Dataset, asset: Asset, partitions: Sequence[str]) -> tuple[bool, Metadata]:
+    """Each partition for itself; the figures of several by partition."""
+    results = {partition: _verdict(verdict, dataset, asset, partition) for partition in partitions}
+    failed = {partition: found for partition, (good, found) in results.items() if not good}
+    if len(results) == 1:
+        ((_, metadata),) = results.values()
+    elif len(results) <= _LISTED:
+        metadata = {partition: found for partition, (_, found) in results.items()}
+    else:
+        metadata = {"partitions": len(results), "failed": len(failed), **dict(islice(failed.items(), _LISTED))}
+    return not failed, metadata
 
 
 def _verdict(verdict: Verdict, dataset: Dataset, asset: Asset, partition: str) -> tuple[bool, Metadata]:
@@ -180,3 +204,16 @@ def _same_class(dataset: Dataset, _asset: Asset, _partition: str, shards: ShardS
     rate = same_class_rate(np.concatenate(vectors), labels) if vectors else float("nan")
     threshold = dataset.spec.min_same_class_rate or 0.0
     return rate >= threshold, {"share with a neighbour of the same class": rate, "at least": threshold}
+
+
+def _one_model(dataset: Dataset, asset: Asset, partitions: Sequence[str]) -> tuple[bool, Metadata]:
+    """With others than those of the run: a model is changed partition by partition."""
+    models, looked = look_at_models(dataset, asset.name, partitions)
+    records = [
+        dg.TableRecord({"model": each.model, "partitions": len(each.partitions), "such as": each.partitions[0]})
+        for each in models
+    ]
+    figures: Metadata = {"models": len(models), "partitions looked at": looked}
+    if records:
+        figures["partitions by model"] = dg.MetadataValue.table(records)
+    return len(models) <= 1, figures

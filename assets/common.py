@@ -1,7 +1,7 @@
 """What all assets share: keys, partitions, options, and the plan for the partitions of a run."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, time, timedelta
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
@@ -56,7 +56,7 @@ def code_version(asset: Asset) -> str:
 
 
 def asset_options(spec: DatasetSpec, asset: Asset) -> dict[str, Any]:
-    """Arguments of `@dg.asset` that follow from the dataset and its graph.
+    """Options of an asset that follow from the dataset and its graph.
 
     What the dataset has once is shown with its partitions, too: a run of any of them makes it, or finds it there.
     """
@@ -121,25 +121,44 @@ class Plans(Protocol):
         """What a partition is to be, of what stands now: another run committed something meanwhile."""
 
 
-def planned_output(context: dg.AssetExecutionContext, plans: Plans) -> AnyOutput:
-    """The lazy set of every partition of the run, and the data version that it will have.
+Planned = dict[str, LazyShardSet | ShardmillError]
+"""By partition, what it is to be or why it cannot be made."""
 
-    The version is known beforehand: it is the digest of the fingerprints, which determine the bytes. A partition that
-    cannot be planned is left to the IO manager, which makes the others first.
-    """
-    planned: dict[str, LazyShardSet | ShardmillError] = {}
-    digests: dict[str, str] = {}
-    for partition in context.partition_keys:
+
+def plan_partitions(partitions: Iterable[str], plans: Plans) -> Planned:
+    """What each partition of a run is to be, or why it cannot be planned."""
+    planned: Planned = {}
+    for partition in partitions:
         try:
-            planned[partition] = lazy = plans.first(partition)
-            digests[partition] = lazy.digest
+            planned[partition] = plans.first(partition)
         except ShardmillError as error:
             planned[partition] = error
+    return planned
+
+
+def output_of(
+    context: dg.AssetExecutionContext,
+    name: str,
+    key: dg.AssetKey,
+    planned: Planned,
+    again: Callable[[str], LazyShardSet],
+    seconds: Mapping[str, float],
+) -> AnyOutput:
+    """An asset's lazy set of every partition of the run, and the data version that it will have.
+
+    The version is known beforehand: it is the digest of the fingerprints, which determine the bytes. A partition that
+    cannot be made is left to the IO manager, which writes the others first. `seconds` is what some took already.
+    """
+    digests = {partition: lazy.digest for partition, lazy in planned.items() if isinstance(lazy, LazyShardSet)}
 
     def describe(partition: str, metadata: Mapping[str, Any]) -> None:
-        context.add_asset_metadata(metadata, partition_key=partition)
+        context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
 
     (version,) = digests.values() if len(planned) == len(digests) == 1 else [fingerprint(partitions=digests)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # data_version is
-        return dg.Output(PlannedPartitions(planned, plans.again, describe), data_version=dg.DataVersion(version))
+        return dg.Output(
+            PlannedPartitions(planned, again, describe, seconds),
+            output_name=name,
+            data_version=dg.DataVersion(version),
+        )

@@ -14,7 +14,7 @@ _MEMORY_LABEL = "nvidia.com/gpu.memory"
 
 
 def gpu_options(gpu: GPUSpec) -> dict[str, Any]:
-    """Arguments of `@dg.asset` for an asset that needs GPUs."""
+    """Options of a step for an asset that needs GPUs."""
     tags: dict[str, Any] = {GPU_TAG: str(gpu.count)}
     if gpu.memory is not None:
         tags[f"{GPU_TAG}-memory"] = str(gpu.memory)

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import dagster as dg
@@ -10,6 +11,7 @@ import dagster as dg
 from assets.common import asset_key, partitions_of
 from resources.history import Point, draw_history
 from resources.storage import StorageResource
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.errors import ShardmillError
 from shardmill.graph import Graph, Planner, beside_partitions, why_stale
@@ -116,14 +118,19 @@ def _stale(planner: Planner, partitions: Sequence[str]) -> tuple[list[dg.TableRe
     """The first fifty that are stale, asset by asset, each with why; and how many partitions were looked at."""
     records: list[dg.TableRecord] = []
     end = time.monotonic() + _SECONDS
-    for number, partition in enumerate(reversed(partitions)):
-        if len(records) >= _LISTED or time.monotonic() > end:
-            return records, number
+
+    def look(partition: str) -> list[dg.TableRecord]:
         try:
-            for asset, why in why_stale(planner, partition):
-                records.append(dg.TableRecord({"partition": partition, "asset": asset, "why": why}))
+            found = list(why_stale(planner, partition))
         except ShardmillError as error:
-            records.append(dg.TableRecord({"partition": partition, "asset": "", "why": str(error)}))
+            found = [("", str(error))]
+        return [dg.TableRecord({"partition": partition, "asset": asset, "why": why}) for asset, why in found]
+
+    with closing(bounded_map(look, reversed(partitions), REQUESTS_AT_ONCE)) as looks:
+        for number, found in enumerate(looks, 1):
+            records += found
+            if len(records) >= _LISTED or time.monotonic() > end:
+                return records, number
     return records, len(partitions)
 
 

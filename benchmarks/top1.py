@@ -39,7 +39,7 @@ def main(given: Sequence[str] | None = None) -> None:
         for precision in arguments.precisions:
             spec = EmbedderSpec.model_validate({"runtime": runtime, "precision": precision})
             with build_runtime(embedder, spec) as running:
-                (vectors,) = running.embed([images])
+                vectors = np.stack(list(running.embed(images)))
             for dtype in ("float32", "float16"):
                 hits = predict(embedder, vectors.astype(dtype)) == classes
                 print(f"{runtime:10} {precision:10} {dtype:10} {hits.mean():.1%} ({hits.sum()})")

@@ -32,9 +32,9 @@ def backlog(
     """
     troubled: dict[str, Trouble] = {}
     busy: set[str] = set()
-    for asset in assets:
-        assert asset.partitions_def is not None
-        statuses = instance.get_status_by_partition(asset.key, keys, asset.partitions_def) or {}
+    for key, definition in ((key, asset.partitions_def) for asset in assets for key in asset.keys):
+        assert definition is not None
+        statuses = instance.get_status_by_partition(key, keys, definition) or {}
         for partition in keys:
             status = statuses.get(partition)
             if status is dg.AssetPartitionStatus.IN_PROGRESS:

@@ -1,8 +1,10 @@
 """What is committed without a run of Dagster's, by the command line or a script, shows as materialized."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -11,6 +13,7 @@ from assets.common import asset_key, code_version, partitions_of
 from orchestration.runs import partition_keys, under_way
 from resources.metadata import describe_shard_set
 from resources.storage import StorageResource
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import Dataset, DatasetSpec
 from shardmill.errors import ShardmillError
 from shardmill.graph import Asset, Graph, Planner, why_stale
@@ -68,44 +71,47 @@ def _look(
     planner: Planner, graph: Graph, instance: dg.DagsterInstance, since: float, busy: set[str]
 ) -> tuple[list[dg.AssetMaterialization], float]:
     """The events of commits since a moment that Dagster has not recorded; and the moment from which to go on."""
-    found = sorted(_commits(planner.dataset, graph), key=lambda commit: commit.modified)
+    commits = (commit for commit in _commits(planner.dataset, graph) if commit.modified >= since - _SLACK_SECONDS)
+    found = sorted(commits, key=lambda commit: commit.modified)
     end, cursor = time.monotonic() + _SECONDS, since
-    waiting = [
-        commit.modified for commit in found if commit.partition in busy and commit.modified >= since - _SLACK_SECONDS
-    ]
+    waiting = [commit.modified for commit in found if commit.partition in busy]
+    stale = cache(lambda partition: {asset for asset, _ in why_stale(planner, partition)})
+    found = [commit for commit in found if commit.partition not in busy]
     events = []
-    for commit in found:
-        if commit.modified < since - _SLACK_SECONDS or commit.partition in busy:
-            continue
-        if time.monotonic() > end:
-            break
-        event = _unreported(planner, commit, instance)
-        events += [event] if event else []
-        cursor = max(cursor, commit.modified)
+    with closing(bounded_map(lambda it: _unreported(planner, it, instance, stale), found, REQUESTS_AT_ONCE)) as asked:
+        for commit, event in zip(found, asked, strict=False):
+            events += [event] if event else []
+            cursor = max(cursor, commit.modified)
+            if time.monotonic() > end:
+                break
     return events, min([cursor, *waiting])
 
 
 def _commits(dataset: Dataset, graph: Graph) -> Iterator[_Commit]:
     """What a dataset has once is as new, for a partition, as that and what it is made of there are."""
-    stood = {asset.name: dataset.commits(asset.name) for asset in graph}
+    stood = {
+        asset.name: {partition: info.modified for partition, info in dataset.commits(asset.name).items()}
+        for asset in graph
+    }
     for asset in graph:
-        if asset.scope == "partition":
-            at = {partition: info.modified for partition, info in stood[asset.name].items()}
-        else:
-            once = [info.modified for info in stood[asset.name].values()]
+        at = stood[asset.name]
+        if asset.scope == "dataset":
+            once = at.values()
             before = stood[asset.inputs[0]] if once else {}
-            at = {partition: max(info.modified, *once) for partition, info in before.items()}
+            at = {partition: max(modified, *once) for partition, modified in before.items()}
         yield from (_Commit(asset, key, modified) for key, modified in at.items() if dataset.may_have(key))
 
 
-def _unreported(planner: Planner, commit: _Commit, instance: dg.DagsterInstance) -> dg.AssetMaterialization | None:
+def _unreported(
+    planner: Planner, commit: _Commit, instance: dg.DagsterInstance, stale: Callable[[str], Collection[str]]
+) -> dg.AssetMaterialization | None:
     dataset, asset = planner.dataset, commit.asset
     key = asset_key(dataset.spec, asset.name)
     try:
         shards = dataset.stored(asset.name, asset.place(commit.partition))
         if shards is None or shards.commit.digest == _recorded_digest(instance, key, commit.partition):
             return None
-        return _event(planner, commit, key, shards)
+        return _event(planner, commit, key, shards, commit.asset.name in stale(commit.partition))
     except ShardmillError:  # a run of it, or a check, says what is wrong
         return None
 
@@ -119,10 +125,12 @@ def _recorded_digest(instance: dg.DagsterInstance, key: dg.AssetKey, partition: 
     return None
 
 
-def _event(planner: Planner, commit: _Commit, key: dg.AssetKey, shards: ShardSet) -> dg.AssetMaterialization:
+def _event(
+    planner: Planner, commit: _Commit, key: dg.AssetKey, shards: ShardSet, is_stale: bool
+) -> dg.AssetMaterialization:
     ordered = sorted(shards.commit.shards, key=lambda entry: entry.start)  # as they were planned
     tags = {"dagster/data_version": fingerprint(shards=[entry.fingerprint for entry in ordered])}
-    if commit.asset.name not in dict(why_stale(planner, commit.partition)):
+    if not is_stale:
         tags["dagster/code_version"] = code_version(commit.asset)
     metadata: dict[str, Any]
     try:

@@ -10,7 +10,7 @@ import dagster as dg
 from orchestration.alerts import build_alert_sensors
 from orchestration.executors import choose_executor
 from orchestration.partial_failures import build_partial_failures_sensor
-from resources.engine import LocalEngineResource
+from resources.engine import EngineResource
 from resources.shard_set_io_manager import ShardSetIOManager
 from resources.storage import StorageResource
 
@@ -38,7 +38,7 @@ def build_defs(
             datasets = dg.ComponentTree.for_project(Path(__file__).parent).build_defs(Path())
     overrides = dict(resource_overrides or {})
     storage = overrides.pop("storage", None) or StorageResource.from_environment()
-    engine = overrides.pop("engine", None) or LocalEngineResource()
+    engine = overrides.pop("engine", None) or EngineResource.from_environment()
     resources = {
         "storage": storage,
         "engine": engine,

@@ -1,13 +1,12 @@
 """`python -m orchestration.materialize FILE`: every partition of a dataset that is not up to date, through Dagster.
 
 It does in one process what a backfill from the UI does: for a demonstration, a cron job, or a machine without the
-daemon. It ends with a table of what is stored.
+daemon. It ends with tables of what is stored, and of how fast each asset was made.
 """
 
 import sys
-import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,8 @@ from assets.common import partitions_of
 from orchestration.component import dataset_definitions
 from orchestration.definitions import build_defs
 from resources.storage import StorageResource
-from shardmill.dataset import RAW, Dataset, load_dataset
+from shardmill.concurrency import usable_cores
+from shardmill.dataset import Dataset, load_dataset
 from shardmill.errors import ShardmillError
 from shardmill.graph import Planner, build_graph, states
 
@@ -40,7 +40,9 @@ def main(file: Path) -> int:
                 for partition in _add(dataset, instance)
                 if not _is_up_to_date(planner, partition)
             }
-        console.print(_table(dataset, runs))
+        console.print(_table(dataset))
+        if runs:
+            console.print(_rates(runs.values()))
     except (ShardmillError, dg.DagsterError) as error:
         console.print(f"[red]error:[/] {escape(str(error))}")
         return 1
@@ -59,10 +61,11 @@ def main(file: Path) -> int:
 class _Run:
     """What came of one partition's run."""
 
-    seconds: float
     failures: list[str]
     """Why it failed; empty if it succeeded."""
     failed_checks: list[str]
+    paces: dict[str, tuple[int, float]]
+    """By asset: the samples that were computed, and the seconds that it took."""
 
 
 def _add(dataset: Dataset, instance: dg.DagsterInstance) -> list[str]:
@@ -85,14 +88,22 @@ def _materialize(dataset: Dataset, partition: str, instance: dg.DagsterInstance)
     console.print(f"{partition}: materializing …")
     job = build_defs(dataset_definitions(dataset.spec)).resolve_job_def(f"{dataset.spec.name}_job")
     logs = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
-    started = time.monotonic()
     result = job.execute_in_process(run_config=logs, partition_key=partition, instance=instance, raise_on_error=False)
     checks = [each for each in result.get_asset_check_evaluations() if not each.passed]
     return _Run(
-        time.monotonic() - started,
         [] if result.success else _failures(result),
         [f"{check.asset_key.to_user_string()}:{check.check_name}" for check in checks],
+        dict(_paces(result)),
     )
+
+
+def _paces(result: dg.ExecuteInProcessResult) -> Iterator[tuple[str, tuple[int, float]]]:
+    """As the metadata of its materializations say them."""
+    for event in result.get_asset_materialization_events():
+        key, metadata = event.asset_key, event.materialization.metadata
+        if key is not None and "samples computed" in metadata:
+            found = metadata["samples computed"].value, metadata["seconds"].value
+            yield key.path[-1], (int(str(found[0])), float(str(found[1])))
 
 
 def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
@@ -106,11 +117,11 @@ def _failures(result: dg.ExecuteInProcessResult) -> list[str]:
     return reasons or ["its run, in the UI, says why"]
 
 
-def _table(dataset: Dataset, runs: Mapping[str, _Run]) -> Table:
-    """A row a partition: samples of each asset, what was rejected anywhere, and how fast this run was."""
+def _table(dataset: Dataset) -> Table:
+    """A row a partition: samples of each asset, and what was rejected anywhere."""
     assets = [asset for asset in build_graph(dataset.spec) if asset.scope == "partition"]
     names = (asset.name.replace("_", " ") for asset in assets)
-    table = Table("partition", *names, "bytes", Column("rejects by reason", no_wrap=True), "samples/s")
+    table = Table("partition", *names, "bytes", Column("rejects by reason", no_wrap=True))
     for partition in dataset.known_partitions():
         found = [dataset.stored(asset.name, partition) for asset in assets]
         stored = [shards.commit for shards in found if shards is not None]
@@ -118,16 +129,28 @@ def _table(dataset: Dataset, runs: Mapping[str, _Run]) -> Table:
         for commit in stored:
             for reason, count in commit.rejects_by_reason.items():
                 reasons[reason] = reasons.get(reason, 0) + count
-        run = runs.get(partition)
-        taken = run.seconds if run and not run.failures else None
-        raw = dataset.stored(RAW, partition)
         table.add_row(
             partition,
             *(f"{shards.commit.total_samples:,}" if shards else "" for shards in found),
             decimal(sum(commit.total_bytes for commit in stored)),
             "\n".join(f"{count} × {reason}" for reason, count in reasons.items()) or "none",
-            f"{raw.commit.total_samples / taken:.0f}" if raw and taken else "",
         )
+    return table
+
+
+def _rates(runs: Collection[_Run]) -> Table:
+    """A row an asset: how fast these runs made it, over all their partitions."""
+    numbers = ("samples computed", "seconds", "samples/s", "ms a sample")
+    table = Table(
+        "asset",
+        *(Column(number, justify="right") for number in numbers),
+        caption=f"wall time on {usable_cores()} cores; the start of models is in it",
+    )
+    for name in dict.fromkeys(name for run in runs for name in run.paces):
+        paces = [run.paces[name] for run in runs if name in run.paces]
+        samples, seconds = sum(samples for samples, _ in paces), sum(seconds for _, seconds in paces)
+        rate = (f"{samples / seconds:,.1f}", f"{seconds / samples * 1e3:.2f}") if samples and seconds else ("", "")
+        table.add_row(name.replace("_", " "), f"{samples:,}", f"{seconds:.1f}", *rate)
     return table
 
 

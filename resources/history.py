@@ -38,7 +38,8 @@ def draw_history(points: Mapping[str, Sequence[Point]]) -> bytes:
     above.legend(fontsize="small", ncols=len(points), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     below.set_ylabel("samples per second")
     below.set_xlabel("time of materialization, UTC")
-    below.set_yscale("log")  # the assets differ by orders of magnitude
+    if any(item.rate for items in points.values() for item in items):  # a logarithmic axis needs something to show
+        below.set_yscale("log")  # the assets differ by orders of magnitude
     locator = AutoDateLocator()  # type: ignore[no-untyped-call]
     below.xaxis.set_major_locator(locator)
     below.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from resources.engine import LocalEngineResource
+from resources.engine import EngineResource
 from resources.failures import failure, partial_failure
 from resources.metadata import describe_shard_set
 from resources.planned import PlannedPartitions
@@ -35,7 +35,7 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
     """Stores lazy shard sets and loads `ShardSet`s, at `<root>/<asset key>/<partition>`."""
 
     storage: dg.ResourceDependency[StorageResource]
-    engine: dg.ResourceDependency[LocalEngineResource]
+    engine: dg.ResourceDependency[EngineResource]
 
     def handle_output(self, context: dg.OutputContext, obj: PlannedPartitions | LazyShardSet) -> None:
         """Run, commit and describe each partition; a bare `LazyShardSet` is that of the run's one partition.
@@ -69,7 +69,8 @@ class ShardSetIOManager(dg.ConfigurableIOManager):
                 if len(obj.partitions) > 1:
                     context.log.error(f"{partition} failed: {error}")
             else:
-                self._describe(context, made, partition, time.monotonic() - started, obj)
+                seconds = time.monotonic() - started + obj.seconds.get(partition, 0.0)
+                self._describe(context, made, partition, seconds, obj)
 
     def load_input(self, context: dg.InputContext) -> ShardSet | dict[str, ShardSet | ShardmillError]:
         """The committed set, or a dict of those of several partitions.

@@ -83,6 +83,17 @@ class DeviceError(ShardmillError):
     """`nvidia-smi` is there, and fails to say which CUDA devices are; says what it said."""
 
 
+class ServerError(ShardmillError):
+    """A transform server cannot be reached, or refuses; names it, and says what it said."""
+
+    def __init__(self, message: str, status: int = 503) -> None:
+        super().__init__(message, status)  # both in `args`, so that it pickles
+        self.final = status in (400, 401, 403, 404, 405, 413)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class TooManyRejectsError(ShardmillError):
     """A partition's rejects exceed the dataset's `max_reject_ratio`; nothing was committed."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from shardmill.errors import ConfigurationError
@@ -38,6 +41,25 @@ def import_path(path: str) -> Any:
 
 
 _HOW = "Write it as package.module:callable, importable where shards are made"
+
+
+def line_of(error: Exception) -> str:
+    """` (file, line n, in function)`: where the first file outside of Shardmill ran last; nothing if none has.
+
+    So it is a line of the user's stage or function, not of what that calls.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+    if not frames:
+        return ""
+    last = [frame for frame in frames if frame.filename == frames[0].filename][-1]
+    return f" ({last.filename}, line {last.lineno}, in {last.name})"
+
+
+def _is_ours(file: str) -> bool:
+    return file == contextlib.__file__ or Path(file).is_relative_to(_PACKAGE)
+
+
+_PACKAGE = Path(__file__).parent
 
 
 class EndedError(Exception):

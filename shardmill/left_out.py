@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from shardmill.tables import read_parquet
+from shardmill.tables import read_parquet, table_digest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,11 +49,7 @@ class LeftOut:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over what the rows say, in any order, and not over how a version of Parquet writes them."""
-        digest = hashlib.sha256()
-        for batch in self.table.sort_by("uri").to_batches(max_chunksize=_TOGETHER):
-            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                digest.update(repr(row).encode())
-        return digest.hexdigest()
+        return table_digest(self.table.sort_by("uri"))
 
     def examples(self, rule: str, most: int) -> list[str]:
         """URIs of the first objects that a rule leaves out."""

@@ -24,7 +24,8 @@ class Progress:
     def __str__(self) -> str:
         share = f"{self.done:,} of {self.total:,} {self.unit}"
         left = "" if self.seconds_left is None else f", {format_duration(self.seconds_left)} left"
-        return f"{self.task}: {share}, {self.rate:,.0f} {self.unit}/s{left}"
+        digits = 1 if self.rate < 10 else 0  # a large model on a CPU makes less than one a second
+        return f"{self.task}: {share}, {self.rate:,.{digits}f} {self.unit}/s{left}"
 
 
 ProgressSink = Callable[[Progress], None]

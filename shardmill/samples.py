@@ -1,7 +1,7 @@
 """A sample: one key and its components, WebDataset's sense. Also what names of components mean."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 IMAGE_FORMATS: Mapping[str, str] = {
     "jpg": "JPEG",
@@ -47,9 +47,16 @@ def called_so(name: str, components: Collection[str]) -> str | None:
     return images[0] if len(images) == 1 else None
 
 
+def names_of(name: str) -> list[str]:
+    """All components that a name can stand for: itself, and images with a suffix more."""
+    return [name, *(f"{name}.{suffix}" for suffix in (*IMAGE_FORMATS, *SUFFIX_ALIASES))]
+
+
 @dataclass(frozen=True)
 class EncodedSample:
     """A sample as it stands in a shard: component name → bytes."""
 
     key: str
     components: Mapping[str, bytes]
+    is_checked: bool = field(default=True, compare=False)
+    """Whether somebody has decoded its images whole, as packing does: a part of one that is damaged may look sound."""

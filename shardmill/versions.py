@@ -4,7 +4,18 @@ import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-_PACKAGES = ("shardmill", "numpy", "openvino", "pillow", "pyarrow", "simplejpeg", "torch", "torchvision")
+_PACKAGES = (
+    "shardmill",
+    "numpy",
+    "open-clip-torch",
+    "openvino",
+    "pillow",
+    "pyarrow",
+    "simplejpeg",
+    "timm",
+    "torch",
+    "torchvision",
+)
 
 
 @cache

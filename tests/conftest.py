@@ -5,14 +5,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
 from hypothesis import HealthCheck, settings
 
+from shardmill.images import once
 from shardmill.storage import Storage
 
 # Several test processes share the cores: torch's own threads would only wait for each other.
@@ -22,7 +25,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.projects", "tests.small_embedder", "tests.servers.fixtures", "tests.servers.places"]
+pytest_plugins = [
+    "tests.projects",
+    "tests.small_embedder",
+    "tests.tiny_clip",
+    "tests.servers.fixtures",
+    "tests.servers.places",
+]
 
 # The same examples in every run: what fails here fails everywhere. No database in the working tree.
 settings.register_profile(
@@ -32,6 +41,7 @@ settings.load_profile("shardmill")
 
 LONGEST_FIRST = (
     "tests/deploy/test_endurance.py",
+    "tests/shardmill/engines/test_ray_nodes.py",
     "tests/shardmill/engines/test_kills.py",
     "tests/shardmill/graph/test_random_walks.py",
     "tests/orchestration/test_browser.py",
@@ -48,6 +58,7 @@ LONGEST_FIRST = (
     "tests/shardmill/stages/test_concurrent_runs.py",
     "tests/shardmill/test_passing_faults.py",
     "tests/shardmill/engines/test_local.py",
+    "tests/shardmill/loading/test_workers.py",
     "tests/deploy/test_instance.py",
 )
 """Modules that take longest: begun early, none is left for one process at the end."""
@@ -90,6 +101,20 @@ def storage() -> Storage:
 def folder(tmp_path: Path) -> str:
     """URI of an empty folder."""
     return f"file://{tmp_path}"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
+    """How often embedders had which image decoded."""
+    counts: Counter[bytes] = Counter()
+    given = once.decode_image
+
+    def count(data: bytes, *rest: Any) -> Any:
+        counts[data] += 1
+        return given(data, *rest)
+
+    monkeypatch.setattr(once, "decode_image", count)
+    return counts
 
 
 @pytest.fixture

@@ -35,6 +35,15 @@ def test_the_docs_use_the_public_surface_alone(repository: Path) -> None:
         assert set(found[1].split(", ")) <= set(shardmill.__all__), line
 
 
+def test_the_docs_show_the_example_of_a_stage_of_files_as_it_is() -> None:
+    page = (REPOSITORY / "docs/datasets.md").read_text()
+    example = (REPOSITORY / "examples/text_parts/parts.py").read_text()
+    assert f"```python\n{example}```" in page
+    assert len(example.splitlines()) <= 40
+    [declared] = re.findall(r"^ +- \{name: parts, .*$", page, re.MULTILINE)
+    assert declared in (REPOSITORY / "examples/text_parts/defs.yaml").read_text()
+
+
 def test_the_docs_name_every_kind_of_litter_and_no_other() -> None:
     page = (REPOSITORY / "docs/datasets.md").read_text()
     table = page.partition("Left out by default")[2].partition("`exclude_defaults")[0]

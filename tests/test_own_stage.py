@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dagster as dg
 import pyarrow as pa
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from orchestration.component import dataset_definitions
 from orchestration.definitions import build_defs
-from shardmill import DatasetSpec, open_shards
+from shardmill import DatasetSpec, FileStage, InputFile, OutputFile, open_shards
 from shardmill.cli import app
 from shardmill.errors import Rejected
 from shardmill.samples import EncodedSample
@@ -52,6 +52,17 @@ class Lines(SampleStage):
         return [EncodedSample(f"{sample.key}~{number}", {"txt": line}) for number, line in enumerate(lines)]
 
 
+class Words(FileStage):
+    """A file a word."""
+
+    name = "split"
+    columns: ClassVar = {"number": "int32"}
+
+    def process(self, file: InputFile) -> Iterator[OutputFile]:
+        for number, word in enumerate(file.data.split()):
+            yield OutputFile(f"{number}.txt", word, {"number": number})
+
+
 def halves(sample: DecodedSample) -> Iterator[DecodedSample]:
     """A custom transform: two samples of one."""
     words = sample.components["txt"].decode().split()
@@ -75,11 +86,12 @@ def file(tmp_path: Path) -> Path:
         "partitions": ["p"],
         "max_reject_ratio": 0.6,
         "transform": {"operations": [{"operation": f"{__name__}:halves"}]},
-        "stages": {
-            "word_counts": {"stage": f"{__name__}:WordCount", "arguments": {"least": 1}},
-            "single_lines": {"stage": f"{__name__}:Lines"},
-            "words_a_line": {"stage": f"{__name__}:WordCount", "of": "single_lines"},
-        },
+        "stages": [
+            {"name": "word_counts", "use": f"{__name__}:WordCount", "parameters": {"least": 1}},
+            {"name": "single_lines", "use": f"{__name__}:Lines"},
+            {"name": "parts", "use": f"{__name__}:Words"},
+            {"name": "words_a_line", "use": f"{__name__}:WordCount", "of": "single_lines"},
+        ],
     }
     path = tmp_path / "texts.yaml"
     path.write_text(yaml.safe_dump({"attributes": declared}))
@@ -102,6 +114,7 @@ def test_the_command_line_makes_lists_and_verifies_it(file: Path) -> None:
     table = open_shards(f"{file.parent}/root/texts/words_a_line/p").table()
     assert sum(table["words"].to_pylist()) == sum(len(text.split()) for text in TEXTS.values())
     assert table["key"].to_pylist().count("four~2") == 1
+    assert made["parts"]["samples"] == made["parts_metadata"]["samples"] == 10
     states = {row["asset"]: row["state"] for row in shardmill("partitions", file)}
     assert states == dict.fromkeys(made, "up to date")
     assert all(row["problems"] == [] for row in shardmill("verify", file))
@@ -127,6 +140,7 @@ def test_dagster_shows_it_as_an_asset_with_its_check(file: Path) -> None:
     specs = {spec.key.path[-1]: spec for spec in defs.resolve_all_asset_specs()}
     assert specs["word_counts"].description == "How many words each text has."
     assert [dep.asset_key.path[-1] for dep in specs["words_a_line"].deps] == ["single_lines"]
+    assert [dep.asset_key.path[-1] for dep in specs["parts_metadata"].deps] == ["parts"]
     with dg.instance_for_test() as instance:
         done = defs.resolve_job_def("texts_job").execute_in_process(partition_key="p", instance=instance)
         assert done.success
@@ -134,6 +148,7 @@ def test_dagster_shows_it_as_an_asset_with_its_check(file: Path) -> None:
             (each.asset_key.path[-1], each.check_name) for each in done.get_asset_check_evaluations() if each.passed
         }
         assert passed >= {("word_counts", "nothing_lost"), ("single_lines", "readable")}
+        assert passed >= {("parts", "nothing_lost"), ("parts", "readable"), ("parts_metadata", "nothing_lost")}
         [event] = [
             event for event in done.get_asset_materialization_events() if event.asset_key.path[-1] == "word_counts"
         ]

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from orchestration.component import dataset_definitions
 from orchestration.definitions import build_defs
-from resources.engine import LocalEngineResource
+from resources.engine import EngineResource
 from resources.storage import GCSCredentialsConfig, S3CredentialsConfig, StorageResource
 from shardmill.cli import app
 from shardmill.dataset import DatasetSpec
@@ -167,7 +167,7 @@ import json, os
 import dagster as dg
 from orchestration.component import dataset_definitions
 from orchestration.definitions import build_defs
-from resources.engine import LocalEngineResource
+from resources.engine import EngineResource
 from resources.storage import GCSCredentialsConfig, S3CredentialsConfig, StorageResource
 from shardmill.dataset import DatasetSpec
 
@@ -179,7 +179,7 @@ storage = StorageResource(
     gcs=[GCSCredentialsConfig(**named(each)) for each in declared["storage"] if each["prefix"].startswith("gs://")],
     s3=[S3CredentialsConfig(**named(each)) for each in declared["storage"] if each["prefix"].startswith("s3://")],
 )
-overrides = {"storage": storage, "engine": LocalEngineResource(workers=8)}
+overrides = {"storage": storage, "engine": EngineResource(workers=8)}
 datasets = [dataset_definitions(DatasetSpec.model_validate(each)) for each in declared["datasets"]]
 defs = build_defs(dg.Definitions.merge(*datasets), overrides)
 """
@@ -390,7 +390,7 @@ def test_failures_of_dagster_show_no_secret(
             job = dg.define_asset_job("chosen", dg.AssetSelection.assets(dg.AssetKey(["d", "raw_images"])))
             defs = build_defs(
                 dg.Definitions.merge(dataset_definitions(spec), dg.Definitions(jobs=[job])),
-                {"storage": resource, "engine": LocalEngineResource(workers=1)},
+                {"storage": resource, "engine": EngineResource(workers=1)},
             )
             result = defs.resolve_job_def("chosen").execute_in_process(
                 instance=instance, partition_key="p", raise_on_error=False

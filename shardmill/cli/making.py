@@ -26,11 +26,12 @@ def run(
     file: DatasetFile,
     partition: Partitions = None,
     credentials: CredentialsFile = None,
+    engine: Annotated[str, typer.Option(help="what runs it: local, or another's name[://address]")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="threads in all; default: one a core")] = None,
     as_json: Json = False,
 ) -> None:
     """Bring partitions up to date. Shards that stand are not made again; if one partition fails, the others follow."""
-    from shardmill.engines import LocalEngine
+    from shardmill.engines import choose_engine
     from shardmill.graph import Planner
 
     output, failed = Output(as_json), 0
@@ -39,11 +40,11 @@ def run(
     with output.readable_errors():
         planner = Planner(open_dataset(file, credentials))
         keys = chosen(planner.dataset, partition)
-        with LocalEngine(workers, output.say) as engine:
+        with choose_engine(engine, workers, output.say) as opened:
             for key in keys:
                 started = time.monotonic()
                 try:
-                    _run_one(planner, key, engine, output)
+                    _run_one(planner, key, opened, output)
                 except ShardmillError as error:
                     failed += 1
                     output.error(f"{key}: {error}" if len(keys) > 1 else error, partition=key)
@@ -68,9 +69,10 @@ def _run_one(planner: Planner, partition: str, engine: Any, output: Output) -> N
             commit = commits[asset] = shards.commit
             reasons = ", ".join(f"{count} × {reason}" for reason, count in commit.rejects_by_reason.items())
             rejects = f", {commit.total_rejects} rejects ({reasons})" if commit.total_rejects else ""
+            filtered = f", {commit.total_filtered:,} filtered" if commit.total_filtered else ""
             output.result(
                 f"{partition} {asset}: {commit.total_samples:,} samples, {len(commit.shards)} shards "
-                f"({shards.made} made{_copied(shards)}), {decimal(commit.total_bytes)}{rejects}",
+                f"({shards.made} made{_copied(shards)}), {decimal(commit.total_bytes)}{filtered}{rejects}",
                 partition=shards.layout.name.rpartition("/")[2],
                 asset=asset,
                 **_figures(commit),
@@ -93,6 +95,7 @@ def _figures(commit: Commit) -> dict[str, Any]:
         "samples": commit.total_samples,
         "shards": len(commit.shards),
         "bytes": commit.total_bytes,
+        "filtered": commit.total_filtered,
         "rejects": commit.total_rejects,
         "rejects_by_reason": commit.rejects_by_reason,
         "digest": commit.digest,
@@ -139,6 +142,7 @@ def plan(
         taken = f", about {format_duration(total)} of work" if seconds and None not in seconds else ""
         output.say(f"{sum(state.to_make for state in found)} shards to make{taken}")
         _say_what_is_no_sample(planner, found, partition, output)
+        _say_where_models_differ(planner, found, output)
     if failed:
         raise typer.Exit(1)
 
@@ -175,6 +179,7 @@ def partitions(
             rows.append((cells, fields))
         output.records(header, rows)
         _say_what_is_no_sample(planner, found, partition, output)
+        _say_where_models_differ(planner, found, output)
     if failed:
         raise typer.Exit(1)
 
@@ -198,6 +203,19 @@ def _say_what_is_no_sample(
     beside = None if partitions else beside_partitions(planner.dataset)
     if beside:
         output.say(str(beside))
+
+
+def _say_where_models_differ(planner: Planner, found: list[AssetState], output: Output) -> None:
+    """Which tables hold vectors of several models, as they stand."""
+    from shardmill.graph import models_of
+    from shardmill.stages.embed import EmbedStage
+
+    for asset in planner.graph:
+        commits = {state.partition: state.commit for state in found if state.asset == asset.name and state.commit}
+        models = models_of(commits) if isinstance(asset.stage, EmbedStage) else []
+        if len(models) > 1:
+            parts = "; ".join(f"{len(each.partitions)} of {each.model}" for each in models)
+            output.say(f"warning: {asset.name} has partitions of {len(models)} models, not to be compared: {parts}")
 
 
 def _states(planner: Planner, partitions: list[str] | None, output: Output) -> tuple[list[AssetState], int]:

@@ -29,7 +29,7 @@ class Output:
 
         self._console.print(escape(text), soft_wrap=True)
 
-    def result(self, text: str, **fields: Any) -> None:
+    def result(self, text: str, /, **fields: Any) -> None:
         """A line for people, or its fields for scripts."""
         if self._json:
             typer.echo(_plain(fields))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 
 from shardmill.dataset.spec import DatasetSpec
+from shardmill.embedders import embed_text
 from shardmill.errors import ConfigurationError
 from shardmill.partitions import (
     PLACEHOLDER,
@@ -25,11 +28,19 @@ from shardmill.shards.layout import SIDE, Layout
 from shardmill.shards.reader import ShardSet
 from shardmill.sources import Excludes, Manifest, joined, list_source, manifest_of
 from shardmill.storage import ObjectInfo, Storage, absolute_uri, join_uri, relative_to
+from shardmill.transforms import SampleTransform, build_transform
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 RAW = "raw_images"
 """The asset that every other is made of: what the source holds."""
 WHOLE = "all"
 """Stands for the partition of an asset that the dataset has once."""
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,36 @@ class Dataset:
             return False
         return True
 
+    def transform(self, name: str | None = None) -> SampleTransform:
+        """The transform, or that of this name, as the stage applies it: for samples where they are read.
+
+        Raises:
+            ConfigurationError: There is none, or none of this name; an operation of it is wrong.
+        """
+        declared = self._declared("transform", self.spec.all_transforms, name)
+        return build_transform(declared.spec, max_pixels=self.spec.max_pixels, names=self.spec.names_in(declared))
+
+    def embed_text(self, texts: Sequence[str], embedder: str | None = None) -> NDArray[np.float32 | np.float16]:
+        """Vectors of texts, [len(texts), d], as the table of the embedder, or of that of this name, has its images'.
+
+        Raises:
+            ConfigurationError: There is none, or none of this name; its model embeds no text, or cannot be loaded.
+        """
+        declared = self._declared("embedder", self.spec.all_embedders, embedder)
+        return embed_text(declared.spec(cuda=False), texts, self.storage)
+
+    def _declared(self, kind: str, declared: Mapping[str, _T], name: str | None) -> _T:
+        """The one of this name; without a name, the one that has none."""
+        found = declared.get("" if name is None else f"_{name}")
+        if found is None:
+            names = ", ".join(suffix[1:] for suffix in declared if suffix)
+            has = f"its {kind}s are {names}" if names else "it has one, without a name" if declared else "it has none"
+            give = "; give the name of one" if names else ""
+            raise ConfigurationError(
+                f"{self.spec.name} has no {kind} {repr(name) if name else 'without a name'}: {has}{give}"
+            )
+        return found
+
     # What is stored.
 
     def stored(self, asset: str, partition: str) -> ShardSet | None:
@@ -138,13 +179,25 @@ class Dataset:
         """The partitions of an asset that may be committed, in order: those declared, or those whose commit stands."""
         if isinstance(self.spec.partitions, list):
             return self.spec.partitions
-        return sorted(name for name in self.commits(asset) if self.may_have(name))
+        return sorted(name for name, _ in self.listed_commits(asset))
 
     def commits(self, asset: str) -> dict[str, ObjectInfo]:
-        """The commits that stand of an asset, by partition, as a listing gives them."""
+        """The commits that stand of an asset, by partition, as a listing gives them.
+
+        That of what the dataset has once stands under `WHOLE`.
+        """
+        return dict(self._listed_commits(asset))
+
+    def listed_commits(self, asset: str) -> Iterator[tuple[str, ObjectInfo]]:
+        """The commits of partitions that the dataset may have, as far as the listing is asked for."""
+        return ((name, info) for name, info in self._listed_commits(asset) if self.may_have(name))
+
+    def _listed_commits(self, asset: str) -> Iterator[tuple[str, ObjectInfo]]:
         folder = join_uri(self.home, f"{SIDE}/{asset}")
-        found = ((relative_to(folder, info.uri).partition("/"), info) for info in self.storage.list(folder))
-        return {partition: info for (partition, _, name), info in found if name == "index.json"}
+        for info in self.storage.list(folder):
+            partition, _, name = relative_to(folder, info.uri).partition("/")
+            if name == "index.json":
+                yield partition, info
 
     def layout(self, asset: str, partition: str) -> Layout:
         """The places of an asset's partition.

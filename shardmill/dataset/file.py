@@ -15,7 +15,7 @@ from shardmill.spec import problems
 from shardmill.storage import Storage
 
 
-def load_dataset(file: Path, storage: Storage | None = None) -> Dataset:
+def load_dataset(file: str | Path, storage: Storage | None = None) -> Dataset:
     """The dataset that a YAML file declares: a Dagster component's `defs.yaml`, or its `attributes` alone.
 
     `{{ env.NAME }}`, `{{ env('NAME', 'default') }}` and `{{ context.project_root }}` (the nearest folder above the file
@@ -24,6 +24,7 @@ def load_dataset(file: Path, storage: Storage | None = None) -> Dataset:
     Raises:
         ConfigurationError: The file cannot be read, or declares no valid dataset.
     """
+    file = Path(file)
     try:
         text = YamlText(file.read_text("utf-8"), str(file))
     except OSError as error:

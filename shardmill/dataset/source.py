@@ -17,9 +17,7 @@ def read_manifest(raw: ShardSet) -> Manifest:
     Raises:
         CorruptionError: Its bytes are not those that were committed.
     """
-    if not raw.commit.shardlist:
-        return Manifest.from_objects([])
-    return Manifest(raw.pinned_here().table())
+    return Manifest.from_batches(raw.pinned_here().batches())
 
 
 def check_that_all_was_deleted(dataset: Dataset, partition: str, left_out: LeftOut | None = None) -> None:

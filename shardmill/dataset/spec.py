@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from shardmill.dataset.upkeep import BackfillSpec, SensorSpec
 from shardmill.devices import GPUField
 from shardmill.durations import DURATION, seconds_of
-from shardmill.embedders import EMBEDDERS, EmbedderSpec, unknown_model
+from shardmill.embedders import EmbedderSpec, check_model
+from shardmill.errors import ConfigurationError
 from shardmill.images import MAX_PIXELS
 from shardmill.partitions import BatchPartitions, PartitionsSpec, partitioning_of
 from shardmill.samples import image_format
@@ -78,12 +80,24 @@ class DeclaredEmbedder(EmbedderSpec):
 class StageSpec(Spec):
     """A stage of the user's own, as an asset."""
 
-    stage: Annotated[str, AfterValidator(_import_path)]
+    name: Named
+    """Of the asset."""
+    use: Annotated[str, AfterValidator(_import_path)]
     """`package.module:Class`, a `shardmill.Stage` over stored shards, importable where shards are made."""
     of: str | None = None
     """The asset that it is made of, shard by shard; by default `webdataset_shards`."""
-    arguments: dict[str, Any] = {}
-    """Of the class."""
+    parameters: dict[str, Any] = {}
+    """Arguments of the class: plain JSON."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _plain_json(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        for name, value in parameters.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):
+                raise ValueError(f"{name}: {value!s} is not plain JSON: put it in quotes") from None
+        return parameters
 
 
 class DatasetSpec(Spec):
@@ -121,9 +135,9 @@ class DatasetSpec(Spec):
     embedder: DeclaredEmbedder | None = None
     """Gives `embeddings` and their map."""
     embedders: dict[Named, DeclaredEmbedder] = {}
-    """Several by name, in the place of `embedder`: each gives `embeddings_<name>` and its map."""
-    stages: dict[Named, StageSpec] = {}
-    """Assets of the user's own by name."""
+    """Several by name, in the place of `embedder` or beside it: each gives `embeddings_<name>` and its map."""
+    stages: list[StageSpec] = []
+    """Assets of the user's own."""
     projection: Literal["pca", "umap"] = "pca"
     max_reject_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
     """A run fails if more than this share of a partition's samples is rejected."""
@@ -146,6 +160,10 @@ class DatasetSpec(Spec):
         """By what their assets are called behind `embeddings`."""
         return _by_suffix(self.embedder, self.embedders)
 
+    def names_in(self, transform: TransformSpec) -> dict[str, tuple[str, ...]]:
+        """What the components that a transform names can be called in a sample."""
+        return {name: self.source.names_of(name) for name in transform.named}
+
     @property
     def masks(self) -> list[str]:
         """Components that some transform takes for label maps, by all names that they can have."""
@@ -164,7 +182,7 @@ class DatasetSpec(Spec):
             """Whether samples there have the images that they were packed with."""
             transform = transforms.get(of or "")
             if transform is None or of in seen:
-                return of not in self.stages
+                return all(of != stage.name for stage in self.stages)
             own = any(operation.is_custom for operation in transform.operations)
             return not own and is_raw(transform.of, (*seen, of or ""))
 
@@ -178,10 +196,10 @@ class DatasetSpec(Spec):
     def _consistent(self) -> DatasetSpec:
         self._check_the_source()
         self._check_batches()
-        for one, several in (("transform", "transforms"), ("embedder", "embedders")):
-            if getattr(self, one) is not None and getattr(self, several):
-                raise refuse([several], f"give either `{one}`, or several by name in `{several}`")
+        if self.transform is not None and self.transforms:
+            raise refuse(["transforms"], "give either `transform`, or several by name in `transforms`")
         self._check_masks()
+        self._check_stages()
         self._check_embedders()
         self._check_columns()
         return self
@@ -236,15 +254,25 @@ class DatasetSpec(Spec):
                         "labels: a mask is stored as png or tiff. Give it patterns that end so, and no `.*`",
                     )
 
+    def _check_stages(self) -> None:
+        names = [stage.name for stage in self.stages]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise refuse(["stages", place, "name"], f"{name!r} is given twice: each is an asset of that name")
+
     def _check_embedders(self) -> None:
         for suffix, embedder in self.all_embedders.items():
-            field = ["embedder"] if self.embedder is not None else ["embedders", suffix.removeprefix("_")]
-            family = embedder.model.partition("/")[0]
-            if family not in EMBEDDERS and "{{" not in family:
-                known = [name if name == "efficientnet-lite0" else f"{name}/<name>" for name in EMBEDDERS]
-                raise refuse([*field, "model"], str(unknown_model(embedder.model, known)))
+            field = ["embedders", suffix[1:]] if suffix else ["embedder"]
+            if "{{" not in embedder.model:
+                try:
+                    check_model(embedder.model)
+                except ConfigurationError as error:
+                    raise refuse([*field, "model"], str(error)) from error
             if self.gpu and embedder.runtime not in ("auto", "cuda"):
                 raise refuse([*field, "runtime"], f"gpu asks for a CUDA device, runtime: {embedder.runtime} for none")
+            if embedder.decode == "cuda" and not self.gpu and embedder.runtime != "cuda":
+                detail = "only where the vectors are computed on CUDA, too: with gpu: true or runtime: cuda"
+                raise refuse([*field, "decode"], detail)
         if self.gpu and not self.all_embedders:
             raise refuse(["gpu"], "it is for the embeddings, and there is no embedder")
 
@@ -261,4 +289,4 @@ class DatasetSpec(Spec):
 
 
 def _by_suffix(one: Any, several: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"": one} if one is not None else {f"_{name}": each for name, each in several.items()}
+    return ({"": one} if one is not None else {}) | {f"_{name}": each for name, each in several.items()}

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 
 from shardmill.spec import Spec
 
@@ -19,6 +19,8 @@ class GPUSpec(Spec):
 
     count: PositiveInt = 1
     """Devices in use at once, each by a process of its own on shards of its own."""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of a device that each process takes on a cluster of Ray's; elsewhere it has one to itself."""
     memory: PositiveInt | None = None
     """GiB that each device has at least, as `nvidia-smi` reports it: a card of 24 GB may have 22."""
     accelerator: Annotated[str, AfterValidator(_label)] | None = None

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from shardmill.embedders.modules import on_pixels, resize, split_classifier
+from shardmill.embedders.framing import Box, Framing, framed
+from shardmill.embedders.modules import Interpolation, on_pixels, split_classifier
 from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.embedders.weights import digest_state_dict, file_identity, fit_state_dict, read_state_dict
@@ -26,6 +27,7 @@ class EfficientNetLite0:
     name = "efficientnet-lite0"
     input_size = (SIZE, SIZE)
     dimension = 1280
+    interpolation: Interpolation = "bicubic"
 
     def __init__(self, state: "dict[str, Tensor]", source: str) -> None:
         from efficientnet_lite_pytorch import EfficientNet
@@ -43,10 +45,13 @@ class EfficientNetLite0:
 
     def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The centre square of 0.875 of the shorter side, bicubic to 224 px."""
-        height, width = image.shape[:2]
+        return framed(image, self.framing(*image.shape[:2]), self.interpolation)
+
+    def framing(self, height: int, width: int) -> Framing:
+        """The centred square is resized to what the model sees."""
         side = max(1, int(CROP * min(height, width)))
-        top, left = (height - side + 1) // 2, (width - side + 1) // 2
-        return resize(image[top : top + side, left : left + side], self.input_size, "bicubic")
+        part = Box((height - side + 1) // 2, (width - side + 1) // 2, side, side)
+        return Framing(part, self.input_size, Box(0, 0, *self.input_size))
 
     def module(self) -> "nn.Module":
         """uint8 [n, 224, 224, 3] → float32 [n, 1280]."""

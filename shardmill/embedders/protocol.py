@@ -1,6 +1,7 @@
 """What an embedder is."""
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,8 @@ class Embedder(Protocol):
     def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 [H, W, 3] RGB → uint8 [h, w, 3]: the model's own size, crop and interpolation.
 
-        Safe to call from several threads at once. It releases the GIL and runs on the calling thread.
+        Safe to call from several threads at once. It releases the GIL and runs on the calling thread. The image is not
+        changed: other models may be given it, too.
 
         Raises:
             Rejected: It would take too much memory on the way.
@@ -42,3 +44,15 @@ class Embedder(Protocol):
 
     def head(self) -> "nn.Module | None":
         """float32 [n, dimension] → class logits, for checking the path; None if the model has none."""
+
+
+@runtime_checkable
+class TextEmbedder(Protocol):
+    """An embedder that embeds texts, too, in the space of its images."""
+
+    def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """float32 [len(texts), dimension], not normalised.
+
+        Raises:
+            ConfigurationError: What cuts texts into tokens is not to be had here.
+        """

@@ -1,8 +1,9 @@
-"""Which embedders there are. Another one is a module like `efficientnet_lite0`, which imports nothing from here."""
+"""Which embedders there are, by the first part of a model's name; those of the user's own by their import path."""
 
 import importlib
 from typing import Protocol, cast
 
+from shardmill.embedders.imported import is_import_path
 from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.embedders.unknown import unknown_model
@@ -11,8 +12,13 @@ from shardmill.storage import Storage
 EMBEDDERS = {
     "efficientnet-lite0": "shardmill.embedders.efficientnet_lite0",
     "torchvision": "shardmill.embedders.torchvision_models",
+    "timm": "shardmill.embedders.timm_models",
+    "open_clip": "shardmill.embedders.open_clip_models",
 }
 """First part of a model's name → the module that provides it (see `EmbedderModule`)."""
+
+
+_IMPORTED = "shardmill.embedders.imported"
 
 
 class EmbedderModule(Protocol):
@@ -61,8 +67,21 @@ def preprocessing(spec: EmbedderSpec) -> str:
     return _module(spec.model).preprocessing(spec)
 
 
+def check_model(model: str) -> None:
+    """Refuse a name that is of no embedder, as far as that shows without importing its library.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if _home(model) is None:
+        known = {"efficientnet-lite0": "", "torchvision": "/<name>", "timm": "/<name>", "open_clip": "/<arch>"}
+        raise unknown_model(model, [*(name + known.get(name, "") for name in EMBEDDERS), "package.module:load"])
+
+
+def _home(model: str) -> str | None:
+    return _IMPORTED if is_import_path(model) else EMBEDDERS.get(model.partition("/")[0])
+
+
 def _module(model: str) -> EmbedderModule:
-    family = model.partition("/")[0]
-    if family not in EMBEDDERS:
-        raise unknown_model(model, [name + "/<name>" * (name == "torchvision") for name in EMBEDDERS])
-    return cast(EmbedderModule, importlib.import_module(EMBEDDERS[family]))
+    check_model(model)
+    return cast(EmbedderModule, importlib.import_module(_home(model) or ""))

@@ -5,94 +5,57 @@ model's default weights; their number of classes is free.
 """
 
 import re
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
-import numpy as np
-from numpy.typing import NDArray
-
-from shardmill.embedders.modules import Interpolation, on_pixels, resize, split_classifier
+from shardmill.embedders.modules import split_classifier
+from shardmill.embedders.net import NetEmbedder
+from shardmill.embedders.preset import Preset, checked_interpolation
 from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.embedders.unknown import unknown_model
-from shardmill.embedders.weights import digest_state_dict, file_identity, fit_state_dict, read_state_dict
+from shardmill.embedders.weights import file_identity, fit_state_dict, read_state_dict
 from shardmill.errors import ConfigurationError, ConflictError
 from shardmill.storage import Storage
 from shardmill.torchvision_compat import import_torchvision
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 # Ported from TensorFlow: their weights expect inputs scaled its way, which the builder does on request.
 BUILDER_ARGUMENTS = {name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")}
 
 
-class TorchvisionModel:
-    """The embedder; see `shardmill.embedders.protocol.Embedder`."""
+def _embedder(name: str, state: "dict[str, Tensor]", source: str, preset: Any) -> NetEmbedder:
+    """The model without its classifier, whose number of classes is that of the weights."""
+    from torch import nn
 
-    def __init__(self, name: str, state: "dict[str, Tensor]", source: str, preset: Any) -> None:
-        from torch import nn
+    builder: Any = import_torchvision().models.get_model
+    net = builder(name, weights=None, **BUILDER_ARGUMENTS.get(name, {}))
+    classifier_name, classifier = split_classifier(net)
+    classes = state.get(f"{classifier_name}.weight")
+    if classes is not None and isinstance(classifier, nn.Linear):
+        classifier = nn.Linear(classifier.in_features, classes.shape[0], bias=classifier.bias is not None)
+    net.set_submodule(classifier_name, classifier)
+    fit_state_dict(net, state, source)
+    split_classifier(net)
+    linear: Any = classifier  # a convolution in SqueezeNet: that is no head
+    dimension = int(getattr(linear, "in_features", None) or linear.in_channels)
+    head = classifier if hasattr(linear, "in_features") else None
+    return NetEmbedder(f"torchvision/{name}", net, dimension, preset_of(preset), head)
 
-        builder: Any = import_torchvision().models.get_model
-        arguments = BUILDER_ARGUMENTS.get(name, {})
-        net = builder(name, weights=None, **arguments)
-        classifier_name, classifier = split_classifier(net)
-        classes = state.get(f"{classifier_name}.weight")
-        if classes is not None and isinstance(classifier, nn.Linear):
-            bias = classifier.bias is not None
-            classifier = nn.Linear(classifier.in_features, classes.shape[0], bias=bias)
-        net.set_submodule(classifier_name, classifier)
-        fit_state_dict(net, state, source)
-        split_classifier(net)
 
-        self.name = f"torchvision/{name}"
-        self._state = state
-        self._classifier = classifier.eval().requires_grad_(False)
-        self._use_preset(preset)
-        self._module = on_pixels(net, [255 * x for x in preset.mean], [255 * x for x in preset.std])
-
-    def _use_preset(self, preset: Any) -> None:
-        self._resize_to = int(preset.resize_size[0])
-        self._crop_to = int(preset.crop_size[0])
-        self._interpolation = _interpolation(preset)
-        self.input_size = (self._crop_to, self._crop_to)
-
-    @property
-    def dimension(self) -> int:
-        """What the classifier took in."""
-        linear: Any = self._classifier
-        return int(getattr(linear, "in_features", None) or linear.in_channels)
-
-    @cached_property
-    def weights_digest(self) -> str:
-        """sha256 over the weights."""
-        return digest_state_dict(self._state)
-
-    def preprocess(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize the shorter side, then crop the centre: the preset's sizes and interpolation.
-
-        The longer side after resizing and the crop's corner are rounded as torchvision does.
-        """
-        height, width = image.shape[:2]
-        short, long = sorted((height, width))
-        longer = int(self._resize_to * long / short)
-        size = (self._resize_to, longer) if height <= width else (longer, self._resize_to)
-        resized = resize(image, size, self._interpolation)
-        missing = [max(0, self._crop_to - length) for length in resized.shape[:2]]
-        if any(missing):  # a side that is shorter than the crop is padded with black
-            resized = np.pad(resized, [*((pixels // 2, pixels - pixels // 2) for pixels in missing), (0, 0)])
-        top, left = (round((length - self._crop_to) / 2) for length in resized.shape[:2])
-        return np.ascontiguousarray(resized[top : top + self._crop_to, left : left + self._crop_to])
-
-    def module(self) -> "nn.Module":
-        """uint8 [n, h, w, 3] → float32 [n, dimension]."""
-        return self._module
-
-    def head(self) -> "nn.Module | None":
-        """float32 [n, dimension] → logits; None where the classifier is a convolution (SqueezeNet)."""
-        return self._classifier if hasattr(self._classifier, "in_features") else None
+def preset_of(published: Any) -> Preset:
+    """A preset of torchvision's."""
+    resize, crop = int(published.resize_size[0]), int(published.crop_size[0])
+    return Preset(
+        resize=(resize, resize),
+        crop=(crop, crop),
+        mean=tuple(published.mean),
+        std=tuple(published.std),
+        interpolation=checked_interpolation(published.interpolation.value),
+    )
 
 
 def load(spec: EmbedderSpec, weights: str | None, storage: Storage) -> Embedder:
@@ -100,9 +63,9 @@ def load(spec: EmbedderSpec, weights: str | None, storage: Storage) -> Embedder:
     name = _name(spec)
     published = _published(name, spec.weights)
     if spec.weights is None or spec.weights == published.name:
-        return TorchvisionModel(name, _download(published), str(published), published.transforms())
+        return _embedder(name, _download(published), str(published), published.transforms())
     state = read_state_dict(spec.weights, storage, weights)
-    return TorchvisionModel(name, state, spec.weights, published.transforms())
+    return _embedder(name, state, spec.weights, published.transforms())
 
 
 def weights_identity(spec: EmbedderSpec, storage: Storage) -> str:
@@ -158,12 +121,3 @@ def _download(weights: Any) -> "dict[str, Tensor]":
         return read_state_dict(str(file), Storage(), prefix and f"sha256:{prefix}")
     except ConflictError as error:
         raise ConfigurationError(f"{file} is not what torchvision publishes under this name; delete it") from error
-
-
-def _interpolation(preset: Any) -> Interpolation:
-    value: str = preset.interpolation.value
-    if value == "bilinear":
-        return "bilinear"
-    if value == "bicubic":
-        return "bicubic"
-    raise ConfigurationError(f"a preset with {value} interpolation is not supported")

@@ -6,6 +6,7 @@ import io
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from shardmill.embedders.hub import HubFile, hub_file
 from shardmill.errors import ConfigurationError, ConflictError, StorageError
 from shardmill.memory import lacks_memory
 from shardmill.storage import Storage, absolute_uri
@@ -14,15 +15,21 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def read_state_dict(uri: str, storage: Storage, identity: str | None = None) -> "dict[str, Tensor]":
-    """The state dict at `uri` (or a local path). Nothing but tensors is unpickled.
+def read_state_dict(uri: str | HubFile | None, storage: Storage, identity: str | None = None) -> "dict[str, Tensor]":
+    """The state dict at `uri` (or a local path), also on the hub (`hf://`). Nothing but tensors is unpickled.
+
+    An embedder's `weights` may be None, and are then missing.
 
     Raises:
-        ConfigurationError: There is no such file, or it is not a state dict.
+        ConfigurationError: None is given, there is no such file, or it is not a state dict.
         ConflictError: Its bytes are not those of `identity`: what `file_identity` gave before, or the start of it.
     """
     import torch
 
+    if uri is None:
+        raise ConfigurationError("the embedder has no `weights`: give the path or URI of a state dict")
+    on_hub = hub_file(uri)
+    uri, storage = (str(uri), storage) if on_hub is None else (on_hub.path(), Storage())
     data = _read(uri, storage)
     if identity is not None and not _digest(data).startswith(identity):
         raise ConflictError(f"the weights {uri} are not those that the run was planned with: they were replaced")
@@ -93,12 +100,16 @@ def digest_state_dict(state: "dict[str, Tensor]") -> str:
     return digest.hexdigest()
 
 
-def file_identity(uri: str, storage: Storage) -> str:
+def file_identity(uri: str | HubFile, storage: Storage) -> str:
     """`sha256:<hex>` of the file's bytes; read again only when the store says that the file has changed.
 
     Raises:
         ConfigurationError: There is no such file.
     """
+    on_hub = hub_file(uri)
+    if on_hub is not None:
+        return on_hub.identity()
+    uri = str(uri)
     try:
         info = storage.stat(absolute_uri(uri))
     except (StorageError, ConfigurationError) as error:

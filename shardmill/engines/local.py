@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for_futures
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from multiprocessing import forkserver
@@ -30,12 +30,20 @@ from typing import Any, Self
 
 from shardmill.concurrency import usable_cores
 from shardmill.devices import VISIBLE, GPUSpec, Lease, fitting_devices, lease
-from shardmill.engines.making import CancelledError, MakeShard, PlannedShard, make_one
-from shardmill.errors import EngineError
+from shardmill.engines.making import (
+    CancelledError,
+    MakeShard,
+    PlannedShard,
+    check_that_it_travels,
+    check_this_machine,
+    make_one,
+)
+from shardmill.errors import ConfigurationError, EngineError
 from shardmill.importing import end_process
+from shardmill.interrupts import interrupts_held_back
 from shardmill.memory import available_bytes
 from shardmill.shards.commit import ShardEntry
-from shardmill.stages.stage import Resources
+from shardmill.stages.stage import Resources, Stage
 from shardmill.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -64,12 +72,17 @@ class LocalEngine:
             while self._pools:
                 self._pools.popitem()[1].close()
 
+    def check(self, stage: Stage[Any], task: str) -> None:
+        """Refuse a stage that needs what this machine does not have."""
+        check_this_machine(stage, task)
+
     def run(
         self, make: MakeShard, shards: Sequence[PlannedShard], storage: Storage, advance: Callable[[int], None]
     ) -> Iterator[ShardEntry]:
         """Run as every `Engine` does. Memory grows with `workers`, not with the number or size of the shards."""
         if not shards:
             return
+        make.stage.check_machine()
         with self:
             resources = make.stage.resources
             processes = _processes(resources, self.workers, len(shards))
@@ -78,6 +91,7 @@ class LocalEngine:
                 for shard in shards:
                     yield make_one(make, shard, storage, threads, advance)
                 return
+            check_that_it_travels(make)
             whole = False
             try:
                 pool = self._pool(resources.gpus, processes, f"{make.stage.name} in {make.layout.folder}")
@@ -97,6 +111,13 @@ class LocalEngine:
             self._pools.pop(other).close()
         self._pools[gpus] = pool = _Workers(processes, gpus, task, self._say)
         return pool
+
+
+def engine_at(address: str, workers: int | None, say: Callable[[str], None]) -> LocalEngine:
+    """The engine that the word `local` asks for."""
+    if address:
+        raise ConfigurationError(f"the local engine has no address: local, not local://{address}")
+    return LocalEngine(workers, say)
 
 
 def _processes(resources: Resources, workers: int, shards: int) -> int:
@@ -150,7 +171,7 @@ class _Workers:
             return {self._pool.submit(_make_in_worker, make, shard, storage, threads) for shard in some}
 
         try:
-            with _interrupts_held_back():
+            with interrupts_held_back():
                 _start_fork_server()
                 pending = submit(processes)
             while pending:
@@ -180,26 +201,6 @@ def _start_fork_server() -> None:
         forkserver.ensure_running()
     except OSError as error:
         raise EngineError(f"cannot start worker processes: {error}; TMPDIR is {tempfile.gettempdir()}") from error
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """A Ctrl-C counts when the block is over, and processes that start in it never see one.
-
-    In the midst of starting, it would leave a process that nobody waits for, or end one with a traceback.
-    """
-    came: list[int] = []
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if in_main_thread else None
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if handler is not None:
-            signal.signal(signal.SIGINT, handler)
-        if came:
-            signal.raise_signal(signal.SIGINT)
 
 
 _advance_in_worker: Callable[[int], None]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from shardmill.engines.making import MakeShard, PlannedShard
 from shardmill.shards.commit import ShardEntry
+from shardmill.stages.stage import Stage
 from shardmill.storage import Storage
 
 
@@ -20,6 +21,13 @@ class Engine(Protocol):
     def __enter__(self) -> Engine: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+    def check(self, stage: Stage[Any], task: str) -> None:
+        """Refuse, before anything is done, a stage for which it is known that what it needs is not to be had.
+
+        Raises:
+            ConfigurationError: `task` needs devices, or a runtime, that are not here.
+        """
 
     def run(
         self, make: MakeShard, shards: Sequence[PlannedShard], storage: Storage, advance: Callable[[int], None]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import WHOLE, Dataset
 from shardmill.graph.lazy_shard_set import LazyShardSet
 from shardmill.left_out import LeftOut
@@ -33,14 +34,15 @@ class Inputs:
     """Is told how far the look at what the world outside holds has come."""
 
     def every(self, asset: str) -> Iterator[ShardSet]:
-        """The sets of all partitions of an asset, that of this partition first."""
-        mine = self.sets.get(asset)
-        if mine is not None:
-            yield mine
-        for partition in self.dataset.stored_partitions(asset):
-            other = self.dataset.stored(asset, partition)
-            if other is not None and (mine is None or other.folder != mine.folder):
-                yield other
+        """The sets of all partitions of an asset, in the order of their keys; of this partition that in `sets`."""
+        known = {self.partition: mine} if (mine := self.sets.get(asset)) is not None else {}
+        keys = sorted({*self.dataset.stored_partitions(asset), *known})
+
+        def find(partition: str) -> ShardSet | None:
+            return known[partition] if partition in known else self.dataset.stored(asset, partition)
+
+        found = bounded_map(find, keys, REQUESTS_AT_ONCE, known.__contains__)
+        return (shards for shards in found if shards is not None)
 
 
 @dataclass(frozen=True)

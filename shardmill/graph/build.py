@@ -19,10 +19,12 @@ from shardmill.spec import did_you_mean
 from shardmill.stages.embed import EmbedStage
 from shardmill.stages.embedding_basis import BasisStage
 from shardmill.stages.embedding_map import MapStage
+from shardmill.stages.files import FileStage
 from shardmill.stages.list_objects import ListStage
+from shardmill.stages.metadata import MetadataStage, check_columns
 from shardmill.stages.pack import PackStage
-from shardmill.stages.samples import RowStage, SampleStage
 from shardmill.stages.stage import Stage
+from shardmill.stages.stored_samples import StoredSamplesStage
 from shardmill.stages.transform import TransformStage
 
 PACKED = "webdataset_shards"
@@ -44,6 +46,20 @@ class Graph:
     def by_name(self) -> Mapping[str, Asset]:
         """The assets by their names."""
         return {asset.name: asset for asset in self.assets}
+
+    def siblings(self, asset: Asset) -> list[Asset]:
+        """The assets that are made together, in one pass over the shards that they are made of: this one and others.
+
+        Where processes and devices are shared out they still have to need the same (`Stage.resources`).
+        """
+        most = asset.stage.most_together
+        alike = [
+            each
+            for each in self.assets
+            if type(each.stage) is type(asset.stage) and (each.inputs, each.scope) == (asset.inputs, asset.scope)
+        ]
+        start = alike.index(asset) // most * most
+        return alike[start : start + most]
 
     @property
     def leaves(self) -> list[Asset]:
@@ -89,7 +105,7 @@ def build_graph(spec: DatasetSpec) -> Graph:
 def _transformed(spec: DatasetSpec) -> Iterator[Asset]:
     for suffix, transform in spec.all_transforms.items():
         steps = ", ".join(operation.operation for operation in transform.operations) or "no operation"
-        names = {name: spec.source.names_of(name) for name in transform.named}
+        names = spec.names_in(transform)
         yield Asset(
             f"transformed_shards{suffix}",
             TransformStage(transform.spec, spec.max_pixels, names),
@@ -102,17 +118,26 @@ def _transformed(spec: DatasetSpec) -> Iterator[Asset]:
 
 
 def _own(spec: DatasetSpec) -> Iterator[Asset]:
-    for name, declared in spec.stages.items():
-        stage = _load(spec, name, declared)
+    for declared in spec.stages:
+        stage, field = _load(spec, declared), f"stages.{declared.name}"
         yield Asset(
-            name,
+            declared.name,
             stage,
             (declared.of or PACKED,),
             description=(type(stage).__doc__ or "").strip(),
             kinds=frozenset({"webdataset" if stage.suffix == "tar" else "parquet", "python"}),
-            declared={"stage": declared.stage},
-            field=f"stages.{name}",
+            declared={"use": declared.use},
+            field=field,
         )
+        if isinstance(stage, FileStage):
+            yield Asset(
+                f"{declared.name}_metadata",
+                MetadataStage(dict(stage.columns)),
+                (declared.name,),
+                description=f"The metadata of `{declared.name}`, a row a sample, with the raw object of each.",
+                kinds=frozenset({"parquet"}),
+                field=field,
+            )
 
 
 def _embedded(spec: DatasetSpec, suffix: str, of: str, masks: Mapping[str, tuple[str, ...]]) -> Iterator[Asset]:
@@ -180,24 +205,29 @@ def _masks(assets: list[Asset]) -> dict[str, tuple[str, ...]]:
     return {asset.name: masks(asset.name, frozenset()) for asset in assets}
 
 
-def _load(spec: DatasetSpec, name: str, declared: StageSpec) -> Stage[Any]:
-    where = f"{spec.name}: stages.{name}"
+def _load(spec: DatasetSpec, declared: StageSpec) -> Stage[Any]:
+    where = f"{spec.name}: stages.{declared.name}"
     try:
-        kind = import_path(declared.stage)
+        kind = import_path(declared.use)
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Stage)):
-        raise ConfigurationError(f"{where}: {declared.stage} is no subclass of shardmill.Stage")
+        raise ConfigurationError(f"{where}: {declared.use} is no subclass of shardmill.Stage")
     lacking = [name for name in ("name", "suffix") if not isinstance(getattr(kind, name, None), str)]
     if lacking:
-        raise ConfigurationError(f"{where}: {declared.stage} has no class attribute `{lacking[0]}`")
+        raise ConfigurationError(f"{where}: {declared.use} has no class attribute `{lacking[0]}`")
     try:
         with as_an_error("making it"):
-            stage: Stage[Any] = kind(**declared.arguments)
+            stage: Stage[Any] = kind(**declared.parameters)
     except Exception as error:
-        raise ConfigurationError(f"{where}: {declared.stage} cannot be made of these arguments: {error}") from error
-    object.__setattr__(stage, "imported_from", declared.stage)  # it may be a frozen dataclass
-    return stage
+        raise ConfigurationError(f"{where}: {declared.use} cannot be made of these parameters: {error}") from error
+    if isinstance(stage, FileStage):
+        try:
+            with as_an_error("giving its columns"):
+                check_columns(stage.columns)
+        except Exception as error:
+            raise ConfigurationError(f"{where}: {declared.use}.columns: {error}") from error
+    return stage.is_declared(declared.use, declared.parameters)
 
 
 def _in_order(spec: DatasetSpec, assets: list[Asset]) -> Iterator[Asset]:
@@ -238,5 +268,5 @@ def _check_input(spec: DatasetSpec, asset: Asset, name: str, by_name: Mapping[st
             f"{', '.join(samples)} hold samples"
         )
     is_first = name == asset.inputs[0]
-    if isinstance(asset.stage, SampleStage | RowStage | EmbedStage) and is_first and by_name[name].format != "tar":
+    if isinstance(asset.stage, StoredSamplesStage) and is_first and by_name[name].format != "tar":
         raise ConfigurationError(f"{spec.name}: {asset.field}.of: {name} is a table; {', '.join(samples)} hold samples")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from shardmill.dataset import RAW, WHOLE
@@ -16,10 +17,10 @@ from shardmill.shards.reader import ShardSet
 from shardmill.sources import Manifest
 from shardmill.sources.dots import check_for_dots, several_in_one
 from shardmill.stages.columns import ShardWithColumns, shards_with_columns
-from shardmill.stages.embedding_basis import BasisStage, TablesToFit, tables_of
+from shardmill.stages.embedding_basis import BasisStage, TablesToFit, tables_of, tables_to_fit
 from shardmill.stages.embedding_map import TableToMap
 from shardmill.stages.list_objects import ListedObjects
-from shardmill.stages.pack import RawShard, pack
+from shardmill.stages.raw_shards import RawShard, pack
 from shardmill.stages.stage import Stage, stage_identity
 
 logger = logging.getLogger(__name__)
@@ -92,10 +93,12 @@ def fitted(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:
     is_settled = present is not None and present.commit.cut == settled
     if is_settled and present is not None and present.commit.parameters == stage.parameters():
         return Cut(lambda: [TablesToFit(tables, settled=True)], parameters=settled)
-    if any(table.commit.is_final for table in tables.all()):
-        return Cut(lambda: [TablesToFit(tables, settled=True)], parameters=settled)
-    passing = sorted(table.commit.digest for table in tables.all())
-    return Cut(lambda: [TablesToFit(tables, settled=False)] if passing else [], parameters={"tables": passing})
+    passing = set()
+    for table in chain(tables.own(), tables.all()):
+        if table.commit.is_final:
+            return Cut(lambda: [TablesToFit(tables, settled=True)], parameters=settled)
+        passing.add(table.commit.digest)
+    return Cut(lambda: [TablesToFit(tables, settled=False)] if passing else [], parameters={"tables": sorted(passing)})
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,16 @@ class _Tables:
     stage: BasisStage
     inputs: Inputs
 
-    def all(self) -> Any:
+    def own(self) -> Iterator[ShardSet]:
+        """That of this partition, if there is one."""
+        return tables_of(self.stage.embed, [self.inputs.sets[self.asset]] if self.asset in self.inputs.sets else [])
+
+    def all(self) -> Iterator[ShardSet]:
         """Every table with rows that the dataset's embedder made, as far as they are asked for."""
         return tables_of(self.stage.embed, self.inputs.every(self.asset))
 
     def __call__(self) -> Sequence[ShardSet]:
-        tables = sorted(self.all(), key=lambda table: table.folder)  # in one order, whichever partition's run fits it
-        return [table for table in tables if table.commit.is_final] or tables
+        return tables_to_fit(self.all())  # in one order, whichever partition's run fits it
 
 
 def mapped(asset: Asset, stage: Stage[Any], inputs: Inputs) -> Cut:  # noqa: ARG001

@@ -50,6 +50,8 @@ class LazyShardSet:
     """The commit, and its version, that stood before it was planned; where not given, that before it is written."""
     left_out: LeftOut | None = None
     """Where something was listed for it, what of that belongs to no sample."""
+    made: Mapping[str, ShardEntry] = field(default_factory=dict)
+    """The shards of it that are made already, together with others' (`make_together`), by fingerprint."""
 
     @cached_property
     def fingerprints(self) -> list[str]:
@@ -88,8 +90,11 @@ class LazyShardSet:
         layout = Layout.at(folder)
         committed, version = self.base or read_commit(storage, layout)
         made: list[ShardEntry] = []
+        before = self.made
         for _ in range(_TRIES):
-            entries = self.standing(storage, folder, committed)
+            entries = {**self.standing(storage, folder, committed), **before}
+            made += before.values()
+            before = {}  # where files vanish, what stands counts
             todo = self.missing(storage, layout, committed, entries)
             if todo:
                 storage.check_writable(layout.side)

@@ -9,7 +9,7 @@ from threading import RLock
 from typing import Any
 
 from shardmill.dataset import Dataset
-from shardmill.devices import fitting_devices
+from shardmill.engines.protocol import Engine
 from shardmill.errors import ConfigurationError
 from shardmill.graph.asset import Asset, Cut, Inputs
 from shardmill.graph.build import Graph, build_graph
@@ -36,6 +36,7 @@ class Planner:
         self.dataset = dataset
         self._stages: dict[str, Stage[Any]] = {}
         self._rates: dict[str, float | None] = {}
+        self._shared: dict[tuple[str, str], Cut] = {}
         self._lock = RLock()
         self._has_warned = False
         self._graph: Graph = build_graph(dataset.spec)
@@ -54,7 +55,10 @@ class Planner:
         with self._lock:  # several threads may look at partitions at once
             if asset.name not in self._stages:
                 try:
-                    self._stages[asset.name] = asset.stage.resolve(self.dataset.storage)
+                    resolved = asset.stage.resolve(self.dataset.storage)
+                    if asset.stage.imported_from and resolved is not asset.stage:
+                        resolved.is_declared(asset.stage.imported_from, asset.stage.given)
+                    self._stages[asset.name] = resolved
                 except ConfigurationError as error:
                     raise type(error)(f"{asset.field or asset.name}: {error}") from error
             return self._stages[asset.name]
@@ -63,6 +67,15 @@ class Planner:
         """Resolve stages anew: something that they were resolved to has changed."""
         with self._lock:
             self._stages.clear()
+            self._shared.clear()
+
+    def shared_cut(self, asset: Asset, inputs: Inputs, commit: Commit) -> Cut:
+        """The cut of what the dataset has once, for a look at what stands: made once for each commit of it."""
+        key = asset.name, commit.digest
+        with self._lock:
+            if key not in self._shared:
+                self._shared[key] = self.cut(asset, inputs)
+            return self._shared[key]
 
     def seconds_a_sample(self, asset: Asset, commit: Commit | None) -> float | None:
         """What a sample took when this commit was made; where there is none, another partition's. None: never made."""
@@ -71,14 +84,14 @@ class Planner:
             return rate
         with self._lock:
             if asset.name not in self._rates:
-                names = islice(filter(self.dataset.may_have, self.dataset.commits(asset.name)), _RATES)
+                names = islice((name for name, _ in self.dataset.listed_commits(asset.name)), _RATES)
                 stored = (self.dataset.stored(asset.name, name) for name in names)
                 rates = (_rate(shards.commit) for shards in stored if shards is not None)
                 self._rates[asset.name] = next((rate for rate in rates if rate is not None), None)
             return self._rates[asset.name]
 
-    def check(self, partition: str | None = None) -> None:
-        """Refuse, before anything is done, what cannot work.
+    def check(self, partition: str = "", engine: Engine | None = None) -> None:
+        """Refuse, before anything is done, what cannot work: for a partition, on an engine, or wherever.
 
         Raises:
             ConfigurationError: Operations, weights or devices that are asked for will not do.
@@ -90,8 +103,8 @@ class Planner:
                 stage.check(self.dataset.storage)
             except ConfigurationError as error:
                 raise type(error)(f"{asset.field or asset.name}: {error}") from error
-            if partition is not None and (gpus := stage.resources.gpus) is not None:
-                fitting_devices(gpus, self.dataset.name(asset.name, partition))
+            if engine is not None:
+                engine.check(stage, self.dataset.name(asset.name, partition))
 
     def _warn(self) -> None:
         """Say once which fields of the dataset file apply to nothing."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from shardmill.dataset import Dataset
 from shardmill.engines import Engine, LocalEngine
-from shardmill.errors import ConflictError
+from shardmill.errors import ConflictError, ShardmillError
 from shardmill.graph.asset import Asset
 from shardmill.graph.lazy_shard_set import LazyShardSet
 from shardmill.graph.planner import Planner
+from shardmill.graph.together import make_together
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.reader import ShardSet
 
@@ -30,12 +32,38 @@ def run(
     """
     planner = dataset if isinstance(dataset, Planner) else Planner(dataset)
     planner.dataset.check(partition)
-    planner.check(partition)
-    with LocalEngine() if engine is None else engine as opened:
+    engine = LocalEngine() if engine is None else engine
+    planner.check(partition, engine)
+    with engine as opened:
         sets: dict[str, ShardSet] = {}
+        begun: dict[str, LazyShardSet | ShardmillError] = {}
         for asset in planner.graph:
-            sets[asset.name] = make(planner, asset, partition, sets, opened, progress)
+            if asset.name not in begun:
+                begun |= _begin(planner, asset, partition, sets, opened, progress)
+            try:
+                sets[asset.name] = make(planner, asset, partition, sets, opened, progress, begun.pop(asset.name, None))
+            except ShardmillError:
+                for name, lazy in begun.items():  # what was made with it is committed nevertheless
+                    with suppress(ShardmillError):
+                        yield name, make(planner, planner.graph[name], partition, sets, opened, progress, lazy)
+                raise
             yield asset.name, sets[asset.name]
+
+
+def _begin(
+    planner: Planner,
+    asset: Asset,
+    partition: str,
+    sets: Mapping[str, ShardSet],
+    engine: Engine,
+    progress: ProgressSink,
+) -> dict[str, LazyShardSet | ShardmillError]:
+    """Make the shards of an asset and of those that are made with it in one pass; nothing where it is alone."""
+    siblings = planner.graph.siblings(asset)
+    if len(siblings) < 2:
+        return {}
+    planned = {each.name: planner.plan(each, partition, sets, progress=progress) for each in siblings}
+    return make_together(planner, partition, planned, engine, progress)
 
 
 def make(
@@ -45,15 +73,20 @@ def make(
     sets: Mapping[str, ShardSet],
     engine: Engine,
     progress: ProgressSink = silent,
+    begun: LazyShardSet | ShardmillError | None = None,
 ) -> ShardSet:
     """Plan and write an asset's partition, again where another run was first with something else.
+
+    What is `begun` is not planned first: its shards are made, or cannot be.
 
     Raises:
         ConflictError: Others are first time and again.
     """
+    if isinstance(begun, ShardmillError):
+        raise begun
     for left in reversed(range(_TRIES)):
         try:
-            lazy = planner.plan(asset, partition, sets, progress=progress)
+            lazy, begun = begun or planner.plan(asset, partition, sets, progress=progress), None
             return write(planner.dataset, asset, partition, lazy, engine, progress)
         except ConflictError:
             if not left:

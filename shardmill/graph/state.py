@@ -90,6 +90,7 @@ def states(dataset: Dataset | Planner, partition: str, progress: ProgressSink = 
         else:
             sets[asset.name] = _foreseen(planner.dataset, asset, place, present, lazy, standing)
             planned[asset.name] = lazy
+        del lazy  # it may hold the manifest, while the next asset's is read
         yield state
 
 
@@ -135,7 +136,10 @@ def _reasons(
     cut = None
     if not before:
         try:
-            cut = planner.cut(asset, Inputs(planner.dataset, partition, sets))
+            inputs = Inputs(planner.dataset, partition, sets)
+            # Of what the dataset has once it may look at all partitions, and is the same for each.
+            is_shared = asset.scope == "dataset"
+            cut = planner.shared_cut(asset, inputs, commit) if is_shared else planner.cut(asset, inputs)
             before = [name for name in cut.upstream if name in stale]
         except ConfigurationError:  # the inputs do not fit together, as long as one of them is stale
             before = [name for name in asset.inputs if name in stale]

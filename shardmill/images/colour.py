@@ -55,7 +55,7 @@ def to_rgb(image: Image.Image, profile: bytes | None, bits: int) -> npt.NDArray[
 def convert_pixels(pixels: npt.NDArray[np.uint8], profile: bytes | None, grey: bool) -> None:
     """Convert pixels to sRGB in place: uint8 [height, width, 3], of an image in RGB, or in `grey`."""
     convert = _conversion(profile, "L" if grey else "RGB")
-    if convert is None:
+    if convert is None or not pixels.size:
         return
     rows = max(1, _STRIP // pixels.shape[1])
     for top in range(0, len(pixels), rows):

@@ -5,6 +5,7 @@ Every function is thread-safe and releases the GIL while it decodes. The outcome
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import reasons
+from shardmill.images.baseline import is_baseline
 from shardmill.images.budget import MAX_PIXELS, in_work
 from shardmill.images.colour import is_srgb, to_rgb
 from shardmill.images.formats import check_format
@@ -31,6 +33,9 @@ Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 MAX_SIDE = 1 << 20
 """Width or height above which an image is refused: decoders count the bytes of a row in 31 bits."""
+
+_TURNED, _BOTTOM_UP, _RIGHT_TO_LEFT = (5, 6, 7, 8), (3, 4, 7, 8), (2, 3, 6, 7)
+"""EXIF's orientations: rows are columns; then, the last row is the first; the last column is the first."""
 
 # Pillow reports damaged metadata by warnings; the pixels decide here. Process-wide, because `catch_warnings`
 # is not thread-safe.
@@ -58,12 +63,67 @@ def decode_image(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> n
         ConfigurationError: The component is not an image.
     """
     with in_work:
-        image = _open(data, component, max_pixels)
-        if image.load_pixels is not None:
-            pixels = image.load_pixels()
-        else:
-            pixels = to_rgb(image.load(), image.profile, image.bits)
-        return _upright(pixels, image.orientation)
+        image = open_image(data, component, max_pixels)
+        pixels, convert = image.decode(0, 0, *image.size)
+        if convert is not None:
+            convert(pixels)
+        return pixels
+
+
+def open_image(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> "StoredImage":
+    """Read an image, its header alone where that is enough.
+
+    Raises:
+        Rejected: As `decode_image`, as far as was read.
+        ConfigurationError: The component is not an image.
+    """
+    return StoredImage(_read_header(data, component, max_pixels))
+
+
+class StoredImage:
+    """An image, decoded already if no part of it costs less than the whole.
+
+    Attributes:
+        size: Height and width, upright.
+    """
+
+    def __init__(self, image: Opened) -> None:
+        self._image = image
+        self._decoded = None if image.load_rows else _decoded(image)
+        height, width = (image.height, image.width) if self._decoded is None else self._decoded.shape[:2]
+        self.size = (width, height) if image.orientation in _TURNED else (height, width)
+
+    def decode(
+        self, top: int, left: int, height: int, width: int
+    ) -> tuple[npt.NDArray[np.uint8], Callable[[npt.NDArray[np.uint8]], None] | None]:
+        """Decode a part that lies within it, as `decode_image` does, but for a conversion of colours.
+
+        Returns:
+            uint8 [height, width, 3], writable; rows may have gaps between them. And what converts them, or any part
+            of them, to sRGB in place; None where they are.
+
+        Raises:
+            Rejected: As `decode_image`; for damage elsewhere in the image not always.
+        """
+        top, left, height, width = self._as_stored(top, left, height, width)
+        with in_work:
+            pixels = self._rows(top + height)[top : top + height, left : left + width]
+            return _upright(pixels, self._image.orientation), self._image.convert
+
+    def _rows(self, rows: int) -> npt.NDArray[np.uint8]:
+        if self._decoded is not None:
+            return self._decoded
+        if self._image.load_rows is None or rows == self._image.height:
+            return _decoded(self._image)
+        in_work.take(self._image.width * self._image.height)
+        return self._image.load_rows(rows)
+
+    def _as_stored(self, top: int, left: int, height: int, width: int) -> tuple[int, int, int, int]:
+        if self._image.orientation in _RIGHT_TO_LEFT:
+            left = self.size[1] - left - width
+        if self._image.orientation in _BOTTOM_UP:
+            top = self.size[0] - top - height
+        return (left, top, width, height) if self._image.orientation in _TURNED else (top, left, height, width)
 
 
 def decode_mask(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> Labels:
@@ -113,6 +173,24 @@ def shows_as_stored(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -
         return image.orientation == 1 and not is_cmyk and is_srgb(image.profile)
 
 
+def plain_jpeg_size(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
+    """Height and width of a JPEG of which any decoder makes what `decode_image` does, but for rounding.
+
+    None for everything else: other formats, rare kinds of JPEG, what is to be turned or is in other colours. All of
+    the compressed data are read: a decoder that passes over damage is not asked about it.
+
+    Raises:
+        Rejected: As `decode_image`.
+    """
+    with in_work:
+        image = _open(data, component, max_pixels)
+        is_plain = _wanted(component) == "JPEG" and image.orientation == 1 and is_srgb(image.profile)
+        if not is_plain or image.check is None or not is_baseline(data):
+            return None
+        image.check()
+        return image.height, image.width
+
+
 def verify_head(head: bytes, component: str) -> None:
     """Check by the first bytes of a file that it is of the format that its name says.
 
@@ -132,6 +210,13 @@ def _wanted(component: str) -> str:
 
 def _open(data: bytes, component: str, max_pixels: int) -> Opened:
     """Read the header; check format and size; wait until there is room for the pixels."""
+    image = _read_header(data, component, max_pixels)
+    in_work.take(image.width * image.height)
+    return image
+
+
+def _read_header(data: bytes, component: str, max_pixels: int) -> Opened:
+    """Check format and size, too."""
     wanted = _wanted(component)
     check_format(data, component, wanted)
     image = _OPEN[wanted](data) if wanted in _OPEN else open_other(data, wanted)
@@ -142,19 +227,29 @@ def _open(data: bytes, component: str, max_pixels: int) -> Opened:
         raise Rejected(reasons.TOO_MANY_PIXELS, f"{width} x {height}, a side has {MAX_SIDE} at most")
     if width == 0 or height == 0:
         raise Rejected(reasons.CORRUPT_IMAGE, f"{width} x {height} pixels")
-    in_work.take(width * height)
     return image
 
 
 def _upright(pixels: npt.NDArray[_T], orientation: int) -> npt.NDArray[_T]:
     """Apply EXIF's orientation to [height, width, ...]; unknown values change nothing."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in _TURNED:
         pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
+    if orientation in _BOTTOM_UP:
         pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
+    if orientation in _RIGHT_TO_LEFT:
         pixels = pixels[:, ::-1]
+    if orientation == 1:
+        return pixels
+    if min(pixels.strides) < 0:  # torch takes none of these, though a side of one pixel counts as contiguous
+        return pixels.copy()
     return np.ascontiguousarray(pixels)
+
+
+def _decoded(image: Opened) -> npt.NDArray[np.uint8]:
+    """All pixels as stored; in sRGB, if the image has not kept its conversion for later."""
+    with in_work:
+        in_work.take(image.width * image.height)
+        return image.load_pixels() if image.load_pixels else to_rgb(image.load(), image.profile, image.bits)
 
 
 def _labels(image: Image.Image, bits: int) -> Labels:
@@ -163,7 +258,8 @@ def _labels(image: Image.Image, bits: int) -> Labels:
         if image.mode in ("1", "P"):
             return np.array(image).astype(np.uint8)
         if image.mode == "L":
-            return np.array(image) // np.uint8(255 // ((1 << min(bits, 8)) - 1))
+            grey = np.array(image)
+            return grey if bits >= 8 else grey // np.uint8(255 // ((1 << bits) - 1))
         if image.mode.startswith("I"):
             return wide_values(image)
         if image.mode in ("RGB", "RGBA", "LA"):

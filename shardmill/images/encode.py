@@ -65,9 +65,12 @@ def encode_image(array: npt.NDArray[Any], component: str, quality: int = 95) -> 
 def _jpeg(array: npt.NDArray[np.uint8], quality: int) -> bytes:
     import simplejpeg
 
-    grey = array.shape[2] == 1
+    _, width, channels = array.shape
+    grey = channels == 1
+    if array.strides[1:] != (channels, 1) or array.strides[0] < width * channels:
+        array = np.ascontiguousarray(array)  # gaps between rows, which a crop has, need no copy
     encoded: bytes = simplejpeg.encode_jpeg(
-        np.ascontiguousarray(array),
+        array,
         quality=quality,
         colorspace="GRAY" if grey else "RGB",
         colorsubsampling="Gray" if grey else "420",

@@ -20,8 +20,9 @@ from shardmill.images.colour import convert_pixels
 from shardmill.images.exif import read_exif
 from shardmill.images.opened import Opened, corrupt
 from shardmill.images.primaries import ADOBE_RGB
+from shardmill.images.rows import first_rows
 from shardmill.images.scans import check_scans, check_zeros, has_zeros
-from shardmill.images.segments import SOS, segments
+from shardmill.images.segments import DRI, SOS, segments
 from shardmill.memory import lacks_memory
 
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
@@ -49,16 +50,19 @@ def open_jpeg(data: bytes) -> Opened:
         Rejected: There is no frame or no scan, or it is of a kind that is not read here.
     """
     frame, scan, exif, parts = b"", None, b"", dict[int, bytes]()
-    kind = count = 0
+    kind = count = height_at = 0
+    has_restarts = False
     for segment in segments(data):
         marker, start, end = segment
         if marker in _FRAMES and not frame:
-            kind, frame = marker, data[start:end]
+            kind, frame, height_at = marker, data[start:end], start + 1
         elif marker == _EXIF and not exif and data.startswith(b"Exif\0", start, end):
             exif = data[start:end]
         elif marker == _ICC and data.startswith(b"ICC_PROFILE\0", start, end) and end > start + 14:
             parts[data[start + 12]] = data[start + 14 : end]
             count = data[start + 13]
+        elif marker == DRI:
+            has_restarts = True
         elif marker == SOS:
             scan = segment
     if len(frame) < 6 or scan is None or scan.start == scan.end:
@@ -66,9 +70,11 @@ def open_jpeg(data: bytes) -> Opened:
     components = frame[5]
     _check_frame(kind, frame, components)
     progressive = kind in _PROGRESSIVE
-    if progressive or data[scan.start] < components:
+    in_one_scan = not progressive and data[scan.start] >= components
+    if not in_one_scan:
         check_scans(data, frame[6::3][:components], progressive)
     check_zeros(data, scan.end, progressive)
+    can_stop = in_one_scan and not has_restarts
     seen = read_exif(exif)
     icc = _profile(parts, count) or (ADOBE_RGB if seen.is_adobe_rgb else None)
     return Opened(
@@ -77,7 +83,9 @@ def open_jpeg(data: bytes) -> Opened:
         load=partial(_load, data, components),
         orientation=seen.orientation,
         profile=icc,
-        load_pixels=partial(_pixels, data, icc, components == 1) if components < 4 else None,
+        load_pixels=partial(_decode, data, "RGB") if components < 4 else None,
+        load_rows=partial(_load_rows, data, height_at) if components < 4 and can_stop else None,
+        convert=partial(convert_pixels, profile=icc, grey=components == 1) if icc and components < 4 else None,
         check=partial(_decode, data, "GRAY" if components < 4 else "CMYK", at_least=1),
     )
 
@@ -100,17 +108,16 @@ def _check_frame(kind: int, frame: bytes, components: int) -> None:
         raise Rejected(reasons.UNSUPPORTED_PIXELS, f"{unread} JPEG")
 
 
-def _pixels(data: bytes, profile: bytes | None, grey: bool) -> npt.NDArray[np.uint8]:
-    pixels = _decode(data, "RGB")
-    convert_pixels(pixels, profile, grey)
-    return pixels
-
-
 def _load(data: bytes, components: int) -> Image.Image:
     if components < 4:
         return Image.fromarray(_decode(data, "GRAY")[:, :, 0] if components == 1 else _decode(data, "RGB"))
     inks = _decode(data, "CMYK")
     return Image.fromarray(np.invert(inks, out=inks), "CMYK")  # Adobe's way, which all writers follow
+
+
+def _load_rows(data: bytes, height_at: int, rows: int) -> npt.NDArray[np.uint8]:
+    top = first_rows(data, height_at, rows)
+    return _decode(data, "RGB") if top is None else top
 
 
 def _decode(data: bytes, colours: str, at_least: int = 0) -> npt.NDArray[np.uint8]:

@@ -39,7 +39,11 @@ class Opened:
     profile: bytes | None = None
     bits: int = 8
     load_pixels: Callable[[], npt.NDArray[np.uint8]] | None = None
-    """Decodes straight to sRGB, uint8 [height, width, 3], writable, where there is a fast way."""
+    """Decodes straight to RGB, uint8 [height, width, 3], writable, where there is a fast way."""
+    load_rows: Callable[[int], npt.NDArray[np.uint8]] | None = None
+    """As `load_pixels`, so many rows from the top, or more, where that takes less than all."""
+    convert: Callable[[npt.NDArray[np.uint8]], None] | None = None
+    """Converts what `load_pixels` gave, or any part of it, to sRGB in place; None where it is."""
     check: Callable[[], object] | None = None
     """Finds out at the least cost whether the pixels decode, where that is less than decoding them."""
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from shardmill.errors import Rejected
 from shardmill.images import reasons
 
-SOS, EOI, DHT = 0xDA, 0xD9, 0xC4
+SOS, EOI, DHT, DRI = 0xDA, 0xD9, 0xC4, 0xDD
 
 _NO_MARKER = {0x00, 0xFF}
 _STANDALONE = {0x01, 0xD8, *range(0xD0, 0xD8)}

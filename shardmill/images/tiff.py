@@ -112,10 +112,15 @@ def _load(directory: Directory, photometric: int, bits: tuple[int, ...]) -> Imag
     inverted = photometric == _WHITE_IS_ZERO and bits == (16,)
     if inverted:
         changes[_PHOTOMETRIC] = [_BLACK_IS_ZERO]
+    plain = photometric == _YCBCR and bits == (8, 8, 8) and directory.value(_COMPRESSION, _RAW) == _RAW
+    if plain:  # Pillow 12 takes its strips for ones of four bytes a pixel
+        changes[_PHOTOMETRIC] = [_RGB]
     colours = directory.values(_COLOUR_MAP)
     if photometric == _PALETTE and colours and max(colours) < 256:  # as some write that take 8 bits for 16
         changes[_COLOUR_MAP] = [257 * value for value in colours]
     image = _read(directory, changes, bits)
+    if plain:
+        return Image.merge("YCbCr", image.split())
     return Image.fromarray(np.invert(np.array(image).astype(np.uint16))) if inverted else image
 
 

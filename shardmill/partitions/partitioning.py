@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from typing_extensions import override
 
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.errors import ConfigurationError, StorageError
 from shardmill.partitions.keys import decode_segment, encode_segment, is_key, is_shortened
 from shardmill.partitions.spec import BatchPartitions, PartitionsSpec, PrefixPartitions, TimePartitions
@@ -19,6 +20,8 @@ from shardmill.spec import did_you_mean
 from shardmill.storage import Storage, absolute_uri, join_uri, relative_to
 
 PLACEHOLDER = "{partition}"
+_NAMED = 20
+"""Keys that an error names."""
 _DIGITS = {"Y": "[0-9]{4}", "m": "[0-9]{2}", "d": "[0-9]{2}", "H": "[0-9]{2}"}
 _NEEDED = {"hour": "YmdH", "day": "Ymd", "month": "Ym"}
 
@@ -116,7 +119,8 @@ class StaticPartitioning(Partitioning):
     @override
     def check(self, key: str) -> None:
         if key not in self._known:
-            raise ConfigurationError(f"there is no partition {key!r}; there are {', '.join(self._keys)}")
+            more = f" and {len(self._keys) - _NAMED:,} others" if len(self._keys) > _NAMED else ""
+            raise ConfigurationError(f"there is no partition {key!r}; there are {', '.join(self._keys[:_NAMED])}{more}")
 
     @override
     def folder(self, key: str, storage: Storage) -> str:
@@ -242,8 +246,10 @@ class TimePartitioning(Partitioning):
 
     @override
     def keys(self, storage: Storage) -> list[str]:
-        """One listing request a window."""
-        return [key for key in self.between(self._start, datetime.now(UTC)) if self._holds(key, storage)]
+        """One listing request a window, many at once."""
+        keys = self.between(self._start, datetime.now(UTC))
+        held = bounded_map(lambda key: self._holds(key, storage), keys, REQUESTS_AT_ONCE)
+        return [key for key, holds in zip(keys, held, strict=True) if holds]
 
     def recent(self, hours: float) -> list[str]:
         """Windows, oldest first, that were open at some time in the last `hours`."""

@@ -10,6 +10,7 @@
         left_out.parquet                           every object that was listed and belongs to no sample
         staged/                                    data files that no commit names yet
         superseded/                                data files that no commit names any more, and their commits
+        runs/                                      answers of workers to runs under way
 
 `<home>` is `<root>/<dataset>`. Tools that are handed a folder, or a glob, find data alone.
 """
@@ -27,6 +28,8 @@ Suffix = Literal["tar", "parquet"]
 
 SIDE = "_shardmill"
 """The folder below a dataset's that holds everything but data."""
+RUNS = "runs/"
+"""The folder in a partition's side folder that holds answers of workers to runs under way."""
 
 _STEM = r"[0-9a-f]{6}-[0-9a-f]{12}"
 _DATA = re.compile(rf"({_STEM})-[0-9a-f]{{8}}\.(?:tar|parquet)")

@@ -93,6 +93,15 @@ def read_entry(storage: Storage, layout: Layout, shard: str, digest: str) -> tup
     return entry, info.version
 
 
+def published_entry(storage: Storage, layout: Layout, shard: str, digest: str) -> ShardEntry | None:
+    """The entry of a shard that stands, its data too; else None."""
+    try:
+        entry, _ = read_entry(storage, layout, shard, digest)
+    except FileNotFoundError:
+        return None
+    return entry if entry is not None and _data_stand(storage, layout, entry) else None
+
+
 def _data_stand(storage: Storage, layout: Layout, entry: ShardEntry) -> bool:
     """Whether the data file stands, waiting or committed. One whose name holds its digest needs no other look."""
     if entry.data is None:

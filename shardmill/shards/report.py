@@ -29,8 +29,8 @@ class Reject(BaseModel):
         """The reject of a sample that was refused."""
         return cls(
             key=key,
-            reason=why.reason,
-            detail=why.detail,
+            reason=_text(why.reason),
+            detail=_text(why.detail),
             source_uri=source_uri,
             may_pass=why.may_pass,
             fingerprint="" if why.may_pass else fingerprint,
@@ -38,6 +38,11 @@ class Reject(BaseModel):
 
     def __str__(self) -> str:
         return f"{self.reason} ({self.detail})" if self.detail else self.reason
+
+
+def _text(said: object) -> str:
+    """As a table can hold it: what code of the user's own says may be names of files, which need not be UTF-8."""
+    return str(said).encode(errors="backslashreplace").decode()
 
 
 class ShardReport(BaseModel):

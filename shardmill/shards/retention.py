@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 from shardmill.shards.commit import Commit, parse_commit, read_commit
-from shardmill.shards.layout import Layout, index_beside, is_data_name, is_shard_file
+from shardmill.shards.layout import RUNS, Layout, index_beside, is_data_name, is_shard_file
 from shardmill.shards.standing import Listing, list_files
 from shardmill.storage import ObjectInfo, Storage
 
@@ -72,6 +72,11 @@ def remove_orphans(
             yield info
 
 
+def may_be_removed(name: str) -> bool:
+    """Whether a file is one that may be an orphan, by its name in the data folder or in the side folder."""
+    return is_shard_file(name.rpartition("/")[2]) or name.startswith((_KEPT, RUNS))
+
+
 def is_older(info: ObjectInfo, seconds: float) -> bool:
     """Whether the file has stood for more than so many seconds."""
     return time.time() - info.modified > seconds
@@ -109,7 +114,7 @@ def _may_go(files: Listing, young: list[str], kept: set[str]) -> Iterator[Object
             yield info
     for name, info in files.side.items():
         plain = name.rpartition("/")[2]
-        ours = is_shard_file(plain) or name.startswith(_KEPT)
+        ours = may_be_removed(name)
         elsewhere = name.startswith("staged/") and (f"{_KEPT}{plain}" in files.side or plain in files.data)
         if ours and name not in young and (plain not in kept or elsewhere):
             yield info

@@ -1,15 +1,26 @@
-"""Which samples go into which shard: pure functions of the set of samples, so that a change touches few shards."""
+"""Which samples go into which shard: pure functions of the set of samples, so that a change touches few shards.
 
-import bisect
+The keys of the samples are given in ascending order, each once.
+"""
+
+from __future__ import annotations
+
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Literal
+from itertools import chain
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TRIE_DEPTH = 24
 """Bits of the hash that can tell leaves apart; the shard's six hexadecimal digits."""
 _HASH_BITS = 64
+_TOGETHER = 10_000
+"""Keys that are handled together."""
 _CUTS_PER_LIMIT = 4
 """How many content-defined cuts to expect in a full shard: a shard is then filled to a quarter on average, and about
 one in fifty (e⁻⁴) is cut by its limit instead of its content."""
@@ -31,11 +42,11 @@ class Slice:
     """Six hexadecimal digits, stable as long as the shard's bounds are."""
     start: str
     """The shard holds the samples whose positions come from here up to the start of the next."""
-    members: list[int]
+    members: NDArray[np.int64]
     """Positions in the sequence of samples, in the order in which they stand in the shard."""
 
 
-def slice_by_hash(keys: Sequence[str], sizes: Sequence[int], max_samples: int, max_bytes: int) -> list[Slice]:
+def slice_by_hash(keys: pa.StringArray, sizes: NDArray[np.int64], max_samples: int, max_bytes: int) -> list[Slice]:
     """Cut samples into the leaves of the binary trie over a hash of the key.
 
     A leaf is split while it holds more than `max_samples` or `max_bytes`, unless it is one sample or `TRIE_DEPTH` deep.
@@ -43,22 +54,21 @@ def slice_by_hash(keys: Sequence[str], sizes: Sequence[int], max_samples: int, m
     `max_bytes`, for such a one splits leaves until it has room. Within a shard, samples are in the order of the hash,
     which is a shuffle. The id is the beginning of the leaf's range of hashes.
     """
-    places = sorted(zip(map(_hash, keys), keys, range(len(keys)), strict=True))
-    hashes = [place for place, _, _ in places]
-    order = [index for _, _, index in places]
-    bytes_before = [0, *accumulate(sizes[index] for index in order)]
+    hashes = _hashes(keys)
+    order = np.argsort(hashes, kind="stable")  # samples of one hash stand in the order of their keys
+    hashes, before = hashes[order], _before(sizes[order])
     slices: list[Slice] = []
 
     def split(low: int, high: int, depth: int, start: int) -> None:
         if low == high:
             return
-        fits = high - low <= max_samples and bytes_before[high] - bytes_before[low] <= max_bytes
+        fits = high - low <= max_samples and before[high] - before[low] <= max_bytes
         if fits or high - low == 1 or depth == TRIE_DEPTH:
             number = f"{start >> (_HASH_BITS - TRIE_DEPTH):06x}"
             slices.append(Slice(number, number, order[low:high]))
             return
         middle_hash = start + (1 << (_HASH_BITS - 1 - depth))
-        middle = bisect.bisect_left(hashes, middle_hash, low, high)
+        middle = low + int(np.searchsorted(hashes[low:high], np.uint64(middle_hash)))
         split(low, middle, depth + 1, start)
         split(middle, high, depth + 1, middle_hash)
 
@@ -66,39 +76,50 @@ def slice_by_hash(keys: Sequence[str], sizes: Sequence[int], max_samples: int, m
     return slices
 
 
-def slice_by_key(keys: Sequence[str], sizes: Sequence[int], max_samples: int, max_bytes: int) -> list[Slice]:
-    """Cut the sorted keys where their own hashes say so (content-defined chunking), or where a limit does.
+def slice_by_key(keys: pa.StringArray, sizes: NDArray[np.int64], max_samples: int, max_bytes: int) -> list[Slice]:
+    """Cut the keys where their own hashes say so (content-defined chunking), or where a limit does.
 
     Adding or removing a sample changes the shard that it is in, and those after it up to the next cut by content.
     The id comes from the shard's first key, and is the next free one if another shard has it; the order of the shards
     is that of the list, not that of the ids.
     """
-    order = sorted(range(len(keys)), key=keys.__getitem__)
+    before = _before(sizes)
+    weights = np.maximum(1 / max_samples, np.diff(before) / max_bytes)
+    cuts = [*np.flatnonzero(_is_below(_hashes(keys), _CUTS_PER_LIMIT * weights)).tolist(), len(keys)]
     slices: list[Slice] = []
-    members: list[int] = []
-    size = 0
     taken: set[int] = set()
-
-    def close() -> None:
-        if members:
+    low = 0
+    for cut in cuts:
+        while low < cut:
+            full = int(np.searchsorted(before, before[low] + max_bytes, "right")) - 1
+            high = min(cut, low + max_samples, max(full, low + 1))
+            first = keys[low].as_py()
             # Not the hash that cuts: it is small for every key that begins a shard, and ids would be few.
-            number = _hash(f"shard {keys[members[0]]}") >> (_HASH_BITS - TRIE_DEPTH)
+            number = _hash(f"shard {first}") >> (_HASH_BITS - TRIE_DEPTH)
             while number in taken:
                 number = (number + 1) % 2**TRIE_DEPTH
             taken.add(number)
-            slices.append(Slice(f"{number:06x}", keys[members[0]], members.copy()))
-
-    for index in order:
-        weight = max(1 / max_samples, sizes[index] / max_bytes)
-        cut_by_content = _hash(keys[index]) < _CUTS_PER_LIMIT * weight * 2**_HASH_BITS
-        cut_by_limit = len(members) == max_samples or size + sizes[index] > max_bytes
-        if cut_by_content or cut_by_limit:
-            close()
-            members, size = [], 0
-        members.append(index)
-        size += sizes[index]
-    close()
+            slices.append(Slice(f"{number:06x}", first, np.arange(low, high)))
+            low = high
     return slices
+
+
+def _before(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of each sample the bytes of those before it; and of them all."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+
+
+def _is_below(hashes: NDArray[np.uint64], shares: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether each hash is in this share of the lowest: compared as whole numbers, which floats do not tell apart."""
+    limits = np.ceil(np.minimum(shares, 1) * 2.0**_HASH_BITS)
+    everything = limits >= 2.0**_HASH_BITS
+    return everything | (hashes < np.where(everything, 0, limits).astype(np.uint64))
+
+
+def _hashes(keys: pa.StringArray) -> NDArray[np.uint64]:
+    """Of all keys, few of which are Python's strings at a time."""
+    some = (keys[start : start + _TOGETHER].to_pylist() for start in range(0, len(keys), _TOGETHER))
+    return np.fromiter(map(_hash, chain.from_iterable(some)), np.uint64, len(keys))
 
 
 def _hash(key: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -15,6 +15,7 @@ from shardmill.samples import EncodedSample
 from shardmill.shards.commit import ShardEntry, read_commit
 from shardmill.shards.index import IndexRow, index_schema, read_index, read_index_batches, read_owner, read_report
 from shardmill.shards.layout import Layout
+from shardmill.shards.places import COLUMNS, Place, Places, read_places
 from shardmill.shards.report import ShardReport
 from shardmill.shards.ustar import read_samples
 from shardmill.storage import Storage
@@ -103,6 +104,34 @@ class StoredShard:
         for name, row in rows.items():
             self.check(row, components[name])
         return EncodedSample(next(iter(rows.values())).key, components)
+
+    def places(self, index: bytes) -> Places:
+        """Where its samples stand, of its index that has been read."""
+        import pyarrow as pa
+
+        uri, schema = self.layout.beside(self.entry.index), index_schema()
+        batches = list(read_index_batches(index, uri, COLUMNS))
+        return Places(pa.Table.from_batches(batches, pa.schema([schema.field(name) for name in COLUMNS])))
+
+    def read_some(
+        self, storage: Storage, places: Iterable[Place]
+    ) -> Iterator[tuple[Place, EncodedSample | CorruptionError]]:
+        """Some samples of a tar, in the order of their places, streaming, by few ranged reads.
+
+        One that is damaged is given as its error, for the others are sound.
+        """
+
+        def read(start: int, length: int) -> bytes:
+            return self.read_range(storage, start, length)
+
+        for place, sample in read_places(read, self.layout.folder, places):
+            yield place, self._checked(place, sample)
+
+    def _checked(self, place: Place, sample: EncodedSample) -> EncodedSample | CorruptionError:
+        for name, digest in place.content.items():
+            if hashlib.sha256(sample.components[name]).hexdigest() != digest:
+                return self._not_indexed(place.key, name)
+        return sample
 
     def batches(self, storage: Storage, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of a part of a table, in order, some thousand at a time."""
@@ -194,8 +223,11 @@ class StoredShard:
     def check(self, row: IndexRow, data: bytes) -> None:
         """Refuse bytes that are not those of the component."""
         if hashlib.sha256(data).hexdigest() != row.sha256:
-            uri = self.layout.data(self.file_name)
-            raise CorruptionError(f"{row.key}.{row.component} in {uri} is not what the index says. {_REMEDY}")
+            raise self._not_indexed(row.key, row.component)
+
+    def _not_indexed(self, key: str, component: str) -> CorruptionError:
+        uri = self.layout.data(self.file_name)
+        return CorruptionError(f"{key}.{component} in {uri} is not what the index says. {_REMEDY}")
 
     def _is_named(self, storage: Storage) -> bool:
         """Whether the commit that stands now names this very shard."""

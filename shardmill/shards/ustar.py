@@ -6,7 +6,10 @@ bytes.
 
 import hashlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shardmill.errors import CorruptionError
 from shardmill.samples import EncodedSample
@@ -15,9 +18,17 @@ BLOCK = 512
 MAX_MEMBER = 8**11 - 1
 """Largest size that a ustar header can state: 8 GiB less one byte."""
 _END = bytes(2 * BLOCK)
+_OWNER = b"0000444\x000000000\x000000000\x00"
+_TIME = b"\x0000000000000\x00"
+_KIND = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
+_FIXED_SUM = sum(_OWNER + _TIME + b" " * 8 + _KIND)
+"""Over the bytes of a header but for the name and the size; those of the sum count as blanks."""
 
 
-def stored_size(size: int) -> int:
+Size = TypeVar("Size", int, NDArray[np.int64])
+
+
+def stored_size(size: Size) -> Size:
     """Bytes that a member of `size` bytes takes in the archive, header and padding included."""
     return BLOCK + size + -size % BLOCK
 
@@ -31,13 +42,9 @@ def member_header(name: str, size: int) -> bytes:
     encoded = name.encode("ascii")
     if not 0 < len(encoded) <= 100 or b"\0" in encoded or not 0 <= size <= MAX_MEMBER:
         raise ValueError(f"ustar cannot hold a member named {name!r} of {size} bytes")
-    header = bytearray(BLOCK)
-    header[0 : len(encoded)] = encoded
-    header[100:156] = b"0000444\x000000000\x000000000\x00%011o\x0000000000000\x00        " % size
-    header[156:157] = b"0"
-    header[257:265] = b"ustar\x0000"
-    header[148:156] = b"%06o\x00 " % sum(header)
-    return bytes(header)
+    digits = b"%011o" % size
+    checksum = b"%06o\x00 " % (_FIXED_SUM + sum(encoded) + sum(digits))
+    return b"".join((encoded.ljust(100, b"\0"), _OWNER, digits, _TIME, checksum, _KIND))
 
 
 class TarWriter:

@@ -91,9 +91,12 @@ class Excludes:
         files = [each for each in numbered if "/" not in each[1]]
         self._names = {glob.lower(): number for number, glob in reversed(files) if not _SPECIAL.search(glob)}
         self._files = _any_of([each for each in files if _SPECIAL.search(each[1])])
-        self._folders = _any_of([(n, glob[:-1]) for n, glob in numbered if glob.find("/") == len(glob) - 1 > 0])
+        folders = [(n, glob[:-1]) for n, glob in numbered if glob.find("/") == len(glob) - 1 > 0]
+        self._folders = _any_of(folders)
         paths = [each for each in numbered if "/" in each[1].rstrip("/")]
         self._paths = _any_of(paths) if paths else None
+        self.expression = _any_rule(files, folders, paths)
+        """Fits, as RE2 reads it, every name in lower-case ASCII that a rule leaves out; None if there is no rule."""
         self._in_folder = lru_cache(1024)(self._by_folder)  # a listing comes to a folder's objects one after the other
 
     @property
@@ -142,6 +145,19 @@ def _any_of(globs: Iterable[tuple[int, str]]) -> re.Pattern[str]:
     """Fits what one of the globs fits, in lower case; the group that matched is called by the glob's number."""
     choices = "|".join(f"(?P<r{number}>{_expression(glob.lower())})" for number, glob in globs)
     return re.compile(choices or r"(?!)", re.DOTALL)
+
+
+def _any_rule(*kinds: Sequence[tuple[int, str]]) -> str | None:
+    """The globs over the last part of a name, over folders and over whole names, as one expression."""
+    files, folders, paths = (
+        "|".join(_expression(glob.lower()) for _, glob in globs) if globs else None for globs in kinds
+    )
+    choices = [
+        *([f"(?:.*/)?(?:{files})"] if files is not None else []),
+        *([f"(?:.*/)?(?:{folders})/.*"] if folders is not None else []),
+        *([paths] if paths is not None else []),
+    ]
+    return f"(?s)^(?:{'|'.join(choices)})$" if choices else None
 
 
 _SPECIAL = re.compile(r"(\*\*+/|/\*\*+$|\*+|\?)")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from shardmill.errors import ConfigurationError
 from shardmill.left_out import LeftOut, LeftOutWriter
-from shardmill.sources.content import content_digest, content_of
+from shardmill.sources.content import content_digest, content_of_all
+from shardmill.tables import table_digest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,27 +52,44 @@ class RawObject(NamedTuple):
 class Manifest:
     """Raw objects sorted by all that they are, the key first, so that equal sets are equal manifests.
 
-    Only a part that was chosen of another (`parts`) is in an order of its own.
+    Only a part that was chosen of another (`part`) is in an order of its own.
     """
 
     def __init__(self, table: pa.Table) -> None:
-        """`table` has the columns of `manifest_schema()` and is sorted, or else a part."""
+        """`table` has the columns of `manifest_schema()`, each in one piece, and is sorted, or else a part."""
         self.table = table
         self._left_out: LeftOut | None = None
 
     @classmethod
     def from_objects(cls, objects: Iterable[RawObject]) -> Manifest:
-        """The manifest of these objects, in any order."""
+        """The manifest of these objects, in any order.
+
+        Raises:
+            ConfigurationError: As `from_batches`.
+        """
+        rest = iter(objects)
+        return cls.from_batches(map(batch_of, iter(lambda: list(islice(rest, _TOGETHER)), [])))
+
+    @classmethod
+    def from_batches(cls, batches: Iterable[pa.RecordBatch]) -> Manifest:
+        """The manifest of the objects in these batches, which have the columns of `manifest_schema()`, in any order.
+
+        Raises:
+            ConfigurationError: There are more than a manifest can hold.
+        """
         import pyarrow as pa
+        import pyarrow.compute as pc
 
         schema = manifest_schema()
-        batches, rest = [], iter(objects)
-        while chunk := list(islice(rest, _TOGETHER)):
-            columns: dict[str, Sequence[Any]] = dict(zip(RawObject._fields, zip(*chunk, strict=True), strict=True))
-            columns["modified"] = [round(seconds * 1e6) for seconds in columns["modified"]]
-            batches.append(pa.RecordBatch.from_pydict(columns, schema=schema))
-        table = pa.Table.from_batches(batches, schema=schema)
-        return cls(table.sort_by([(name, "ascending") for name in _FIELDS]))
+        table = pa.Table.from_batches(batches, schema)
+        _check_length(table)
+        order = pc.sort_indices(table.select(_FIELDS), [(name, "ascending") for name in _FIELDS])
+        unsorted, columns = table.columns, []
+        del table  # so that one column at a time is in memory twice
+        while unsorted:
+            columns.append(unsorted.pop(0).take(order).combine_chunks())
+            pa.default_memory_pool().release_unused()
+        return cls(pa.table(columns, schema=schema))
 
     def leaving_out(self, left_out: LeftOut) -> Manifest:
         """The same objects, where others were listed beside them."""
@@ -86,10 +107,19 @@ class Manifest:
         """Number of objects."""
         return int(self.table.num_rows)
 
-    @cached_property
+    @property
     def samples(self) -> int:
         """Number of samples, those included that will be rejected."""
-        return int(self.table["key"].combine_chunks().value_counts().__len__()) if self.objects else 0
+        return len(self.starts)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Of each sample the number of its first object."""
+        import pyarrow.compute as pc
+
+        keys = self.table["key"]
+        differ = pc.not_equal(keys.slice(1), keys.slice(0, max(0, self.objects - 1)))
+        return np.concatenate([np.zeros(min(1, self.objects), np.int64), np.flatnonzero(differ) + 1])
 
     @cached_property
     def bytes(self) -> int:
@@ -101,15 +131,17 @@ class Manifest:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over what every object is, but for its time."""
-        digest = hashlib.sha256()
-        for row in self.rows(*_FIELDS):
-            digest.update(repr(row).encode())
-        return digest.hexdigest()
+        return table_digest(self.table.select(_FIELDS))
+
+    @cached_property
+    def digest_of_samples(self) -> str:
+        """SHA-256 over what of each object goes into its sample: all but its time and the declared columns."""
+        return table_digest(self.table.select(_OF_SAMPLES))
 
     @cached_property
     def content(self) -> str:
         """What the objects are, by URI and version alone: what a listing can be compared with."""
-        return content_digest(sum(content_of(uri, version) for uri, version in self.rows("uri", "version")))
+        return content_digest(content_of_all(self.rows("uri", "version")))
 
     def __iter__(self) -> Iterator[RawObject]:
         return map(RawObject._make, self.rows(*RawObject._fields))
@@ -118,10 +150,6 @@ class Manifest:
         """Each key with its objects, in the order of the keys."""
         for key, group in groupby(self, attrgetter("key")):
             yield key, tuple(group)
-
-    def identities(self) -> Iterator[tuple[Any, ...]]:
-        """What of each object goes into its sample: all but its time and the declared columns."""
-        return self.rows(*_OF_SAMPLES)
 
     def rows(self, *names: str) -> Iterator[tuple[Any, ...]]:
         """These fields of each object, in order: cheaper than objects with all of them."""
@@ -136,12 +164,13 @@ class Manifest:
         place = self.table.schema.get_field_index("columns")
         return Manifest(self.table.set_column(place, "columns", cells)).leaving_out(self.left_out)
 
-    def parts(self, rows: Iterable[Sequence[int]]) -> Iterator[Manifest]:
-        """A manifest of each of these selections of objects, by their numbers and in that order."""
-        table = self.table.combine_chunks()  # else each object is looked for among the chunks
-        return (Manifest(table.take(part)) for part in rows)
+    def part(self, rows: NDArray[np.int64], fields: Sequence[str] = RawObject._fields) -> Manifest:
+        """A manifest of some of these objects, by their numbers and in that order, with these fields alone."""
+        return Manifest(self.table.select(fields).take(rows))
 
 
+_MOST_BYTES = 2**31 - 1
+"""Of a column of strings in one piece: Arrow counts them with 32 bits."""
 _TOGETHER = 1000
 """Objects that are handled together."""
 _OF_SAMPLES = ("key", "component", "uri", "size", "version", "metadata")
@@ -164,6 +193,36 @@ def manifest_schema() -> pa.Schema:
             pa.field("columns", pa.string()),
         ]
     )
+
+
+def _check_length(table: pa.Table) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name in table.column_names:
+        if pa.types.is_string(table.schema.field(name).type) and table[name].nbytes > _MOST_BYTES:
+            length = pc.sum(pc.binary_length(table[name]).cast(pa.int64())).as_py()
+            if length > _MOST_BYTES:
+                raise ConfigurationError(
+                    f"the field {name!r} of {table.num_rows:,} objects has {length:,} bytes in all; a partition's "
+                    f"manifest holds at most {_MOST_BYTES:,}. Cut the source into more partitions"
+                )
+
+
+def batch_of(objects: Sequence[RawObject]) -> pa.RecordBatch:
+    """Some objects, in the columns of `manifest_schema()`."""
+    import pyarrow as pa
+
+    columns = dict(zip(RawObject._fields, map(list, zip(*objects, strict=True)), strict=True))
+    columns["modified"] = microseconds(columns["modified"])
+    return pa.RecordBatch.from_pydict(columns, schema=manifest_schema())
+
+
+def microseconds(modified: Sequence[float]) -> pa.TimestampArray:
+    """Times in seconds since the epoch, as a manifest has them."""
+    import pyarrow as pa
+
+    return pa.array(np.rint(np.array(modified) * 1e6).astype(np.int64)).cast(pa.timestamp("us", tz="UTC"))
 
 
 def _values(batch: pa.RecordBatch, name: str) -> list[Any]:

@@ -24,8 +24,10 @@ MAX_COMPONENT = 27
 # Not "~": it marks what was shortened, so that no name in full looks like a shortened one.
 _SAFE_KEY = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/=+@,")
 _SAFE_COMPONENT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-.=+@,")
-_PLAIN_PART = r"(?!__)[A-Za-z0-9_\-=+@,]+"
-_PLAIN_KEY = re.compile(rf"{_PLAIN_PART}(/+{_PLAIN_PART})*")
+_PLAIN_PART = r"(?:_?[A-Za-z0-9\-=+@,][A-Za-z0-9_\-=+@,]*|_)"  # no two underscores first, as RE2 can say it, too
+PLAIN_KEY = rf"{_PLAIN_PART}(?:/+{_PLAIN_PART})*"
+"""What keys of at most `MAX_KEY` characters fit that stand in a shard as they are."""
+_PLAIN_KEY = re.compile(PLAIN_KEY)
 _PART = r"(?!__)[A-Za-z0-9_\-=+@,~%]+"
 _MEMBER_NAME = re.compile(rf"{_PART}(/+{_PART})*\0(?!__)[a-z0-9_\-.=+@,~%]+")
 
@@ -53,6 +55,15 @@ def encode_key(key: str) -> str:
     if len(encoded) <= MAX_KEY:
         return encoded
     return f"{encoded[: MAX_KEY - 17]}~{_digest(key)}"
+
+
+def child_key(key: str, name: str) -> str:
+    """The key of what is made of the sample with this key and called `name`: `<key>~<name>`, as a shard can hold it.
+
+    It is the sample's own key where the name is empty.
+    """
+    child = f"{key}~{encode_key(name)}" if name else key
+    return child if len(child) <= MAX_KEY else f"{child[: MAX_KEY - 17]}~{_digest(child)}"
 
 
 def spellings(name: str) -> Iterator[str]:
@@ -125,6 +136,16 @@ class Declared(NamedTuple):
     names: tuple[str, ...]
 
 
+class Rule(NamedTuple):
+    """One pattern of a component."""
+
+    component: str
+    expression: re.Pattern[str]
+    """What fits it, with the groups `key` and, where any suffix does, `suffix`. RE2 reads it as Python does."""
+    suffix: str
+    """Of what fits it: `*` for any, empty if that is part of the key."""
+
+
 class ComponentPatterns:
     """Names matched against patterns such as `annotations/{key}.png`, without regard to case.
 
@@ -147,16 +168,16 @@ class ComponentPatterns:
                         f"components {other.component!r} and {one.component!r} would both be called {both[0]!r} in a "
                         "sample: give one of them another name"
                     )
-        self._expressions = [
-            (component, *_compile(component, pattern)) for component in patterns for pattern in patterns[component]
+        self.rules = [
+            Rule(component, *_compile(component, pattern)) for component in patterns for pattern in patterns[component]
         ]
 
     def split(self, name: str) -> tuple[str, str] | None:
         """(key, component) of the first pattern that fits the whole name, None if none does."""
-        for component, expression, suffix in self._expressions:
+        for component, expression, suffix in self.rules:
             match = expression.fullmatch(name)
             if match:
-                return match["key"], called(component, name.rpartition(".")[2] if suffix == "*" else suffix)
+                return match["key"], called(component, match["suffix"] if suffix == "*" else suffix)
         return None
 
 
@@ -203,7 +224,7 @@ def _compile(component: str, pattern: str) -> tuple[re.Pattern[str], str]:
             f"the pattern of component {component!r} is {pattern!r}; `*` stands for a suffix alone, at the end, as in "
             "'images/{key}.*'"
         )
-    end = "" if literal == after else r"\.[^/.]+"
+    end = "" if literal == after else r"\.(?P<suffix>[^/.]+)"
     expression = re.compile(f"{re.escape(before)}(?P<key>.+){re.escape(literal)}{end}", re.DOTALL | re.IGNORECASE)
     _, dot, suffix = after.rpartition("/")[2].rpartition(".")
     return expression, suffix if dot else ""

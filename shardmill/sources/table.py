@@ -138,6 +138,9 @@ def _gathered(rows: pa.Table, as_lists: bool) -> Iterator[_Named]:
         if as_lists:
             metadata = gathered(row.metadata for row in same if row.metadata is not None)
             same = [row._replace(metadata=metadata) for row in same]
+        if len(same) == 1:
+            yield same[0]._replace(columns=columns)
+            continue
         for each, count in Counter(row._replace(columns=columns) for row in same).items():
             yield each._replace(rows=count)
 
@@ -182,7 +185,11 @@ def tell_of_missing(uri: str, columns: Collection[str], declared: Collection[str
 
 def canonical(value: Any) -> str:
     """As JSON, the same for equal values: NaN as null, what JSON does not know as text."""
-    return json.dumps(_plain(value), sort_keys=True, ensure_ascii=False)
+    return _CANONICAL.encode(_plain(value))
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
+"""Made once: `json.dumps` would make another for each row."""
 
 
 def _is_quick(each: _Named) -> bool:
@@ -198,9 +205,9 @@ def _name_of(uri: str, folder: str) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [item if isinstance(item, str) else _plain(item) for item in value]
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): item if isinstance(item, str) else _plain(item) for name, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -14,10 +14,10 @@ from typing_extensions import override
 
 from shardmill.errors import Rejected
 from shardmill.shards.commit import Commit
-from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.stored import Rows, StoredShard
 from shardmill.sources.columns import CLASS, arrow_type, column_value, declared, json_fields
 from shardmill.sources.manifest import Manifest
+from shardmill.tables import table_digest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +44,7 @@ class ShardWithColumns(StoredShard):
 
     @cached_property
     def _digest(self) -> str:
-        return fingerprint(cells=self.cells.to_pydict())
+        return table_digest(self.cells)
 
 
 def shards_with_columns(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shardmill.concurrency import bounded_map
+from shardmill.concurrency import chunked_map
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.stages.stage import InputShard, Work
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def unknown(*_: object) -> int:
+    """Then a thread is handed one item at a time."""
+    return sys.maxsize
 
 
 class Counts:
@@ -25,19 +31,28 @@ class Counts:
         self.kept = self.filtered = self.copied = self.bytes_in = 0
 
     def each(
-        self, prepare: Callable[[T], R | Reject], items: Iterable[T], is_copied: Callable[[T], bool]
+        self,
+        prepare: Callable[[T], R | Reject],
+        items: Iterable[T],
+        is_copied: Callable[[T], bool],
+        size: Callable[[T, R | Reject | None], int] = unknown,
     ) -> Iterator[tuple[T, R]]:
         """Each item with what `prepare` makes of it, in order, computed in `work.threads` threads.
 
-        Rejects are counted and left out; what is copied is counted. Holds `2 * work.threads` items.
+        Rejects are counted and left out; what is copied is counted. `size` gives the bytes of an item with what was
+        made of it, if it has been made. For each thread two items are held, or some that come to two MiB.
         """
-        for item, made in bounded_map(lambda item: (item, prepare(item)), items, self._work.threads, is_copied):
+        for item, made in chunked_map(prepare, items, self._shard.samples, self._work.threads, is_copied, size):
             self.copied += is_copied(item)
             if isinstance(made, Reject):
-                self.rejects.append(made)
-                self._work.advance(1)
+                self.reject(made)
             else:
                 yield item, made
+
+    def reject(self, reject: Reject) -> None:
+        """Count an item as rejected."""
+        self.rejects.append(reject)
+        self._work.advance(1)
 
     def done(self, filtered: str | None = None) -> None:
         """Count an item of `each` as kept, or as filtered, with its fingerprint."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
-from itertools import chain
+from itertools import chain, islice, tee
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 from typing_extensions import override
 
+from shardmill.concurrency import chunked_map, fan_out
 from shardmill.devices import GPUSpec
 from shardmill.embedders import (
     Embedder,
@@ -26,9 +27,10 @@ from shardmill.embedders import (
     weights_identity,
 )
 from shardmill.errors import Rejected
-from shardmill.images import MAX_PIXELS, decode_image, in_work
+from shardmill.images import MAX_PIXELS, in_work
+from shardmill.images.once import DecodeOnce
 from shardmill.samples import called_so, image_format
-from shardmill.shards.earlier import Earlier, EarlierReader, Former
+from shardmill.shards.earlier import Earlier, EarlierReader
 from shardmill.shards.fingerprint import sample_fingerprint
 from shardmill.shards.gathered import GatheredRows
 from shardmill.shards.index import IndexRow
@@ -36,22 +38,19 @@ from shardmill.shards.layout import Suffix
 from shardmill.shards.parts import WIDE_GAP, Bytes, Part, read_parts
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.stored import Rows, StoredShard
-from shardmill.sources.columns import LINEAGE, OWN_COLUMNS
 from shardmill.stages.about import about
 from shardmill.stages.columns import SampleColumns, UnfitValueError
-from shardmill.stages.counts import Counts
-from shardmill.stages.outputs import Cell, TableOutput
+from shardmill.stages.counts import Counts, unknown
+from shardmill.stages.embedding_table import Embedded, Row, embedding_schema, open_table, table_arrays
 from shardmill.stages.stage import Foreseen, OutputFiles, Resources, Work, stage_identity
 from shardmill.stages.stored_samples import Fingerprints, InputSample, StoredSamplesStage, components_of
 from shardmill.storage import Storage
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
 
 _MODELS = 4
 """Models that a process keeps: a dataset may have several embedders, and its partitions come one after the other."""
-
 
 _ROWS = 1024
 """Most that are written at once."""
@@ -71,19 +70,18 @@ class _Plan(NamedTuple):
     is_copied: bool = False
 
 
-class _Row(NamedTuple):
-    key: str
-    columns: Sequence[Any]
-    """The declared ones."""
-    origin: IndexRow
-    """Of the image that is embedded."""
-    fingerprint: str
-    former: Former | None
-    """Has the vector, where it is copied."""
-
-
-_Prepared: TypeAlias = "tuple[_Row, np.ndarray[Any, Any] | None]"
+_Prepared: TypeAlias = "tuple[Row, np.ndarray[Any, Any] | None]"
 """A row, and the image to embed where there is no vector of it."""
+_Taken: TypeAlias = "tuple[_Plan, _Prepared | Reject]"
+"""A sample as one model takes it."""
+
+
+class _Read(NamedTuple):
+    """What is read of a sample, for all models that embed it."""
+
+    plans: Sequence[_Plan]
+    names: Sequence[str]
+    """Components, each once."""
 
 
 @dataclass(frozen=True)
@@ -106,16 +104,18 @@ class EmbedStage(StoredSamplesStage):
     name: ClassVar[str] = "embed"
     version: ClassVar[int] = 3
     suffix: ClassVar[Suffix] = "parquet"
+    most_together: ClassVar[int] = _MODELS
 
     @property
     @override
     def resources(self) -> Resources:
-        """One model a process; on CUDA, a device a process.
+        """One model a process; on CUDA, a device a process."""
+        runtime = "cuda" if self.spec.runtime == "cuda" else choose_runtime(self.spec)
+        return Resources(model=True, gpus=self.devices if runtime == "cuda" else None)
 
-        Raises:
-            ConfigurationError: The spec asks for a runtime that is not to be had here.
-        """
-        return Resources(model=True, gpus=self.devices if choose_runtime(self.spec) == "cuda" else None)
+    @override
+    def check_machine(self) -> None:
+        choose_runtime(self.spec)
 
     @override
     def parameters(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class EmbedStage(StoredSamplesStage):
     @override
     def fingerprints(self, computation: str, key: str, rows: Rows) -> Fingerprints:
         try:
-            row = rows[self._component(rows)]
+            row = rows[self.component_of(rows)]
         except Rejected as refused:
             return Fingerprints("", sample_fingerprint(computation, refused.reason, refused.detail))
         return Fingerprints(
@@ -172,108 +172,47 @@ class EmbedStage(StoredSamplesStage):
             CorruptionError: The shard's bytes are not those that were committed.
             StorageError: A store cannot give them.
         """
-        counts, columns = Counts(shard, work), SampleColumns(shard)
-        index, earlier = shard.index_data(work.storage), EarlierReader(work.earlier, work.storage)
-        seen = () if work.earlier.is_empty else self.look_up(shard.rows_in(index), earlier)
-        known = GatheredRows(
-            work.storage, work.scratch, (sample.former for sample in seen if sample.former), ["embedding", "cls"]
-        )
-        threads = None if self.resources.gpus else work.threads  # a device's model does not depend on them
-        model = cache(lambda: _loaded(self.spec, self.weights, work.storage, threads))
-        waiting: deque[list[_Row]] = deque()
+        index = shard.index_data(work.storage)
+        embedding = _Embedding(self, shard, index, work)
+        with closing(_read_and_prepare([embedding], shard, index, work)) as taken:
+            return embedding.table(each for (each,) in taken)
 
-        def planned() -> Iterator[tuple[_Plan, list[Part]]]:
-            for sample in self.look_up(shard.rows_in(index), earlier):
-                counts.bytes_in += sum(row.size for row in sample.rows.values())
-                plan = self._plan(sample, known, columns)
-                if not plan.is_copied and plan.refused is None:
-                    model()  # here, and not in several threads at once
-                yield plan, [Part(shard, sample.rows[name]) for name in plan.read]
+    @override
+    @classmethod
+    def together(
+        cls, stages: Sequence[Self], shard: StoredShard, works: Sequence[Work]
+    ) -> list[tuple[OutputFiles, ShardReport]]:
+        """Each image is read and decoded once for all models, which compute at the same time."""
+        work, done = works[0], deque[int]()
+        index = shard.index_data(work.storage)
+        embeddings = [
+            _Embedding(stage, shard, index, replace(its, advance=done.append))
+            for stage, its in zip(stages, works, strict=True)
+        ]
 
-        def prepare(read: tuple[_Plan, list[Bytes]]) -> _Prepared | Reject:
-            try:
-                return self._prepare(*read, columns, lambda pixels: model()[0].preprocess(pixels))
-            except UnfitValueError as unfit:  # another value makes no other sample: the reject must not be found again
-                return read[0].sample.reject(unfit).model_copy(update={"fingerprint": ""})
-            except Rejected as rejected:
-                return read[0].sample.reject(rejected, self.masks, self.spec.component or "")
+        def table(number: int) -> Callable[[Iterator[Sequence[_Taken]]], tuple[OutputFiles, ShardReport]]:
+            return lambda taken: embeddings[number].table(each[number] for each in taken)
 
-        def batches() -> Iterator[np.ndarray[Any, Any]]:
-            import numpy as np
+        def told() -> None:
+            while done:
+                work.advance(done.popleft())
 
-            rows: list[_Row] = []
-            images: list[np.ndarray[Any, Any]] = []
-            read = read_parts(work.storage, planned(), WIDE_GAP)
-            for _, (row, image) in counts.each(prepare, read, lambda each: each[0].is_copied):
-                rows.append(row)
-                if image is not None:
-                    images.append(image)
-                if len(images) == self.spec.batch_size:
-                    waiting.append(rows)
-                    yield np.stack(images)
-                    rows, images = [], []
-            waiting.append(rows)
-            if images:
-                yield np.stack(images)
+        def items(taken: Iterable[Sequence[_Taken]]) -> Iterator[Sequence[_Taken]]:
+            for each in taken:
+                told()  # in this thread, as the caller expects
+                yield each
 
-        stacked = batches()
-        first = next(stacked, None)
-        vectors = iter(()) if first is None else model()[1].embed(chain([first], stacked))
-        dimension = known.dimension or model()[0].dimension
-        schema = embedding_schema(dimension, self.spec.dtype, columns)
-        with _open_table(work, schema) as table:
-            for computed in chain(vectors, [None]):
-                rows = waiting.popleft() if waiting else []
-                for arrays, cells in _arrays(rows, computed, known, shard, self.spec, schema):
-                    table.add(arrays, "embedding", cells)
-                for _ in rows:
-                    counts.done()
-        runtime = "" if first is None else model()[1].name
-        summary = {"model": self.spec.model, "dimensions": dimension}
-        return table.result(counts, runtime=runtime, summary=summary)
+        with closing(_read_and_prepare(embeddings, shard, index, work)) as taken:
+            tables = fan_out(items(taken), [table(number) for number in range(len(stages))], 2 * work.threads)
+        told()
+        return tables
 
-    def _plan(self, sample: InputSample, known: GatheredRows, columns: SampleColumns) -> _Plan:
-        former = sample.former
-        try:
-            given = columns.given(sample.rows)
-            component = self._component(sample.rows)
-        except UnfitValueError as unfit:
-            return _Plan(sample, refused=unfit, is_copied=True)
-        except Rejected as refused:
-            return _Plan(sample, refused=refused, is_copied=former is not None)
-        if sample.refused is not None:
-            return _Plan(sample, refused=sample.refused, is_copied=True)
-        others = columns.read_from(given, sample.rows)
-        if former is None or not known.has(former):
-            return _Plan(sample, [component, *others], given)
-        if "cls" in others:
-            text = known.row(former)["cls"][0].as_py()
-            if text is not None and _says(sample.rows["cls"], str(text)):
-                return _Plan(sample, [name for name in others if name != "cls"], given, str(text), is_copied=True)
-        return _Plan(sample, others, given, is_copied=True)
+    def component_of(self, names: Collection[str]) -> str:
+        """Which of a sample's components is embedded.
 
-    def _prepare(
-        self,
-        plan: _Plan,
-        found: list[Bytes],
-        columns: SampleColumns,
-        preprocess: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]],
-    ) -> _Prepared:
-        """The row, its image first: that is refused for its columns last, whether it is copied or not."""
-        if plan.refused is not None:
-            raise plan.refused
-        sample, data = plan.sample, components_of(plan.read, found)
-        component, image = self._component(sample.rows), None
-        former = sample.former if plan.is_copied else None
-        if former is None:
-            with in_work, about(sample.key, sample.rows[component].source_uri):
-                image = preprocess(decode_image(data[component], component, self.max_pixels))
-        if plan.cls is not None:
-            data["cls"] = plan.cls.encode()
-        values = columns.values(plan.given, data)
-        return _Row(sample.key, values, sample.rows[component], sample.fingerprints.output, former), image
-
-    def _component(self, names: Collection[str]) -> str:
+        Raises:
+            Rejected: None, or nobody says which.
+        """
         if self.spec.component is not None:
             found = called_so(self.spec.component, names) or next((name for name in self.names if name in names), None)
             if found is None:
@@ -285,6 +224,162 @@ class EmbedStage(StoredSamplesStage):
             found = ", ".join(sorted(images)) or "none"
             raise Rejected("no single image", f"images: {found}; say which one in the embedder's `component`")
         return images[0]
+
+
+class _Embedding:
+    """One model's part in a pass over a shard."""
+
+    def __init__(self, stage: EmbedStage, shard: StoredShard, index: bytes, work: Work) -> None:
+        self._stage, self._shard, self._work = stage, shard, work
+        self._counts, self._columns = Counts(shard, work), SampleColumns(shard)
+        self._earlier = EarlierReader(work.earlier, work.storage)
+        seen = () if work.earlier.is_empty else self.samples(shard.rows_in(index))
+        formers = (sample.former for sample in seen if sample.former)
+        self._known = GatheredRows(work.storage, work.scratch, formers, ["embedding", "cls"])
+        threads = None if stage.resources.gpus else work.threads  # a device's model does not depend on them
+        self._model = cache(lambda: _loaded(stage.spec, stage.weights, work.storage, threads))
+        self._waiting: deque[tuple[InputSample, Row]] = deque()
+
+    def samples(self, rows: Iterator[tuple[str, Rows]]) -> Iterator[InputSample]:
+        """The samples of the shard, each with what was made of it before."""
+        return self._stage.look_up(rows, self._earlier)
+
+    def plan(self, sample: InputSample) -> _Plan:
+        """How the row of a sample is had; loads the model where it is needed, since that is no work for a thread."""
+        self._counts.bytes_in += sum(row.size for row in sample.rows.values())
+        plan = self._plan(sample)
+        if not plan.is_copied and plan.refused is None:
+            self._model()
+        return plan
+
+    def prepare(self, plan: _Plan, data: Mapping[str, Bytes], decode: DecodeOnce) -> _Prepared | Reject:
+        """The row of a sample, of what was read of it, and the image to embed."""
+        try:
+            return self._prepare(plan, components_of(plan.read, (data[name] for name in plan.read)), decode)
+        except UnfitValueError as unfit:  # another value makes no other sample: the reject must not be found again
+            return plan.sample.reject(unfit).model_copy(update={"fingerprint": ""})
+        except Rejected as rejected:
+            return self._reject(plan.sample, rejected)
+
+    def _reject(self, sample: InputSample, why: Rejected) -> Reject:
+        return sample.reject(why, self._stage.masks, self._stage.spec.component or "")
+
+    def table(self, taken: Iterator[_Taken]) -> tuple[OutputFiles, ShardReport]:
+        """Embed what comes, and write the rows."""
+        stage = self._stage
+        images = self._images(taken)
+        first = next(images, None)
+        dimension = self._known.dimension or self._model()[0].dimension
+        schema = embedding_schema(dimension, stage.spec.dtype, self._columns)
+        with (
+            closing(self._embedded(first, images)) as rows,
+            open_table(self._work, schema) as table,
+        ):
+            while some := list(islice(rows, _ROWS)):
+                table.add(*table_arrays(some, self._known, self._shard, stage.spec, schema))
+        runtime = "" if first is None else self._model()[1].name
+        summary = {"model": stage.spec.model, "dimensions": dimension}
+        return table.result(self._counts, runtime=runtime, summary=summary)
+
+    def _images(self, taken: Iterator[_Taken]) -> Iterator[np.ndarray[Any, Any]]:
+        """Those to embed. The rows of all samples that are no rejects wait for their vectors."""
+        for plan, made in taken:
+            self._counts.copied += plan.is_copied
+            if isinstance(made, Reject):
+                self._counts.reject(made)
+                continue
+            row, image = made
+            self._waiting.append((plan.sample, row))
+            if image is not None:
+                yield image
+
+    def _embedded(
+        self, first: np.ndarray[Any, Any] | None, images: Iterator[np.ndarray[Any, Any]]
+    ) -> Generator[Embedded]:
+        waiting = self._waiting
+        with closing(self._computed(first, images)) as vectors:  # the model is kept, and nothing may be left in it
+            for vector in chain(vectors, [None]):
+                while waiting and waiting[0][1].former is not None:
+                    self._counts.done()
+                    yield waiting.popleft()[1], None
+                if vector is None:
+                    continue
+                sample, row = waiting.popleft()
+                if self._stage.spec.is_finite(vector):
+                    self._counts.done()
+                    yield row, vector
+                else:
+                    self._counts.reject(
+                        self._reject(sample, Rejected("no finite vector", "the model gives NaN or infinity for it"))
+                    )
+
+    def _computed(
+        self, first: np.ndarray[Any, Any] | None, images: Iterator[np.ndarray[Any, Any]]
+    ) -> Generator[np.ndarray[Any, Any]]:
+        if first is not None:
+            yield from self._model()[1].embed(chain([first], images))
+
+    def _plan(self, sample: InputSample) -> _Plan:
+        former = sample.former
+        try:
+            given = self._columns.given(sample.rows)
+            component = self._stage.component_of(sample.rows)
+        except UnfitValueError as unfit:
+            return _Plan(sample, refused=unfit, is_copied=True)
+        except Rejected as refused:
+            return _Plan(sample, refused=refused, is_copied=former is not None)
+        if sample.refused is not None:
+            return _Plan(sample, refused=sample.refused, is_copied=True)
+        others = self._columns.read_from(given, sample.rows)
+        if former is None or not self._known.has(former):
+            return _Plan(sample, [component, *others], given)
+        if "cls" in others:
+            text = self._known.row(former)["cls"][0].as_py()
+            if text is not None and _says(sample.rows["cls"], str(text)):
+                return _Plan(sample, [name for name in others if name != "cls"], given, str(text), is_copied=True)
+        return _Plan(sample, others, given, is_copied=True)
+
+    def _prepare(self, plan: _Plan, data: dict[str, bytes], decode: DecodeOnce) -> _Prepared:
+        """The row, its image first: that is refused for its columns last, whether it is copied or not."""
+        if plan.refused is not None:
+            raise plan.refused
+        sample = plan.sample
+        component, image = self._stage.component_of(sample.rows), None
+        former = sample.former if plan.is_copied else None
+        if former is None:
+            with in_work, about(sample.key, sample.rows[component].source_uri):
+                image = self._model()[1].prepare(data[component], component, self._stage.max_pixels, decode)
+        if plan.cls is not None:
+            data["cls"] = plan.cls.encode()
+        values = self._columns.values(plan.given, data)
+        return Row(sample.key, values, sample.rows[component], sample.fingerprints.output, former), image
+
+
+def _read_and_prepare(
+    embeddings: Sequence[_Embedding], shard: StoredShard, index: bytes, work: Work
+) -> Generator[Sequence[_Taken]]:
+    """The samples of a shard, each as every model takes it: read once, its images decoded once."""
+
+    def planned() -> Iterator[tuple[_Read, list[Part]]]:
+        rows = tee(shard.rows_in(index), len(embeddings))
+        found = (each.samples(some) for each, some in zip(embeddings, rows, strict=True))
+        for samples in zip(*found, strict=True):
+            plans = [each.plan(sample) for each, sample in zip(embeddings, samples, strict=True)]
+            names = list(dict.fromkeys(name for plan in plans for name in plan.read))
+            yield _Read(plans, names), [Part(shard, samples[0].rows[name]) for name in names]
+
+    def prepare(item: tuple[_Read, list[Bytes]]) -> list[_Prepared | Reject]:
+        (plans, names), found = item
+        data, decode = dict(zip(names, found, strict=True)), DecodeOnce(len(embeddings) > 1)
+        with in_work:  # as long as one of them works on the pixels
+            return [each.prepare(plan, data, decode) for each, plan in zip(embeddings, plans, strict=True)]
+
+    def is_quick(item: tuple[_Read, list[Bytes]]) -> bool:
+        return all(plan.is_copied for plan in item[0].plans)
+
+    read = read_parts(work.storage, planned(), WIDE_GAP)
+    for (sample, _), made in chunked_map(prepare, read, shard.samples, work.threads, is_quick, unknown):
+        yield list(zip(sample.plans, made, strict=True))
 
 
 @lru_cache(maxsize=_MODELS)
@@ -302,78 +397,3 @@ def _says(cls: IndexRow, text: str) -> bool:
 @lru_cache(maxsize=_MODELS)
 def _check_weights(spec: EmbedderSpec, weights: str, storage: Storage) -> None:
     load_embedder(spec, weights, storage)
-
-
-def _open_table(work: Work, schema: pa.Schema) -> TableOutput:
-    """Vectors neither repeat nor compress, and nobody filters by their smallest element."""
-    paths = [path for field in schema for path in _leaves(field) if field.name != "embedding"]
-    compression = {**dict.fromkeys(paths, "zstd"), "embedding.list.element": "none"}
-    return TableOutput(work, schema, use_dictionary=paths, write_statistics=paths, compression=compression)
-
-
-def _leaves(field: pa.Field) -> list[str]:
-    """What Parquet calls the column that holds a field's values."""
-    import pyarrow as pa
-
-    return [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name]
-
-
-def _arrays(
-    rows: list[_Row],
-    computed: np.ndarray[Any, Any] | None,
-    known: GatheredRows,
-    shard: StoredShard,
-    spec: EmbedderSpec,
-    schema: pa.Schema,
-) -> Iterator[tuple[dict[str, Any], list[Cell]]]:
-    """The columns of some rows at a time, and what the index says of them. Vectors are computed or copied."""
-    import numpy as np
-    import pyarrow as pa
-
-    kind = schema.field("embedding").type
-    declared = [field.name for field in schema if field.name not in OWN_COLUMNS]
-    fresh = iter(() if computed is None else spec.finish(computed))
-    for start in range(0, len(rows), _ROWS):
-        some = rows[start : start + _ROWS]
-        vectors = np.empty((len(some), kind.list_size), spec.dtype)
-        cells = []
-        for vector, row in zip(vectors, some, strict=True):
-            vector[:] = next(fresh) if row.former is None else vectors_of(known.row(row.former))[0]
-            cells.append(Cell(vector.nbytes, hashlib.sha256(vector.tobytes()).hexdigest(), row.origin, row.fingerprint))
-        columns = {
-            "key": [row.key for row in some],
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind),
-            **{name: [row.columns[number] for row in some] for number, name in enumerate(declared)},
-            "model": [spec.model] * len(some),
-            "component": [row.origin.component for row in some],
-            "component_sha256": [row.origin.sha256 for row in some],
-            "shard": [shard.file_name] * len(some),
-            "shard_sha256": [shard.entry.sha256] * len(some),
-            "source_uri": [row.origin.source_uri for row in some],
-            "source_version": [row.origin.source_version for row in some],
-            "source_sha256": [row.origin.source_sha256 for row in some],
-        }
-        yield columns, cells
-
-
-def vectors_of(batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
-    """The embedding column of a table's batch, [n, d]."""
-    import numpy as np
-
-    column = batch["embedding"]
-    return np.asarray(column.flatten()).reshape(batch.num_rows, column.type.list_size)
-
-
-def embedding_schema(dimension: int, dtype: str, columns: SampleColumns) -> pa.Schema:
-    """The columns of an embedding table: key, vector, class, those that are declared, the way to the raw object."""
-    import pyarrow as pa
-
-    element = pa.field("element", pa.type_for_alias(dtype), nullable=False)
-    return pa.schema(
-        [
-            pa.field("key", pa.string(), nullable=False),
-            pa.field("embedding", pa.list_(element, dimension), nullable=False),
-            *columns.fields(),
-            *(pa.field(name, pa.string(), nullable=False) for name in LINEAGE),
-        ]
-    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from typing_extensions import override
@@ -16,7 +16,8 @@ from shardmill.shards.index import IndexWriter
 from shardmill.shards.layout import Suffix
 from shardmill.shards.reader import ShardSet
 from shardmill.shards.report import ShardReport
-from shardmill.stages.embed import EmbedStage, vectors_of
+from shardmill.stages.embed import EmbedStage
+from shardmill.stages.embedding_table import vectors_of
 from shardmill.stages.stage import OutputFiles, Stage, Work
 from shardmill.storage import Storage
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 Projection = Literal["pca", "umap"]
 
-_FIT_ROWS = 50_000
+FIT_ROWS = 50_000
 """Rows that a basis is fitted on; more would not move the axes, and the first map would wait for them."""
 
 
@@ -48,7 +49,7 @@ class TablesToFit:
     @property
     def samples(self) -> int:
         """Rows that are read at most."""
-        return min(_FIT_ROWS, sum(table.commit.total_samples for table in self.tables))
+        return min(FIT_ROWS, sum(table.commit.total_samples for table in self.tables))
 
     @property
     def size(self) -> int:
@@ -58,6 +59,10 @@ class TablesToFit:
     def identity(self) -> Any:
         """Nothing, once it is settled: which tables were there first must not move any map."""
         return "settled" if self.settled else sorted(table.commit.digest for table in self.tables)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It travels with the tables that were found: what finds them knows the whole dataset."""
+        return TablesToFit, (partial(tuple, self.tables), self.settled)
 
 
 @dataclass(frozen=True)
@@ -131,13 +136,38 @@ def tables_of(embed: EmbedStage, tables: Iterable[ShardSet]) -> Iterator[ShardSe
             yield table
 
 
+def tables_to_fit(tables: Iterable[ShardSet]) -> list[ShardSet]:
+    """The first of these tables whose rows are enough: of the final ones, or of all where none is final."""
+    final, every = _Enough(), _Enough()
+    for table in tables:
+        every.take(table)
+        if table.commit.is_final:
+            final.take(table)
+        if final.rows >= FIT_ROWS:
+            break
+    return final.tables or every.tables
+
+
+@dataclass
+class _Enough:
+    """Tables, as long as their rows are too few."""
+
+    tables: list[ShardSet] = field(default_factory=list)
+    rows: int = 0
+
+    def take(self, table: ShardSet) -> None:
+        if self.rows < FIT_ROWS:
+            self.tables.append(table)
+            self.rows += table.commit.total_samples
+
+
 def _first_vectors(tables: Sequence[ShardSet]) -> Iterator[np.ndarray[Any, Any]]:
     rows = 0
     for table in tables:
         for batch in table.pinned_here().batches(["embedding"]):
-            yield vectors_of(batch)[: _FIT_ROWS - rows]
+            yield vectors_of(batch)[: FIT_ROWS - rows]
             rows += batch.num_rows
-            if rows >= _FIT_ROWS:
+            if rows >= FIT_ROWS:
                 return
 
 

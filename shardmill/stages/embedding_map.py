@@ -15,8 +15,8 @@ from shardmill.shards.layout import Suffix
 from shardmill.shards.reader import ShardSet
 from shardmill.shards.report import ShardReport
 from shardmill.sources.columns import CLASS, declared_names
-from shardmill.stages.embed import vectors_of
 from shardmill.stages.embedding_basis import read_basis
+from shardmill.stages.embedding_table import vectors_of
 from shardmill.stages.stage import OutputFiles, Stage, Work
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from typing_extensions import override
 
-from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
+from shardmill.concurrency import REQUESTS_AT_ONCE, chunked_map
 from shardmill.errors import Rejected, StorageError
 from shardmill.images import MAX_PIXELS, verify_image
 from shardmill.samples import image_format
@@ -24,55 +24,17 @@ from shardmill.shards.index import Source
 from shardmill.shards.layout import Suffix
 from shardmill.shards.parts import Bytes, Part, read_parts
 from shardmill.shards.report import Reject, ShardReport
-from shardmill.shards.slicing import slice_by_hash, slice_by_key
-from shardmill.shards.spec import ShardSpec
-from shardmill.shards.ustar import stored_size
 from shardmill.sources.dots import torn_apart
-from shardmill.sources.manifest import Manifest, RawObject
+from shardmill.sources.manifest import RawObject
 from shardmill.sources.names import Declared
 from shardmill.sources.table import check_rows
 from shardmill.stages.about import about
 from shardmill.stages.counts import Counts
 from shardmill.stages.outputs import TarOutput
 from shardmill.stages.raw_objects import GONE, read_object
+from shardmill.stages.raw_shards import RawShard
 from shardmill.stages.stage import Foreseen, OutputFiles, Resources, Stage, Work, stage_identity
 from shardmill.storage import Storage
-
-
-@dataclass(frozen=True)
-class RawShard:
-    """The raw objects of one shard's samples."""
-
-    id: str
-    start: str
-    manifest: Manifest
-    """In the order in which the samples stand in the shard."""
-    images: bool = False
-    """Whether a sample without an image is rejected: something that is made of the shards reads one."""
-
-    @property
-    def samples(self) -> int:
-        """Number of samples."""
-        return self.manifest.samples
-
-    @property
-    def size(self) -> int:
-        """Size of the objects."""
-        return self.manifest.bytes
-
-    @property
-    def groups(self) -> tuple[tuple[RawObject, ...], ...]:
-        """The objects of each sample, made anew each time: a plan has many shards of which nobody asks for them."""
-        return tuple(group for _, group in self.manifest.by_key())
-
-    def identity(self) -> Any:
-        """What every object is, but for its time. Whether images are needed counts where a sample has none."""
-        objects = list(self.manifest.identities())
-        return [*objects, "images"] if self.images and self._lacks_an_image() else objects
-
-    def _lacks_an_image(self) -> bool:
-        pictured = {key for key, component in self.manifest.rows("key", "component") if image_format(component)}
-        return len(pictured) < self.samples
 
 
 def has_image(group: tuple[RawObject, ...]) -> bool:
@@ -88,8 +50,8 @@ class _Component:
     source: Source
 
 
-_FETCHED_BYTES = 256 << 20
-"""Most bytes of a shard that are fetched ahead, unless two samples have more."""
+_FETCHED_BYTES = 128 << 20
+"""Bytes of a shard that are fetched ahead at most, but for those of the last sample."""
 _TOGETHER = 2048
 """Samples that are looked up together."""
 _Group = tuple[RawObject, ...]
@@ -111,6 +73,11 @@ class _Plan(NamedTuple):
         return self.group[0].key
 
     @property
+    def size(self) -> int:
+        """Of the objects, as they were listed."""
+        return sum(item.size for item in self.group)
+
+    @property
     def parts(self) -> list[Part]:
         return [place for place in self.places if place is not None]
 
@@ -130,6 +97,10 @@ class _Fetched(NamedTuple):
     def is_copied(self) -> bool:
         return self.plan.is_copied and not self.came
 
+    def size(self, _: object) -> int:
+        """Bytes that it holds: checking adds none."""
+        return 0 if isinstance(self.data, Reject) else sum(map(len, self.data))
+
 
 @dataclass(frozen=True)
 class PackStage(Stage[RawShard]):
@@ -147,7 +118,7 @@ class PackStage(Stage[RawShard]):
     version: ClassVar[int] = 2
     goes_by_sample: ClassVar[bool] = True
     suffix: ClassVar[Suffix] = "tar"
-    resources = Resources(memory=2 * _FETCHED_BYTES)
+    resources = Resources(memory=4 * _FETCHED_BYTES)
 
     @override
     def parameters(self) -> dict[str, Any]:
@@ -177,13 +148,19 @@ class PackStage(Stage[RawShard]):
         counts, earlier = Counts(shard, work), EarlierReader(work.earlier, work.storage)
         seen, objects = _Seen(earlier), 0
         plans = ((plan, plan.parts) for plan in self._plans(shard, earlier))
-        largest = max((sum(item.size for item in group) for group in shard.groups), default=0)
-        requests = min(REQUESTS_AT_ONCE, max(1, _FETCHED_BYTES // (2 * max(1, largest))))
-        fetched = bounded_map(
-            lambda read: _fetch(*read, work.storage), read_parts(work.storage, plans), requests, _is_at_hand
+        fetched = chunked_map(
+            lambda read: _fetch(*read, work.storage),
+            read_parts(work.storage, plans),
+            shard.samples,
+            REQUESTS_AT_ONCE,
+            _is_at_hand,
+            lambda read, _: read[0].size,
+            _FETCHED_BYTES,
         )
         with TarOutput(work) as output:
-            for each, sample in counts.each(lambda each: self._check(each, seen), fetched, _Fetched.is_copied):
+            for each, sample in counts.each(
+                lambda each: self._check(each, seen), (each for _, each in fetched), _Fetched.is_copied, _Fetched.size
+            ):
                 for part in sample:
                     output.add(
                         each.plan.key, part.name, part.data, part.sha256, part.source, None, each.plan.fingerprint
@@ -278,24 +255,6 @@ class PackStage(Stage[RawShard]):
             raise Rejected("dots in the name", torn)
         if images and not has_image(group):
             raise Rejected("no image", f"none of the components is an image: {', '.join(names)}")
-
-
-def pack(manifest: Manifest, spec: ShardSpec, images: bool = False) -> list[RawShard]:
-    """The samples of a manifest, cut into shards; `images` is that of each `RawShard`."""
-    keys: list[str] = []
-    sizes: list[int] = []
-    first: list[int] = []  # row of each sample
-    for row, (key, size) in enumerate(manifest.rows("key", "size")):
-        if not keys or key != keys[-1]:
-            keys.append(key)
-            sizes.append(0)
-            first.append(row)
-        sizes[-1] += stored_size(size)
-    first.append(manifest.objects)
-    slice_up = slice_by_hash if spec.order == "hash" else slice_by_key
-    slices = slice_up(keys, sizes, spec.max_samples, spec.max_bytes)
-    parts = manifest.parts([row for i in piece.members for row in range(first[i], first[i + 1])] for piece in slices)
-    return [RawShard(piece.id, piece.start, part, images) for piece, part in zip(slices, parts, strict=True)]
 
 
 def _fingerprint(computation: str, group: _Group) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from typing_extensions import override
@@ -30,13 +32,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class _Component(NamedTuple):
+_ROWS = 64
+"""That are handed to a table together."""
+
+
+class Component(NamedTuple):
+    """A component as it is written."""
+
     name: str
     data: bytes
     sha256: str
 
 
-_Children = list[tuple[str, list[_Component]]]
+Children = list[tuple[str, list[Component]]]
 """Keys and components of the samples that are made of one, the components sorted."""
 
 
@@ -52,8 +60,8 @@ class _Plan(NamedTuple):
         return [part for _, parts in self.children or () for part in parts]
 
 
-class SampleStage(StoredSamplesStage):
-    """A stage that makes samples of samples: `process` is all there is to it."""
+class TarStage(StoredSamplesStage):
+    """A stage that makes samples of samples: `children` says which of one."""
 
     suffix: ClassVar[Suffix] = "tar"
 
@@ -72,11 +80,12 @@ class SampleStage(StoredSamplesStage):
         return True
 
     @abstractmethod
-    def process(self, sample: EncodedSample) -> Iterable[EncodedSample]:
-        """The samples that are made of one; if there are none, it is filtered out. Called in several threads at once.
+    def children(self, sample: EncodedSample, uri: str | Callable[[], str]) -> Children:
+        """What is made of a sample that stands at `uri`, as it is written. Called in several threads at once.
 
         Raises:
             Rejected: This sample cannot be processed.
+            SampleError: Something failed that says nothing against the sample.
         """
 
     @override
@@ -98,7 +107,7 @@ class SampleStage(StoredSamplesStage):
                 whole = [Part(shard, row) for row in sample.rows.values()]
                 yield plan, whole if plan.children is None else plan.parts
 
-        def make(read: tuple[_Plan, list[Bytes]]) -> _Children | Reject:
+        def make(read: tuple[_Plan, list[Bytes]]) -> Children | Reject:
             plan, found = read
             if _is_copied(read):
                 assert plan.children is not None
@@ -106,24 +115,21 @@ class SampleStage(StoredSamplesStage):
                 if plan.sample.refused is not None:
                     return plan.sample.reject(plan.sample.refused, self.masks)
                 return [
-                    (key, [_Component(part.row.component, next(data), part.row.sha256) for part in parts])  # type: ignore[arg-type]
+                    (key, [Component(part.row.component, next(data), part.row.sha256) for part in parts])  # type: ignore[arg-type]
                     for key, parts in plan.children
                 ]
             sample = _whole(shard, work, plan, found)
             try:
-                where = about(sample.key, lambda: Lineage(plan.sample.rows, self.masks)("").uri)
-                with where, as_an_error(f"the stage {self.name}"):
-                    children = list(self.process(sample))
+                return self.children(sample, lambda: Lineage(plan.sample.rows, self.masks)("").uri)
             except Rejected as rejected:
                 return plan.sample.reject(rejected, self.masks)
-            return [(child.key, _hashed(child.components)) for child in children]
 
         with TarOutput(work) as output:
-            for (plan, _), children in counts.each(make, read_parts(work.storage, planned()), _is_copied):
+            for (plan, _), children in counts.each(make, read_parts(work.storage, planned()), _is_copied, _size):
                 sample = plan.sample
                 source = Lineage(sample.rows, self.masks)
                 for key, components in children:
-                    _check_names(key, components, keys)
+                    check_names(key, components, keys)
                     keys.add(key)
                     for name, data, digest in components:
                         output.add(key, name, data, digest, source(name), source.origin, sample.fingerprints.output)
@@ -151,10 +157,36 @@ class SampleStage(StoredSamplesStage):
         return _Plan(sample, made)
 
 
+class SampleStage(TarStage):
+    """A stage that makes samples of samples: `process` is all there is to it."""
+
+    @abstractmethod
+    def process(self, sample: EncodedSample) -> Iterable[EncodedSample]:
+        """The samples that are made of one; if there are none, it is filtered out. Called in several threads at once.
+
+        Raises:
+            Rejected: This sample cannot be processed.
+        """
+
+    @override
+    def children(self, sample: EncodedSample, uri: str | Callable[[], str]) -> Children:
+        with about(sample.key, uri), as_an_error(f"the stage {self.name}"):
+            made = list(self.process(sample))
+        return [(child.key, hashed(child.components)) for child in made]
+
+
 class RowStage(StoredSamplesStage):
     """A stage that makes a table with a row a sample: `row` and `schema` are all there is to it."""
 
     suffix: ClassVar[Suffix] = "parquet"
+
+    def reads(self, component: str) -> bool:  # noqa: ARG002
+        """Whether a row depends on this component. If not, `row` is not given it, and it is not read."""
+        return True
+
+    def lineage(self, shard: StoredShard, rows: Rows) -> Mapping[str, Any]:  # noqa: ARG002
+        """Cells that say where a sample's row comes from, for columns of the schema. They are of now, never copied."""
+        return {}
 
     @abstractmethod
     def schema(self) -> pa.Schema:
@@ -170,7 +202,10 @@ class RowStage(StoredSamplesStage):
 
     @override
     def fingerprints(self, computation: str, key: str, rows: Rows) -> Fingerprints:
-        return of_all(computation, key, rows)
+        return of_all(computation, key, self._read(rows))
+
+    def _read(self, rows: Rows) -> Rows:
+        return {name: row for name, row in rows.items() if self.reads(name)}
 
     @override
     def __call__(self, shard: StoredShard, work: Work) -> tuple[OutputFiles, ShardReport]:
@@ -188,8 +223,9 @@ class RowStage(StoredSamplesStage):
 
         def planned() -> Iterator[tuple[InputSample, list[Part]]]:
             for sample in self.look_up(shard.rows_in(index), earlier):
-                counts.bytes_in += sum(row.size for row in sample.rows.values())
-                yield sample, [] if is_copied((sample, [])) else [Part(shard, row) for row in sample.rows.values()]
+                read = self._read(sample.rows).values()
+                counts.bytes_in += sum(row.size for row in read)
+                yield sample, [] if is_copied((sample, [])) else [Part(shard, row) for row in read]
 
         def make(read: tuple[InputSample, list[Bytes]]) -> tuple[Mapping[str, Any], Cell] | Reject:
             sample, found = read
@@ -202,7 +238,7 @@ class RowStage(StoredSamplesStage):
                 (cells,) = gathered.row(former).to_pylist()
                 return cells, Cell(old.size, old.sha256, origin, digest)
             try:
-                whole = EncodedSample(sample.key, components_of(sample.rows, found))
+                whole = EncodedSample(sample.key, components_of(self._read(sample.rows), found))
                 with about(sample.key, origin.source_uri), as_an_error(f"the stage {self.name}"):
                     cells = self.row(whole)
             except Rejected as rejected:
@@ -213,17 +249,33 @@ class RowStage(StoredSamplesStage):
             data = repr(sorted(cells.items())).encode()
             return cells, Cell(len(data), hashlib.sha256(data).hexdigest(), origin, digest)
 
-        with TableOutput(work, schema) as output:
-            for (sample, _), (cells, cell) in counts.each(make, read_parts(work.storage, planned()), is_copied):
-                columns = {name: [cells.get(name)] for name in schema.names} | {"key": [sample.key]}
-                output.add(columns, "row", [cell])
+        def size(read: tuple[InputSample, list[Bytes]], made: tuple[Mapping[str, Any], Cell] | Reject | None) -> int:
+            return _stored(read[1]) + (made[1].size if isinstance(made, tuple) else 0)
+
+        def rows() -> Generator[tuple[Mapping[str, Any], Cell]]:
+            for (sample, _), (cells, cell) in counts.each(make, read_parts(work.storage, planned()), is_copied, size):
                 counts.done()
+                yield {**cells, **self.lineage(shard, sample.rows), "key": sample.key}, cell
+
+        with closing(rows()) as each, TableOutput(work, schema) as output:
+            while some := list(islice(each, _ROWS)):
+                columns = {name: [row.get(name) for row, _ in some] for name in schema.names}
+                output.add(columns, "row", [cell for _, cell in some])
         return output.result(counts)
 
 
 def _is_copied(read: tuple[_Plan, list[Bytes]]) -> bool:
     """Whether all of the output was found, and nothing of it is damaged."""
     return read[0].children is not None and not any(isinstance(data, Exception) for data in read[1])
+
+
+def _stored(found: list[Bytes]) -> int:
+    return sum(len(data) for data in found if isinstance(data, bytes))
+
+
+def _size(read: tuple[_Plan, list[Bytes]], made: Children | Reject | None) -> int:
+    components = [] if made is None or isinstance(made, Reject) else [part for _, parts in made for part in parts]
+    return _stored(read[1]) + sum(len(part.data) for part in components)
 
 
 def _whole(shard: StoredShard, work: Work, plan: _Plan, found: list[Bytes]) -> EncodedSample:
@@ -233,13 +285,14 @@ def _whole(shard: StoredShard, work: Work, plan: _Plan, found: list[Bytes]) -> E
     return EncodedSample(plan.sample.key, components_of(plan.sample.rows, found))
 
 
-def _hashed(components: Mapping[str, bytes]) -> list[_Component]:
+def hashed(components: Mapping[str, bytes]) -> list[Component]:
+    """The components, sorted, with their digests."""
     return [
-        _Component(name, components[name], hashlib.sha256(components[name]).hexdigest()) for name in sorted(components)
+        Component(name, components[name], hashlib.sha256(components[name]).hexdigest()) for name in sorted(components)
     ]
 
 
-def _check_names(key: str, components: Iterable[_Component], taken: Collection[str]) -> None:
+def check_names(key: str, components: Iterable[Component], taken: Collection[str]) -> None:
     """Check the names that custom code gives its children.
 
     Raises:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from shardmill.devices import GPUSpec
@@ -107,8 +108,12 @@ class Stage(ABC, Generic[InputT]):
     """Of its data files."""
     goes_by_sample: ClassVar[bool] = False
     """Whether what it makes of a sample is the same in any shard, and is copied where it stands already."""
+    most_together: ClassVar[int] = 1
+    """Over how many stages of its kind `together` shares work: their assets of one input are made together."""
     imported_from: str = ""
     """The import path in the dataset file, of a stage of the user's own: two that are called alike are not the same."""
+    given: Mapping[str, Any] = MappingProxyType({})
+    """The parameters in the dataset file, of a stage of the user's own."""
 
     @property
     def resources(self) -> Resources:
@@ -116,8 +121,8 @@ class Stage(ABC, Generic[InputT]):
         return Resources()
 
     def parameters(self) -> dict[str, Any]:
-        """Plain JSON of everything but the input that determines the output."""
-        return {}
+        """Plain JSON of everything but the input that determines the output: what the dataset file gives."""
+        return dict(self.given)
 
     def declared(self) -> dict[str, Any]:
         """The parameters that the dataset file gives: known without a look at anything."""
@@ -131,11 +136,24 @@ class Stage(ABC, Generic[InputT]):
         """
         return self
 
+    def is_declared(self, imported_from: str, given: Mapping[str, Any]) -> Self:
+        """Itself, which remembers how a dataset file declares it."""
+        for name, value in (("imported_from", imported_from), ("given", dict(given))):
+            object.__setattr__(self, name, value)  # it may be a frozen dataclass
+        return self
+
     def check(self, storage: Storage) -> None:
         """Find out, before anything is made, whether a resolved stage will work.
 
         Raises:
             ConfigurationError: It will not.
+        """
+
+    def check_machine(self) -> None:
+        """Find out whether this machine has what it needs, where it is to run here.
+
+        Raises:
+            ConfigurationError: It has not.
         """
 
     def identity(self) -> str:
@@ -154,6 +172,16 @@ class Stage(ABC, Generic[InputT]):
     def __call__(self, shard: InputT, work: Work, /) -> tuple[OutputFiles, ShardReport]:
         """Make the shard's files below `work.scratch`."""
 
+    @classmethod
+    def together(
+        cls, stages: Sequence[Self], shard: InputT, works: Sequence[Work]
+    ) -> list[tuple[OutputFiles, ShardReport]]:
+        """What each of some stages makes of one shard, as it would alone; what can be shared is done once.
+
+        `works` differ in `scratch` and `earlier`.
+        """
+        return [stage(shard, work) for stage, work in zip(stages, works, strict=True)]
+
 
 def stage_identity(name: str, version: int, parameters: Mapping[str, Any], imported_from: str = "") -> str:
     """Digest of what the stage that these describe does to any input."""
@@ -162,5 +190,8 @@ def stage_identity(name: str, version: int, parameters: Mapping[str, Any], impor
 
 
 def shard_fingerprint(stage: str, shard: InputShard) -> str:
-    """Digest of all that determines the bytes which the stage with this identity makes of `shard`."""
-    return fingerprint(stage=stage, input=shard.identity())
+    """Digest of which shard it is, and of all that determines the bytes which the stage with this identity makes of it.
+
+    Two orders may cut the same samples into shards of other names and bounds: one does not stand for the other.
+    """
+    return fingerprint(stage=stage, shard=[shard.id, shard.start], input=shard.identity())

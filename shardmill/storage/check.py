@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shardmill.errors import ConflictError, ShardmillError, StorageError
 from shardmill.storage.credentials import GCSCredentials, S3Credentials
@@ -60,11 +60,12 @@ def check_storage(storage: Storage, folder: str, source_only: bool = False) -> I
 
 def impatient(storage: Storage) -> Storage:
     """The same credentials, for somebody who waits for an answer: nothing is tried again for minutes."""
-    return Storage(
-        tuple(
+    return replace(
+        storage,
+        credentials=tuple(
             item.model_copy(update={"deadline_seconds": min(item.deadline_seconds, _DEADLINE_SECONDS)})
             for item in (*storage.credentials, GCSCredentials(), S3Credentials())
-        )
+        ),
     )
 
 

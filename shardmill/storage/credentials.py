@@ -132,6 +132,11 @@ class Credentials(BaseModel):
         except ValueError as error:
             raise ConfigurationError(f"the environment variable {name}: {error}") from None
 
+    @property
+    def values_held(self) -> list[str]:
+        """The fields that hold a secret itself, and not the name of the variable that does."""
+        return [name for name in type(self).model_fields if isinstance(getattr(self, name), SecretStr)]
+
     def matches(self, uri: str) -> bool:
         """Whether they are for this URI: `prefix` ends at a segment of its path."""
         prefix = self.prefix
@@ -213,7 +218,7 @@ class S3Credentials(Credentials):
         return self.addressing == "path" or (self.addressing is None and self.service_url is not None)
 
 
-def load_credentials(file: Path) -> tuple[Credentials, ...]:
+def load_credentials(file: str | Path) -> tuple[Credentials, ...]:
     """The credentials that a YAML file lists under `gcs` and `s3`.
 
     Raises:
@@ -222,7 +227,7 @@ def load_credentials(file: Path) -> tuple[Credentials, ...]:
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_text("utf-8"))
+        content = yaml.safe_load(Path(file).read_text("utf-8"))
     except OSError as error:
         raise ConfigurationError(f"cannot read the credentials file {file}: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError):

@@ -43,4 +43,4 @@ def split_plain(uri: str) -> tuple[str, str]:
 
 def is_probe(uri: str) -> bool:
     """Whether it is an object that was written to find out whether one may."""
-    return uri.rpartition("/")[2].startswith(PROBE)
+    return PROBE in uri and uri.rpartition("/")[2].startswith(PROBE)

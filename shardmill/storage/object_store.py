@@ -89,12 +89,15 @@ class ObjectStore(Connection, Store):
         ended = False
         while not ended:
             infos, ended = self._carry_out("list", folder, partial(self.page, bucket, prefix, last))
-            for info in infos:
-                if is_probe(info.uri) or (done and info.uri.startswith(done)):
-                    continue
-                yield info
-                known = first_of(info.uri) if first_of else None
-                done = known and join_uri(known, "")
+            objects = (info for info in infos if not is_probe(info.uri))
+            if first_of is None:
+                yield from objects
+            else:
+                for info in objects:
+                    if not (done and info.uri.startswith(done)):
+                        yield info
+                        known = first_of(info.uri)
+                        done = known and join_uri(known, "")
             if infos:
                 before, seen = seen, infos[-1].uri
                 if seen == before:

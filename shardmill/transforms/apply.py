@@ -1,19 +1,25 @@
 """Run a spec over samples: decode what an operation sees, apply, encode."""
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import MAX_PIXELS, in_work, shows_as_stored
 from shardmill.samples import IMAGE_FORMATS, EncodedSample, image_format
-from shardmill.torchvision_compat import import_torchvision
 from shardmill.transforms import reasons
-from shardmill.transforms.operations import Step, build_step, close_matches, draws_nothing
+from shardmill.transforms.operations import build_step, close_matches, draws_nothing
+from shardmill.transforms.picture import as_tensor, is_mask
 from shardmill.transforms.sample import DecodedSample, seeded_generator
 from shardmill.transforms.spec import TransformSpec
+from shardmill.transforms.steps import Step
 from shardmill.transforms.values import decode_value, encode_value
+
+if TYPE_CHECKING:
+    import torch
 
 Names: TypeAlias = Mapping[str, Sequence[str]]
 """What a component that a spec names can be called in a sample; one that is not in it has that name alone."""
@@ -61,7 +67,8 @@ class SampleTransform:
         self._masks = frozenset(_called(spec.masks, names))
         self._seen = _union([operation.components for operation in spec.operations], names)
         self._rewritten = _union([each.components for each in spec.operations if not each.is_custom], names)
-        self._has_custom = any(operation.is_custom for operation in spec.operations)
+        self.has_custom = any(operation.is_custom for operation in spec.operations)
+        """Whether callables of the user's own run: they alone may make none or several of a sample."""
         self.reads_keys = not all(draws_nothing(operation) for operation in spec.operations)
         """Whether the result depends on the key: randomness does, and a callable of the user's own may."""
         self._steps: list[Step] | None = None
@@ -69,7 +76,7 @@ class SampleTransform:
 
     def reads(self, component: str) -> bool:
         """Whether the result depends on this component; if not, it passes byte for byte."""
-        if self._has_custom or (self._spec.format is not None and image_format(component) is not None):
+        if self.has_custom or (self._spec.format is not None and image_format(component) is not None):
             return True
         return image_format(component) is not None and (self._seen is None or component in self._seen)
 
@@ -89,12 +96,12 @@ class SampleTransform:
 
     def _step(self, number: int) -> Step:
         try:
-            return build_step(self._spec.operations[number], self._masks, self._names)
+            return build_step(self._spec.operations[number], self._masks, self._names, self._max_pixels)
         except ConfigurationError as error:
             raise ConfigurationError(f"operations.{number}: {error}") from error
 
-    def __call__(self, sample: EncodedSample) -> list[EncodedSample]:
-        """Transform one sample.
+    def __call__(self, sample: EncodedSample, epoch: int | None = None) -> list[EncodedSample]:
+        """Transform one sample, by default for the epoch of the spec.
 
         Raises:
             Rejected: An image cannot be decoded, or an operation failed on this sample or would make too large an
@@ -102,31 +109,27 @@ class SampleTransform:
             ConfigurationError: What an operation gave cannot be a sample, whatever the input.
         """
         with in_work:
-            return self._apply(sample)
+            return [made.encoded() for made in self.apply(sample, epoch)]
 
-    def _apply(self, sample: EncodedSample) -> list[EncodedSample]:
-        from shardmill.transforms.bounds import PixelBounds
-        from shardmill.transforms.randomness import SeededRandomness
+    def apply(self, sample: EncodedSample, epoch: int | None = None) -> list["TransformedSample"]:
+        """As a call, but nothing is encoded yet."""
+        with in_work:
+            return self._apply(sample, self._spec.epoch if epoch is None else epoch)
 
+    def _apply(self, sample: EncodedSample, epoch: int) -> list["TransformedSample"]:
         steps = self.prepare()
         decoded = {
-            name: decode_value(data, name, name in self._masks, self._max_pixels)
+            name: decode_value(data, name, name in self._masks, self._max_pixels, sample.is_checked)
             for name, data in sample.components.items()
             if image_format(name) is not None and (self._seen is None or name in self._seen)
         }
-        untouched = {id(value): (name, value._version) for name, value in decoded.items()}
-        generator = seeded_generator(self._spec.seed, sample.key, self._spec.epoch)
+        if self.has_custom:
+            decoded = {name: as_tensor(value) for name, value in decoded.items()}
+        untouched = {id(value): (name, getattr(value, "_version", None)) for name, value in decoded.items()}
+        generator = self._generator(sample.key, epoch)
         results = [DecodedSample(sample.key, {**sample.components, **decoded}, generator)]
-        for step, operation in zip(steps, self._spec.operations, strict=True):
-            made: list[DecodedSample] = []
-            bounds = PixelBounds(operation.operation, self._max_pixels)
-            for each in results:
-                with SeededRandomness(each.generator, bounds.check):
-                    made += step(each)
-            for each in made:
-                for value in each.components.values():
-                    bounds.check_result(value)
-            results = made
+        for step in steps:
+            results = [made for each in results for made in step(each)]
         _check_keys(sample.key, results)
 
         def encode(name: str, value: Any, written: str) -> bytes:
@@ -139,12 +142,25 @@ class SampleTransform:
                 return sample.components[name]
             return encode_value(value, written, self._is_mask(name, value), self._spec.jpeg_quality)
 
-        encoded = []
-        for result in results:
-            names = self._written_as(result)
-            components = {names[name]: encode(name, value, names[name]) for name, value in result.components.items()}
-            encoded.append(EncodedSample(result.key, components))
-        return encoded
+        return [
+            TransformedSample(result.key, result.components, self._written_as(result), encode) for result in results
+        ]
+
+    def value(self, component: str, value: Any) -> Any:
+        """What an operation would see of a component: an image or a mask decoded, as a tensor; all else as it is.
+
+        Raises:
+            Rejected: It cannot be decoded.
+        """
+        if isinstance(value, bytes) and image_format(component) is not None:
+            value = decode_value(value, component, component in self._masks, self._max_pixels)
+        return as_tensor(value)
+
+    def _generator(self, key: str, epoch: int) -> "torch.Generator":
+        """Seeded for a sample; one for all where none is used."""
+        if self.reads_keys:
+            return seeded_generator(self._spec.seed, key, epoch)
+        return _unused_generator()
 
     def _written_as(self, sample: DecodedSample) -> dict[str, str]:
         """Component → its name in the output.
@@ -172,7 +188,36 @@ class SampleTransform:
         return not shows_as_stored(data, name, self._max_pixels)
 
     def _is_mask(self, name: str, value: Any) -> bool:
-        return name in self._masks or isinstance(value, import_torchvision().tv_tensors.Mask)
+        return name in self._masks or is_mask(value)
+
+
+@dataclass(frozen=True)
+class TransformedSample:
+    """What a transform made of a sample, or one of several, before it is encoded."""
+
+    key: str
+    components: Mapping[str, Any]
+    """Name → what an operation made, or the bytes that none saw."""
+    names: Mapping[str, str]
+    """Name → what the component is called in the output."""
+    _encode: Callable[[str, Any, str], bytes]
+
+    def encoded(self) -> EncodedSample:
+        """As it is stored.
+
+        Raises:
+            Rejected: A value cannot be encoded, for this sample.
+            ConfigurationError: It cannot, whatever the input.
+        """
+        components = {
+            self.names[name]: self._encode(name, value, self.names[name]) for name, value in self.components.items()
+        }
+        return EncodedSample(self.key, components)
+
+
+@cache
+def _unused_generator() -> "torch.Generator":
+    return seeded_generator()
 
 
 def _called(components: Iterable[str], names: Names) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""From an operation of the spec to a step: `DecodedSample -> [DecodedSample]`."""
+"""From an operation of the spec to the step that runs it."""
 
 import difflib
 import functools
@@ -8,16 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shardmill.errors import ConfigurationError, Rejected, ShardmillError
-from shardmill.importing import EndedError, as_an_error
-from shardmill.memory import lacks_memory
-from shardmill.samples import image_format
+from shardmill.errors import ConfigurationError, ShardmillError
+from shardmill.importing import as_an_error
 from shardmill.torchvision_compat import import_torchvision
-from shardmill.transforms import reasons
 from shardmill.transforms.sample import DecodedSample
 from shardmill.transforms.spec import Operation
-
-Step = Callable[[DecodedSample], list[DecodedSample]]
+from shardmill.transforms.steps import CustomStep, NamedStep, Step
 
 # Samples hold tensors from decoding to encoding: conversions from and to PIL have another meaning here.
 _MEANING: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -41,7 +37,9 @@ _DRAW_NOTHING = frozenset(
 )
 
 
-def build_step(operation: Operation, masks: Collection[str], names: Mapping[str, Sequence[str]]) -> Step:
+def build_step(
+    operation: Operation, masks: Collection[str], names: Mapping[str, Sequence[str]], max_pixels: int
+) -> Step:
     """Make the step, checking all that can be checked without a sample.
 
     `names` are what its components can be called in a sample, if not as the operation names them.
@@ -50,12 +48,12 @@ def build_step(operation: Operation, masks: Collection[str], names: Mapping[str,
         ConfigurationError: No such operation, or arguments it does not take.
     """
     if operation.is_custom:
-        return functools.partial(_run_custom, operation.operation, _build_custom(operation), masks)
+        return CustomStep(operation.operation, _build_custom(operation), masks, max_pixels)
     built = _build_named(operation.operation, operation.arguments)
     if operation.components is None:
-        return functools.partial(_run_named, operation.operation, built, None)
+        return NamedStep(operation.operation, built, None, max_pixels)
     called = {component: names.get(component, (component,)) for component in sorted(operation.components)}
-    return functools.partial(_run_named, operation.operation, built, called)
+    return NamedStep(operation.operation, built, called, max_pixels)
 
 
 def draws_nothing(operation: Operation) -> bool:
@@ -68,89 +66,6 @@ def close_matches(word: str, known: Iterable[str]) -> str:
     by_lower = {name.lower().replace("_", ""): name for name in known}
     found = difflib.get_close_matches(word.lower().replace("_", ""), by_lower, n=3)
     return f"; did you mean {' or '.join(repr(by_lower[name]) for name in found)}?" if found else ""
-
-
-def _run_named(
-    name: str, built: Any, called: Mapping[str, Sequence[str]] | None, sample: DecodedSample
-) -> list[DecodedSample]:
-    """`called`: the components that it sees, each with what it can be called; None stands for all images."""
-    import torch
-
-    if called is None:
-        called = {n: (n,) for n in sorted(sample.components) if isinstance(sample.components[n], torch.Tensor)}
-    seen: dict[str, torch.Tensor] = {}
-    for component, names in called.items():
-        found = {each: sample.components[each] for each in names if each in sample.components}
-        if not found:
-            present = ", ".join(sorted(sample.components))
-            raise Rejected(reasons.MISSING_COMPONENT, f"{name} needs {component}; the sample has {present}")
-        seen |= found
-    if not seen:
-        return [sample]
-    sizes = ", ".join(f"{n} {v.shape[-1]} x {v.shape[-2]}" for n, v in seen.items())
-    differ = len({value.shape[-2:] for value in seen.values()}) > 1
-    tv_tensors = import_torchvision().tv_tensors
-    if differ and any(isinstance(value, tv_tensors.Mask) for value in seen.values()):
-        raise Rejected(reasons.SIZES_DIFFER, f"{name} sees {sizes} together")
-    try:
-        changed = built(seen)
-    except ShardmillError:
-        raise
-    except Exception as error:
-        _pass_on_lack_of_memory(error, name, sample)
-        if differ:
-            raise Rejected(reasons.SIZES_DIFFER, f"{name} sees {sizes} together") from error
-        raise Rejected(reasons.TRANSFORM_FAILED, f"{name}: {type(error).__name__}: {error}") from error
-    return [sample.replace({**sample.components, **changed})]
-
-
-def _run_custom(
-    name: str, function: Callable[[DecodedSample], Any], masks: Collection[str], sample: DecodedSample
-) -> list[DecodedSample]:
-    try:
-        with as_an_error(f"the callable {name}"):
-            made = function(sample)
-            if not (made is None or isinstance(made, DecodedSample | Iterable)):
-                raise ConfigurationError(_gave(name, made))
-            results = [made] if isinstance(made, DecodedSample) else list(made if made is not None else ())
-    except ShardmillError:
-        raise
-    except EndedError as error:
-        raise ConfigurationError(f"{error} on {sample.key}: raise shardmill.Rejected to refuse a sample") from error
-    except Exception as error:
-        _pass_on_lack_of_memory(error, name, sample)
-        raise Rejected(reasons.TRANSFORM_FAILED, f"{name}: {type(error).__name__}: {error}") from error
-    for result in results:
-        if not isinstance(result, DecodedSample):
-            raise ConfigurationError(_gave(name, result))
-    return [_typed(result, masks) for result in results]
-
-
-def _gave(name: str, made: Any) -> str:
-    if inspect.iscoroutine(made):
-        made.close()
-    return f"{name} gave a {type(made).__name__}; return a DecodedSample, several, or None"
-
-
-def _pass_on_lack_of_memory(error: Exception, name: str, sample: DecodedSample) -> None:
-    if lacks_memory(error):
-        raise MemoryError(f"{name} on {sample.key}: {error}") from error
-
-
-def _typed(sample: DecodedSample, masks: Collection[str]) -> DecodedSample:
-    """Turn plain tensors that a callable made into what torchvision's operations know: images and masks."""
-    import torch
-
-    tv_tensors = import_torchvision().tv_tensors
-    plain = {name: value for name, value in sample.components.items() if type(value) is torch.Tensor}
-    if not plain:
-        return sample
-    typed = {
-        name: (tv_tensors.Mask if name in masks or value.ndim == 2 else tv_tensors.Image)(value)
-        for name, value in plain.items()
-        if image_format(name) is not None
-    }
-    return sample.replace({**sample.components, **typed})
 
 
 def _build_custom(operation: Operation) -> Callable[[DecodedSample], Any]:

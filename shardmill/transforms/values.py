@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shardmill.errors import ConfigurationError, Rejected
-from shardmill.images import decode_image, decode_mask, encode_image
+from shardmill.images import decode_mask, encode_image, open_image
 from shardmill.transforms import reasons
+from shardmill.transforms.picture import Picture, StoredPicture, as_tensor, interleaved
 
 if TYPE_CHECKING:
     import torch
@@ -17,27 +18,21 @@ if TYPE_CHECKING:
 _LARGEST_FLOAT = 16.0
 
 
-def decode_value(data: bytes, component: str, mask: bool, max_pixels: int) -> "torch.Tensor":
-    """Decode into `tv_tensors.Image` uint8 [3, height, width] or `tv_tensors.Mask` [height, width].
+def decode_value(data: bytes, component: str, mask: bool, max_pixels: int, is_checked: bool = True) -> Picture:
+    """Decode a mask; of an image, read the header: its pixels are decoded when an operation wants them.
 
-    An image's memory is that of the decoder, [height, width, 3]; no copy is made. A 16-bit mask becomes
-    int32, which torchvision's operations can work on.
+    All of its pixels, where nobody has checked yet that they can be.
+
+    An image's memory is that of the decoder; no copy is made. A 16-bit mask becomes int32, which torchvision's
+    operations can work on.
 
     Raises:
         Rejected: As `shardmill.images.decode_image` and `decode_mask`.
     """
-    import torch
-
-    from shardmill.torchvision_compat import import_torchvision
-
-    tv_tensors = import_torchvision().tv_tensors
-    value: torch.Tensor
     if mask:
         labels = decode_mask(data, component, max_pixels)
-        value = tv_tensors.Mask(torch.from_numpy(labels.astype(np.int32) if labels.dtype == np.uint16 else labels))
-    else:
-        value = tv_tensors.Image(torch.from_numpy(decode_image(data, component, max_pixels)).permute(2, 0, 1))
-    return value
+        return Picture(labels.astype(np.int32) if labels.dtype == np.uint16 else labels)
+    return StoredPicture(open_image(data, component, max_pixels), is_checked)
 
 
 def encode_value(value: Any, component: str, mask: bool, quality: int) -> bytes:
@@ -52,6 +47,10 @@ def encode_value(value: Any, component: str, mask: bool, quality: int) -> bytes:
         ConfigurationError: A value of another kind.
         Rejected: Not a number in an image, or a label that 16 bits cannot hold.
     """
+    if isinstance(value, Picture):
+        if value.pixels.dtype == np.uint8 and value.is_mask == mask:
+            return encode_image(value.pixels, component, quality)
+        value = as_tensor(value)
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -94,9 +93,7 @@ def _pixels(value: "torch.Tensor", component: str) -> "torch.Tensor":
         value = value.to(torch.uint8) * 255
     elif value.dtype != torch.uint8:
         raise ConfigurationError(f"image {component!r} is {value.dtype}; end with ToDtype to uint8, `scale: true`")
-    if value.stride(2) == 1:  # plane after plane: interleaving them so is four times faster than a permuted copy
-        return torch.stack(value.unbind(0), dim=-1)
-    return value.permute(1, 2, 0)
+    return interleaved(value)
 
 
 def _labels(value: "torch.Tensor", component: str) -> "torch.Tensor":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,10 @@ from shardmill.partitions import batch_number, read_batch
 from shardmill.storage import Storage
 
 _MOST_RECENT = 100_000
+
+
+_Digested = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int32]]
+"""Of some objects the two halves of their digests, and their batches' numbers."""
 
 
 class KnownObjects:
@@ -35,21 +39,26 @@ class KnownObjects:
             self._recent.update(dict.fromkeys(uris, batch_number(batch)))
             if len(self._recent) >= _MOST_RECENT:
                 recent, self._recent = self._recent, {}
-                self._sort_in(list(recent), np.fromiter(recent.values(), np.int32, len(recent)))
+                numbers = np.fromiter(recent.values(), np.int32, len(recent))
+                self._sort_in([(*_digests(list(recent)), numbers)])
 
-    def extend(self, batches: Sequence[tuple[str, Sequence[str]]]) -> None:
-        """Take the objects of many batches in."""
-        numbers = [np.full(len(uris), batch_number(key), np.int32) for key, uris in batches]
+    def extend(self, batches: Iterable[tuple[str, Sequence[str]]]) -> None:
+        """Take the objects of many batches in. Of each batch no more than the digests stays in memory."""
+        keys: list[str] = []
+        parts: list[_Digested] = []
+        for key, uris in batches:
+            keys.append(key)
+            parts.append((*_digests(uris), np.full(len(uris), batch_number(key), np.int32)))
         with self._lock:
-            self.batches += [key for key, _ in batches]
-            self._sort_in([uri for _, uris in batches for uri in uris], np.concatenate(numbers))
+            self.batches += keys
+            self._sort_in(parts)
 
-    def _sort_in(self, uris: Sequence[str], numbers: NDArray[np.int32]) -> None:
-        high, low = _digests(uris)
-        high, low = np.concatenate([self._high, high]), np.concatenate([self._low, low])
-        order = np.lexsort((low, high))
-        self._high, self._low = high[order], low[order]
-        self._numbers = np.concatenate([self._numbers, numbers])[order]
+    def _sort_in(self, parts: Sequence[_Digested]) -> None:
+        high, low, numbers = zip((self._high, self._low, self._numbers), *parts, strict=True)
+        self._high, self._low, self._numbers = (np.concatenate(each) for each in (high, low, numbers))
+        order = np.lexsort((self._low, self._high))
+        for name in ("_high", "_low", "_numbers"):  # one column at a time is in memory twice
+            setattr(self, name, getattr(self, name)[order])
 
     def numbers(self, uris: Sequence[str]) -> list[int]:
         """The number of each object's batch, 0 if it is in none."""
@@ -87,5 +96,5 @@ def known_objects(storage: Storage, home: str, batches: Sequence[str]) -> KnownO
         fresh = [key for key in batches if key not in have]
         if fresh:
             read = bounded_map(lambda key: (key, read_batch(storage, home, key).uris), fresh, REQUESTS_AT_ONCE)
-            kept.extend(list(read))
+            kept.extend(read)
         return kept

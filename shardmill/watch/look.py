@@ -82,14 +82,14 @@ class _Watcher:
             first = Budget(budget.seconds * _HOT_SHARE, math.ceil(budget.objects * _HOT_SHARE))
         for tally in self._hot(first):
             self._observe(tally)
-            if state.walk and tally.objects and tally.key not in state.listed:
-                state.listed.append(tally.key)  # it may have appeared behind the listing of everything
+            if state.walk and tally.objects:
+                state.listed[tally.key] = None  # it may have appeared behind the listing of everything
         budget.scanned = max(budget.scanned, first.scanned)
         if state.walk and not budget.spent:
             for tally in self._everything(state.walk, budget):
                 self._observe(tally)
                 if tally.objects:
-                    state.listed.append(tally.key)
+                    state.listed[tally.key] = None
             if state.walk.ended:
                 self._end()
         if self._batching:
@@ -145,7 +145,7 @@ class _Watcher:
         # A time that is still to come was that of a wrong clock.
         due = not 0 <= self._now - self._reconciled < self._spec.reconcile_hours * 3600
         if self._state.walk is None and (due or not (recent or self._notifications)):
-            self._state.walk, self._state.listed = Walk(), []
+            self._state.walk, self._state.listed = Walk(), {}
             self._state.reconciling = due
         if self._batching:
             self._heat(self._batching.missed())
@@ -204,7 +204,6 @@ class _Watcher:
     def _end(self) -> None:
         """Everything was listed: what was not come by is gone."""
         state = self._state
-        come_by = set(state.listed)
         known = set(state.seen)
         if state.reconciling:
             known |= set(self._dataset.stored_partitions(RAW))
@@ -215,9 +214,9 @@ class _Watcher:
             self._reconciled = self._now
         if self._batching:
             known &= set(self._batching.listed)
-        for key in sorted(known - come_by):
+        for key in sorted(known - state.listed.keys()):
             self._observe(Tally(key), gone=True)
-        state.walk, state.listed, state.reconciling = None, [], False
+        state.walk, state.listed, state.reconciling = None, {}, False
 
     def _decide(self, running: Callable[[], Collection[str]], most: int) -> None:
         """Of the partitions that are not settled: which are due, and which have to wait."""
@@ -232,6 +231,10 @@ class _Watcher:
                 ready.append(key)
         # Asked before the commits are read: a run that ends in between is seen by one or the other.
         busy = frozenset(running()) if ready else frozenset()
+        for key in ready:
+            if key in busy:  # its commit is read when the run has ended
+                self._wait(key, "for a run over it that is under way")
+        ready = [key for key in ready if key not in busy]
         end = time.monotonic() + _COMPARING_SECONDS
         for position in range(0, len(ready), _COMMITS_AT_ONCE):
             if len(found.due) >= most or (position and time.monotonic() >= end):
@@ -244,8 +247,6 @@ class _Watcher:
                 seen = state.seen[key]
                 if is_right:
                     self._settle(key, seen)
-                elif key in busy:
-                    self._wait(key, "for a run over it that is under way")
                 elif len(found.due) >= most:
                     self._wait(key, "for the next look")
                 else:

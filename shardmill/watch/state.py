@@ -97,8 +97,8 @@ class State:
     """Of the first of them."""
     walk: Walk | None = None
     """The listing of the whole source, if one is under way."""
-    listed: list[str] = field(default_factory=list)
-    """Partitions that it has come by."""
+    listed: dict[str, None] = field(default_factory=dict)
+    """Partitions that it has come by, each once."""
     reconciling: bool = False
     """Whether it is to compare everything with what is committed."""
     round: int = 0
@@ -123,6 +123,7 @@ class State:
         """Compressed JSON."""
         plain = {"format": _FORMAT, **asdict(self)}
         plain["seen"] = {key: list(asdict(item).values()) for key, item in self.seen.items()}
+        plain["listed"] = list(self.listed)
         return gzip.compress(json.dumps(plain, separators=(",", ":")).encode(), 1, mtime=0)
 
     @classmethod
@@ -137,6 +138,7 @@ class State:
             if plain.pop("format") != _FORMAT:
                 raise CorruptionError("the sensor's state is of another version")
             plain["seen"] = {key: Seen(*fields) for key, fields in plain["seen"].items()}
+            plain["listed"] = dict.fromkeys(plain["listed"])
             plain["tallies"] = {key: Tally(**fields) for key, fields in plain["tallies"].items()}
             plain["waiting"] = {uri: Waiting(**fields) for uri, fields in plain["waiting"].items()}
             for name in ("walk", "hot_walk"):

@@ -13,6 +13,7 @@ from shardmill.dataset import Dataset
 from shardmill.errors import SupersededError
 from shardmill.graph import build_graph
 from shardmill.shards.commit import parse_commit
+from tests.small_embedder import SMALL
 
 TARS = ["webdataset_shards", "transformed_shards"]
 
@@ -217,7 +218,23 @@ def test_too_few_neighbours_of_the_same_class_fail_the_check(stored: Any) -> Non
 
 def test_without_a_threshold_neighbours_are_not_checked(tiny: Any) -> None:
     names = {key.name for checks in tiny.defs(min_same_class_rate=None).asset_checks or [] for key in checks.check_keys}
-    assert names == {"accounted_for", "nothing_lost", "readable", "sound", "failed_partitions"}
+    assert names == {"accounted_for", "nothing_lost", "readable", "sound", "one_model", "failed_partitions"}
+
+
+def test_partitions_of_two_models_are_a_warning_until_all_are_of_one(stored: Any) -> None:
+    assert stored.check("embeddings", "one_model", "a").passed
+    changed = {"embedder": {**SMALL, "normalize": True}}
+    assert stored.materialize("b", checks=False, **changed).success
+    evaluation = stored.check("embeddings", "one_model", "b", **changed)
+    assert not evaluation.passed
+    assert evaluation.severity is dg.AssetCheckSeverity.WARN
+    records = [record.data for record in evaluation.metadata["partitions by model"].records]
+    assert {(record["model"], record["such as"]) for record in records} == {
+        ("small, normalize False", "a"),
+        ("small, normalize True", "b"),
+    }
+    assert stored.materialize("a", checks=False, **changed).success
+    assert stored.check("embeddings", "one_model", "b", **changed).passed
 
 
 def test_without_a_partition_a_check_says_what_to_do(tiny: Any) -> None:

@@ -52,7 +52,10 @@ def test_each_partition_has_its_own_metadata(made: tuple[Any, dg.ExecuteInProces
 
 def test_checks_cover_every_partition_of_the_range(made: tuple[Any, dg.ExecuteInProcessResult]) -> None:
     _, result = made
-    evaluations = [each for each in result.get_asset_check_evaluations() if each.check_name != "failed_partitions"]
+    every = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    assert every.pop("one_model").metadata["partitions looked at"].value == 2
+    evaluations = [each for each in result.get_asset_check_evaluations() if each.check_name in every]
+    evaluations = [each for each in evaluations if each.check_name != "failed_partitions"]
     assert len(evaluations) == 9
     for evaluation in evaluations:
         assert evaluation.passed, evaluation

@@ -1,6 +1,8 @@
 """Every benchmark runs, on a size at which it measures nothing."""
 
+import json
 import os
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -8,6 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import loading
+from benchmarks.comparison import limits
+from benchmarks.comparison.child import function
+from benchmarks.comparison.ours import prepare
+from benchmarks.comparison.peers.loaders import link_folder
+from benchmarks.comparison.variants import Input
 from benchmarks.library import STAGES
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -37,9 +45,9 @@ def test_a_benchmark_says_what_it_takes(name: str, capsys: pytest.CaptureFixture
     assert f"python -m benchmarks.{name}" in capsys.readouterr().out
 
 
-def test_embedding(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("embedding", photographs, "--rounds", "1", "--threads", "1", *TORCH_ALONE)
-    assert "overlapped torch float32" in capsys.readouterr().out
+def test_embed_parts(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("embed_parts", photographs, "--rounds", "1", "--threads", "1", "--runtime", "torch", "--precisions", "float32")
+    assert "float32 on torch, 2 images" in capsys.readouterr().out
 
 
 def test_top1(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,9 +57,9 @@ def test_top1(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "top-1 of 1" in capsys.readouterr().out
 
 
-def test_transforms(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("transforms", photographs, "--rounds", "1")
-    assert "random crop + flip, Shardmill" in capsys.readouterr().out
+def test_transform_parts(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("transform_parts", photographs, "--rounds", "1")
+    assert "random crop, flip, of image and mask" in capsys.readouterr().out
 
 
 def test_images(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,9 +67,72 @@ def test_images(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "jpg with Adobe RGB, decode" in capsys.readouterr().out
 
 
-def test_stages(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("stages", photographs, "--rounds", "1", "--workers", "1")
-    assert "2 images, 1 rounds" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("stage", "peer"),
+    [
+        ("pack", "webdataset ShardWriter, Pillow"),
+        pytest.param("transform", "webdataset, torchvision v1, a DataLoader", marks=pytest.mark.slow),
+        pytest.param("embed", "torch float32, a DataLoader", marks=pytest.mark.slow),
+        pytest.param("chain", "a script, float32", marks=pytest.mark.slow),
+    ],
+)
+def test_a_comparison(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str, peer: str
+) -> None:
+    """Beside a peer that our own environment has, and whose work is compared."""
+    run(
+        stage,
+        photographs,
+        "--rounds",
+        "1",
+        "--workers",
+        "1",
+        "--only",
+        peer,
+        "--peers",
+        sys.prefix,
+        "--results",
+        tmp_path,
+    )
+    result = json.loads((tmp_path / f"{stage}.json").read_text())
+    assert {outcome["left_out"] for outcome in result["outcomes"]} == {""}
+    assert all(outcome["checked"] or outcome["variant"]["kind"] == "limit" for outcome in result["outcomes"])
+    assert any(peer in outcome["variant"]["name"] for outcome in result["outcomes"])
+    assert "**Shardmill" in capsys.readouterr().out
+    assert (tmp_path / f"{stage}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_loaders_hand_over_the_same(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "WHAT", {"crops": loading.WHAT["crops"]})
+    peer = ["--only", "webdataset", "--peers", sys.prefix]
+    run("loading", photographs, "--rounds", "1", "--workers", "1", *peer, "--results", tmp_path)
+    outcomes = json.loads((tmp_path / "loading-crops.json").read_text())["outcomes"]
+    assert {outcome["left_out"] for outcome in outcomes} == {""}
+    assert [bool(outcome["checked"]) for outcome in outcomes] == [True] * 4 + [False]
+    assert "**Shardmill, workers**" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", loading.WHAT)
+def test_loaders_in_this_process_hand_over_the_same(photographs: Path, tmp_path: Path, what: str) -> None:
+    source = prepare(photographs, tmp_path / "prepared", ["list", "pack"], 1)
+    link_folder(source, 1)
+    found = []
+    for variant in loading.variants("", what):
+        if variant.name in ("Shardmill, one process", "webdataset, one process", "ImageFolder, one process"):
+            function(variant.run)(source, tmp_path / variant.name, 1, **variant.options)
+            found.append(dict(zip(*function(variant.read or "")(tmp_path / variant.name), strict=True)))
+    ours, *others = found
+    assert len(others) == 2
+    for other in others:
+        assert loading.WHAT[what](ours, other, {}).startswith("2 images, ")
+    limits.load(source, tmp_path, 1, what)
+
+
+def test_the_limit_of_embedding_runs(photographs: Path, tmp_path: Path) -> None:
+    limits.infer(Input(photographs), tmp_path, 1)
 
 
 def test_memory(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,6 +143,12 @@ def test_memory(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     for stage in STAGES:
         run("memory", "--stage", stage, "--folder", tmp_path, "--workers", "1")
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["2"] * (len(STAGES) - 1)
+
+
+def test_engines(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ("--shards", "1", "--seconds", "0.01", "--empty", "2", "--rounds", "1", "--workers", "1")
+    run("engines", "--engines", "local", *sizes)
+    assert "1.000 of local" in capsys.readouterr().out
 
 
 def test_requests(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,3 +171,14 @@ def test_change(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_catalog(capsys: pytest.CaptureFixture[str]) -> None:
     run("catalog", "--rows", "300", "--partition", "100")
     assert "300 rows in 3 files" in capsys.readouterr().out
+
+
+def test_gpu(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("gpu", photographs, "--images", "3", "--shard", "2", "--models", "efficientnet-lite0", "--decoders", "cpu")
+    said = capsys.readouterr().out
+    assert "there is no CUDA device here" in said or "images/s from start to end" in said
+
+
+def test_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    run("estimate")
+    assert "| 5,000,000,000 | 5,000 × 1,000,000 |" in capsys.readouterr().out

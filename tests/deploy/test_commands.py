@@ -21,12 +21,15 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     for unit in sorted(DEPLOY.glob("systemd/*.service")):
         [line] = re.findall(r"^ExecStart=(.*)$", unit.read_text(), re.MULTILINE)
         yield unit.name, shlex.split(line.removeprefix("/opt/shardmill/.venv/bin/"))
-    for file in sorted(DEPLOY.glob("kubernetes/*.yaml")):
+    for file in sorted(DEPLOY.glob("*/*.yaml")):
         for manifest in yaml.safe_load_all(file.read_text()):
             if manifest.get("kind") == "Deployment":
                 yield file.name, manifest["spec"]["template"]["spec"]["containers"][0]["args"]
-    [line] = re.findall(r"^CMD (.*)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
-    yield "Dockerfile", json.loads(line)
+            elif "command" in manifest.get("runtime", {}):
+                yield file.name, manifest["runtime"]["command"]
+    for file in sorted(DEPLOY.rglob("Dockerfile")):
+        [line] = re.findall(r"^CMD (.*)$", file.read_text(), re.MULTILINE)
+        yield file.relative_to(DEPLOY).as_posix(), json.loads(line)
 
 
 @functools.cache

@@ -256,7 +256,7 @@ def test_what_was_just_materialized_is_not_shown_as_stale(ui: Ui, good_run: str,
     ("asset", "checks"),
     [
         ("transformed_shards", ["nothing_lost", "readable"]),
-        ("embeddings", ["nothing_lost", "sound", "same_class_neighbours"]),
+        ("embeddings", ["nothing_lost", "sound", "same_class_neighbours", "one_model"]),
     ],
 )
 def test_the_checks_tab_shows_passed_checks(ui: Ui, good_run: str, asset: str, checks: list[str]) -> None:

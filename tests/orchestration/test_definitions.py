@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from orchestration.definitions import build_defs
-from resources.engine import LocalEngineResource
+from resources.engine import EngineResource
 
 ASSETS = [
     *("raw_images", "webdataset_shards", "transformed_shards", "embeddings"),
@@ -27,7 +27,7 @@ CHECKS = {
     "raw_images": set(),
     "webdataset_shards": {"accounted_for", "nothing_lost", "readable"},
     "transformed_shards": {"nothing_lost", "readable"},
-    "embeddings": {"nothing_lost", "sound", "same_class_neighbours"},
+    "embeddings": {"nothing_lost", "sound", "same_class_neighbours", "one_model"},
     "embedding_basis": set(),
     "embedding_map": {"nothing_lost"},
     "health": {"failed_partitions"},
@@ -47,9 +47,10 @@ def test_loading_the_code_location_imports_nothing_heavy(run_in: Callable[..., o
 import json, sys
 import dagster as dg
 from orchestration.definitions import build_defs
-from resources.engine import LocalEngineResource
+from resources.engine import EngineResource
 dg.Definitions.validate_loadable(build_defs())
 heavy = ["torch", "torchvision", "pandas", "pyarrow", "openvino", "matplotlib", "webdataset"]
+heavy += ["timm", "open_clip", "huggingface_hub", "ray", "apache_beam"]
 print(json.dumps([name for name in heavy if name in sys.modules]))
 """
     done = run_in(demo_project, "python", "-W", "ignore", "-c", code)
@@ -121,7 +122,7 @@ def test_no_file_imports_dagsters_private_modules(repository: Path) -> None:
 
 
 def test_other_resources_reach_the_io_manager_too() -> None:
-    engine = LocalEngineResource(workers=1)
+    engine = EngineResource(workers=1)
     resources = build_defs(resource_overrides={"engine": engine}).resources or {}
     assert resources["engine"] is engine
     assert resources["shard_set_io_manager"].engine is engine

@@ -108,7 +108,7 @@ def test_the_readme_s_scripts_run_as_they_stand_there(readme: str, project: Path
 
 def test_the_documented_stage_of_one_s_own_works(repository: Path, tmp_path: Path) -> None:
     text = (repository / "docs/datasets.md").read_text()
-    section = text[text.index("## Stages of your own") : text.index("## Rejects")]
+    section = text[text.index("### Samples and rows") : text.index("## Rejects")]
     [code], [declared] = (re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL) for kind in ("python", "yaml"))
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package/sharpness.py").write_text(code)

@@ -8,6 +8,7 @@ startOffset, pageToken, maxResults and fields, as https://cloud.google.com/stora
 import bisect
 import json
 import sys
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -17,14 +18,19 @@ from tests.servers.processes import Child, Server, accepts
 
 BUCKET = "names"
 FIRST_DAY = "2026-01-01"
+_FIRST_GENERATION = 1_700_000_000_000_000
+"""Microseconds since the epoch, as Google's are."""
 
 
 class ListingServer(Server):
-    """`days` folders `raw/YYYY-MM-DD/`, from 2026-01-01 on, with `objects` objects in all."""
+    """`days` folders `raw/YYYY-MM-DD/`, from 2026-01-01 on, with `objects` objects in all.
 
-    def __init__(self, objects: int, days: int) -> None:
+    A sample has an object for each of the `suffixes`, which are in order.
+    """
+
+    def __init__(self, objects: int, days: int, suffixes: Sequence[str] = ("jpg",)) -> None:
         super().__init__("listing")
-        self._arguments = [str(objects), str(days)]
+        self._arguments = [str(objects), str(days), *suffixes]
 
     def put(self, name: str) -> None:
         """Add an object, or overwrite it."""
@@ -43,12 +49,12 @@ class ListingServer(Server):
 
 
 class _Bucket:
-    def __init__(self, objects: int, days: int) -> None:
+    def __init__(self, objects: int, days: int, suffixes: Sequence[str]) -> None:
         from datetime import date, timedelta
 
-        first = date.fromisoformat(FIRST_DAY)
+        first, samples = date.fromisoformat(FIRST_DAY), range(objects // days // len(suffixes))
         folders = [f"raw/{first + timedelta(days=day)}" for day in range(days)]
-        self.names = [f"{folder}/{number:07}.jpg" for folder in folders for number in range(objects // days)]
+        self.names = [f"{folder}/IMG_{n:07}.{suffix}" for folder in folders for n in samples for suffix in suffixes]
         self.generations: dict[str, int] = {}
 
     def put(self, name: str) -> None:
@@ -73,7 +79,7 @@ class _Bucket:
         return json.dumps(answer).encode()
 
     def _few_fields(self, name: str) -> dict[str, str]:
-        generation = str(self.generations.get(name, 1))
+        generation = str(_FIRST_GENERATION + self.generations.get(name, 1))
         return {"name": name, "size": "110000", "generation": generation, "updated": "2026-01-01T00:00:00.000Z"}
 
     def _all_fields(self, name: str) -> dict[str, str]:
@@ -95,8 +101,8 @@ class _Bucket:
         }
 
 
-def _serve(port: int, objects: int, days: int) -> None:
-    bucket = _Bucket(objects, days)
+def _serve(port: int, objects: int, days: int, suffixes: Sequence[str]) -> None:
+    bucket = _Bucket(objects, days, suffixes)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -128,4 +134,4 @@ def _serve(port: int, objects: int, days: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    _serve(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

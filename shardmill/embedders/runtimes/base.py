@@ -2,35 +2,58 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardmill.embedders.protocol import Embedder
 from shardmill.errors import ConfigurationError
+from shardmill.images import MAX_PIXELS, decode_image
 
 if TYPE_CHECKING:
     import torch
 
-IN_FLIGHT = 2
-"""Batches that a runtime holds while it asks for the next: it computes while the producer decodes."""
+
+Decode: TypeAlias = Callable[[bytes, str, int], NDArray[np.uint8]]
+"""As `decode_image`: a file's bytes, its component's name and the most pixels → uint8 [H, W, 3]."""
 
 
 class Runtime(ABC):
     """Computes vectors. An image's vector does not depend on the other images or on the number of threads."""
 
     name: str
+    ahead: int
+    """Images that it holds while it asks for the next: it computes while the producer decodes."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder = embedder
+
+    def prepare(
+        self, data: bytes, component: str, max_pixels: int = MAX_PIXELS, decode: Decode = decode_image
+    ) -> NDArray[np.uint8]:
+        """A file's bytes → what `embed` takes of it: the pixels that the model sees, uint8 [h, w, 3].
+
+        Safe to call from several threads at once. It releases the GIL and runs on the calling thread. `decode` may give
+        an image that others are given, too.
+
+        Raises:
+            Rejected: As `decode_image` and the embedder's `preprocess`.
+            ConfigurationError: That gives something else than the embedder says.
+        """
+        pixels = self.embedder.preprocess(decode(data, component, max_pixels))
+        _check_pixels(self.embedder, pixels)
+        return pixels
 
     @abstractmethod
-    def embed(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """uint8 [n, h, w, 3] batches → float32 [n, d] batches, in order, one for one.
+    def embed(self, images: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        """Images as `prepare` gives them → float32 [d] vectors, in order, one for one.
 
-        Lazy and bounded: at most `IN_FLIGHT` batches are taken from `batches` ahead of the one yielded.
-        One call at a time.
+        Lazy and bounded: at most `ahead` images are taken ahead of the one whose vector is yielded. An image is not
+        to be changed before its vector is there. Several threads may call it at once.
         """
 
     @abstractmethod
@@ -47,6 +70,16 @@ class Runtime(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_pixels(embedder: Embedder, pixels: object) -> None:
+    shape = (*embedder.input_size, 3)
+    if not isinstance(pixels, np.ndarray):
+        raise ConfigurationError(f"{embedder.name} preprocesses an image to {type(pixels).__name__}, not to an array")
+    if pixels.shape != shape or pixels.dtype != np.uint8:
+        raise ConfigurationError(
+            f"{embedder.name} preprocesses an image to {pixels.dtype} {list(pixels.shape)}, not to uint8 {list(shape)}"
+        )
 
 
 def trace(embedder: Embedder, bfloat16: bool = False) -> "torch.jit.ScriptModule":

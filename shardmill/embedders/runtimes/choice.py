@@ -33,6 +33,8 @@ def choose_runtime(spec: EmbedderSpec) -> str:
             "cuda": "torch sees no GPU; check the driver, and that torch is a CUDA build",
         }
         raise ConfigurationError(f"the runtime {name} is not available here: {remedy[name]}")
+    if spec.decode == "cuda" and name != "cuda":
+        raise ConfigurationError(f"decode: cuda needs runtime: cuda; here it is {name}")
     return name
 
 
@@ -50,9 +52,11 @@ def build_runtime(embedder: Embedder, spec: EmbedderSpec, threads: int | None = 
     """
     name = choose_runtime(spec)
     if name == "cuda":
+        from shardmill.embedders.runtimes.device_images import nvjpeg
         from shardmill.embedders.runtimes.torch_cuda import CudaRuntime
 
-        return CudaRuntime(embedder, bfloat16=spec.bfloat16, batch_size=spec.batch_size)
+        decoder = nvjpeg() if spec.decode == "cuda" else None
+        return CudaRuntime(embedder, bfloat16=spec.bfloat16, batch_size=spec.batch_size, decoder=decoder)
     if name == "openvino":
         from shardmill.embedders.runtimes.openvino_cpu import OpenVinoRuntime
 

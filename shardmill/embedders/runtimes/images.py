@@ -7,46 +7,42 @@ can touch another's result.
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from shardmill.embedders.runtimes.base import IN_FLIGHT, Runtime
+from shardmill.embedders.protocol import Embedder
+from shardmill.embedders.runtimes.base import Runtime
+
+Finish: TypeAlias = Callable[[], NDArray[np.float32]]
+"""Waits for the vector of an image that was started."""
 
 
 class ImageRuntime(Runtime):
-    """Maps `infer` over images on a pool of threads."""
+    """Starts each image by itself, and keeps two a core under way, so that no core waits for the next image."""
 
-    def __init__(self, dimension: int, threads: int, initializer: Callable[[], None] | None = None) -> None:
-        self._dimension = dimension
-        self._pool = ThreadPoolExecutor(threads, f"shardmill-{self.name}", initializer)
+    def __init__(self, embedder: Embedder, threads: int) -> None:
+        super().__init__(embedder)
+        self.ahead = 2 * threads
 
     @abstractmethod
-    def infer(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [1, h, w, 3] → float32 [1, d], on the calling thread, the GIL released."""
+    def start(self, image: NDArray[np.uint8]) -> Finish:
+        """Start uint8 [h, w, 3], contiguous; returns at once. At most `ahead` are under way."""
 
     @override
-    def embed(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        pending: deque[list[Future[NDArray[np.float32]]]] = deque()
+    def embed(self, images: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
+        started: deque[Finish] = deque()
         try:
-            for batch in batches:
-                pending.append([self._pool.submit(self.infer, image[None]) for image in batch])
-                if len(pending) > IN_FLIGHT:
-                    yield self._gather(pending.popleft())
-            while pending:
-                yield self._gather(pending.popleft())
+            for image in images:
+                if len(started) == self.ahead:
+                    yield started.popleft()()
+                started.append(self.start(np.ascontiguousarray(image)))
+            while started:
+                yield started.popleft()()
         finally:
-            for future in (future for futures in pending for future in futures):
-                future.cancel()
-
-    @override
-    def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _gather(self, futures: list[Future[NDArray[np.float32]]]) -> NDArray[np.float32]:
-        vectors = np.empty((len(futures), self._dimension), np.float32)
-        for row, future in zip(vectors, futures, strict=True):
-            row[:] = future.result()[0]
-        return vectors
+            for finish in started:
+                with suppress(Exception):  # nobody asks for these
+                    finish()

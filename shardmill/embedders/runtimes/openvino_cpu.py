@@ -12,20 +12,21 @@ from typing_extensions import override
 from shardmill.concurrency import usable_cores
 from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.runtimes.base import trace
-from shardmill.embedders.runtimes.images import ImageRuntime
+from shardmill.embedders.runtimes.images import Finish, ImageRuntime
 from shardmill.errors import ConfigurationError
 
 _import_lock = threading.Lock()
 
 
 class OpenVinoRuntime(ImageRuntime):
-    """One stream, of one thread, a core; an infer request a thread of the pool."""
+    """One stream, of one thread, a core."""
 
     name = "openvino"
 
     def __init__(self, embedder: Embedder, bfloat16: bool = False, threads: int | None = None) -> None:
         openvino = import_openvino()
         threads = threads or usable_cores()
+        super().__init__(embedder, threads)
         core = openvino.Core()
         if bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise ConfigurationError("this CPU has no bfloat16; set precision: float32")
@@ -39,22 +40,31 @@ class OpenVinoRuntime(ImageRuntime):
             "ENABLE_CPU_PINNING": "NO",
         }
         self._compiled = core.compile_model(_convert(embedder), "CPU", settings)
-        self._local = threading.local()
-        super().__init__(embedder.dimension, threads)
+        self._idle: list[Any] = []
+        self._tensor = openvino.Tensor
 
     @override
-    def infer(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        request = getattr(self._local, "request", None)
-        if request is None:
-            request = self._local.request = self._compiled.create_infer_request()
-        request.infer({0: np.ascontiguousarray(image)}, share_inputs=True)
-        vector: NDArray[np.float32] = request.get_output_tensor().data.copy()
-        return vector
+    def start(self, image: NDArray[np.uint8]) -> Finish:
+        try:
+            request = self._idle.pop()
+        except IndexError:  # until there are `ahead`; more where several threads embed at once
+            request = self._compiled.create_infer_request()
+        request.set_input_tensor(self._tensor(image[None], shared_memory=True))
+        request.start_async()
+
+        def finish(_: object = image) -> NDArray[np.float32]:  # which OpenVINO does not hold
+            try:
+                request.wait()
+                vector: NDArray[np.float32] = request.get_output_tensor().data[0].copy()
+                return vector
+            finally:
+                self._idle.append(request)
+
+        return finish
 
     @override
     def close(self) -> None:
-        super().close()
-        del self._compiled, self._local
+        del self._compiled, self._idle
 
 
 def import_openvino() -> ModuleType:

@@ -60,6 +60,18 @@ def test_run_says_a_plain_line_for_each_asset(after_run: Run) -> None:
     assert any(line.startswith("pack d/webdataset_shards/a: 21 of 21 samples") for line in lines)
 
 
+def test_run_says_of_how_many_files_nothing_was_made(tmp_path: Path, write_dataset, call_command) -> None:
+    (tmp_path / "raw").mkdir()
+    for name, text in {"a": "one", "none": ""}.items():
+        (tmp_path / "raw" / f"{name}.txt").write_text(text)
+    stage = {"name": "made", "use": "tests.shardmill.stages.test_files:Words"}
+    fields = {"transform": None, "embedder": None, "stages": [stage]}
+    file = write_dataset(tmp_path / "d.yaml", tmp_path / "raw", tmp_path / "root", **fields)
+    assert ", 1 filtered\n" in call_command("run", file).stdout
+    records = map(json.loads, call_command("run", file, "--json").stdout.splitlines())
+    assert [record["filtered"] for record in records if record.get("asset") == "made"] == [1]
+
+
 def test_a_second_run_makes_nothing(base: Path, after_run: Run, call_command) -> None:
     done = call_command("run", base / "d.yaml", "a")
     assert done.returncode == 0

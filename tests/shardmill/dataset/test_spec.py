@@ -159,6 +159,7 @@ def test_a_partition_that_is_not_declared_is_a_configuration_error(yaml_file: Wr
             r"source\.metadata: it is a table of `columns`: declare which",
         ),
         (with_lines("gpu: true", "embedder: {runtime: openvino}"), "gpu asks.*openvino"),
+        (with_lines("embedder: {decode: cuda}"), "decode.*only where the vectors are computed on CUDA"),
         (with_lines("gpu: {count: 0}"), r"gpu.*count: must be more than 0"),
         (with_lines("gpu: {memory: 16GB}"), r"gpu.*memory: must be a whole number"),
         (with_lines("gpu: {accelerator: 'an l4'}"), r"gpu.*accelerator: .*is no label"),

@@ -24,7 +24,7 @@ WRONG = [
     ("parttions: [b]", "parttions", "is no field; did you mean 'partitions' or"),
     ("shards: {max_sampels: 5}", "shards.max_sampels", "is no field; did you mean 'max_samples'"),
     ("sensor: {interval: 5}", "sensor.interval", "is no field; did you mean 'interval_seconds'?"),
-    ("gpu: {kind: l4}", "gpu.kind", "is no field; there are count, memory, accelerator"),
+    ("gpu: {kind: l4}", "gpu.kind", "is no field; there are count, fraction, memory, accelerator"),
     ("source: {url: raw}", "source.url", "is no field; did you mean 'uri'?"),
     (
         "name: my pets",
@@ -92,7 +92,20 @@ WRONG = [
     ("embedder: {precision: fp16}", "embedder.precision", "must be auto, float32 or bfloat16, and is 'fp16'"),
     ("embedder: {normalize: maybe}", "embedder.normalize", "must be true or false, and is 'maybe'"),
     ("embedders: {a-b: {}}", "embedders.a-b", "'a-b' is no name: use letters, digits and underscores"),
-    ("stages: {s: {stage: own.Class}}", "stages.s.stage", "write package.module:Class; did you mean own:Class?"),
+    ("stages: {s: {use: 'own:Class'}}", "stages", "must be a list, and is fields (s)"),
+    ("stages: [{name: s, use: own.Class}]", "stages.0.use", "write package.module:Class; did you mean own:Class?"),
+    ("stages: [{name: s, stage: 'own:Class'}]", "stages.0.stage", "is no field; there are name, use, of, parameters"),
+    ("stages: [{name: a-b, use: 'own:Class'}]", "stages.0.name", "'a-b' is no name: use letters, digits and"),
+    (
+        "stages: [{name: s, use: 'own:Class'}, {name: s, use: 'own:Other'}]",
+        "stages.1.name",
+        "'s' is given twice: each is an asset of that name",
+    ),
+    (
+        "stages: [{name: s, use: 'own:Class', parameters: {since: 2026-01-05}}]",
+        "stages.0.parameters",
+        "since: 2026-01-05 is not plain JSON: put it in quotes",
+    ),
     ("gpu: {memory: 24GB}", "gpu.memory", "must be a whole number, and is '24GB'"),
     ("gpu: true", "gpu", "it is for the embeddings, and there is no embedder"),
 ]
@@ -159,7 +172,7 @@ def test_lines_are_those_of_the_file_for_a_component_too(told: Callable[[str], s
             "transforms: {t: {operations: [{operation: CenterCrop, arguments: {sise: 5}}]}}",
             "transforms.t: operations.0: ",
         ),
-        ("stages: {s: {stage: 'no_such_module:Class'}}", "stages.s: cannot import no_such_module:Class"),
+        ("stages: [{name: s, use: 'no_such_module:Class'}]", "stages.s: cannot import no_such_module:Class"),
     ],
 )
 def test_what_shows_before_anything_is_made_names_the_field_too(

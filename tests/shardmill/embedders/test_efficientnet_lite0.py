@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from shardmill.embedders.modules import resize
 from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.registry import load_embedder
 from shardmill.embedders.runtimes import available_runtimes, build_runtime
@@ -50,7 +51,7 @@ def test_vectors_are_those_of_the_reference(runtime, precision, least, embedder,
     except ConfigurationError as error:
         pytest.skip(str(error))
     with running:
-        (vectors,) = running.embed([inputs])
+        vectors = np.stack(list(running.embed(inputs)))
     assert vectors.shape == (len(inputs), 1280)
     assert vectors.dtype == np.float32
     assert cosine(vectors, reference).min() > least
@@ -110,3 +111,18 @@ def test_weights_that_are_no_state_dict_are_refused(tmp_path, capsys):
     torch.save({"_fc.bias": torch.zeros(3)}, path)
     with pytest.raises(ConfigurationError, match="do not fit"):
         load_embedder(EmbedderSpec(weights=str(path)))
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(8, 8), (224, 224), (31, 60)])
+def test_resize_is_torch_s_own_to_the_bit(mode, size):
+    """Of any view of an array, which stays as it is."""
+    noise = np.random.default_rng(0).integers(0, 256, (97, 140, 3), np.uint8)
+    before = noise.copy()
+    for view in (noise, noise[5:90, 11:120], noise[::-1], np.broadcast_to(noise[:1, :1], (9, 9, 3))):
+        pixels = torch.from_numpy(view.copy()).permute(2, 0, 1)[None]
+        expected = torch.nn.functional.interpolate(pixels, size, mode=mode, antialias=True)[0].permute(1, 2, 0)
+        resized = resize(view, size, mode)
+        assert np.array_equal(resized, expected.numpy())
+        assert resized.flags.c_contiguous
+    assert np.array_equal(noise, before)

@@ -2,7 +2,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 
 from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.runtimes import available_runtimes, build_runtime, choice
-from shardmill.embedders.runtimes.base import IN_FLIGHT, Runtime
+from shardmill.embedders.runtimes.base import Runtime
 from shardmill.embedders.runtimes.torch_cuda import CudaRuntime
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
@@ -28,17 +30,16 @@ def runtime(request, embedder: Embedder) -> Iterator[Runtime]:
         yield built
 
 
-def cut(inputs: NDArray[np.uint8], *lengths: int) -> list[NDArray[np.uint8]]:
-    return np.split(inputs, np.cumsum(lengths)[:-1])
+def embed(runtime: Runtime, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    return np.stack(list(runtime.embed(images)))
 
 
 def test_a_vector_does_not_depend_on_its_neighbours(runtime: Runtime, inputs):
-    whole = np.concatenate(list(runtime.embed([inputs])))
-    for lengths in [(1,) * 7, (3, 4), (5, 2)]:
-        assert np.concatenate(list(runtime.embed(cut(inputs, *lengths)))).tobytes() == whole.tobytes()
+    whole = embed(runtime, inputs)
+    for count in range(1, len(inputs) + 1):
+        assert embed(runtime, inputs[-count:]).tobytes() == whole[-count:].tobytes()
     order = np.random.default_rng(0).permutation(len(inputs))
-    (shuffled,) = runtime.embed([inputs[order]])
-    assert shuffled.tobytes() == whole[order].tobytes()
+    assert embed(runtime, inputs[order]).tobytes() == whole[order].tobytes()
 
 
 @pytest.mark.parametrize("name", [name for name in available_runtimes() if name != "cuda"])
@@ -52,14 +53,17 @@ def test_a_vector_does_not_depend_on_the_number_of_threads(name, precision, embe
         except ConfigurationError as error:
             pytest.skip(str(error))
         with running:
-            results.append(np.concatenate(list(running.embed([inputs, inputs]))).tobytes())
+            results.append(embed(running, [*inputs, *inputs]).tobytes())
     assert results[0] == results[1]
 
 
-def test_batches_come_one_for_one_in_order(runtime: Runtime, inputs):
-    vectors = list(runtime.embed(cut(inputs, 2, 0, 4, 1)))
-    assert [len(batch) for batch in vectors] == [2, 0, 4, 1]
-    assert all(batch.shape[1] == 1280 and batch.dtype == np.float32 for batch in vectors)
+def test_vectors_come_one_for_one_in_order(runtime: Runtime, inputs):
+    """Also where there are more images than it holds, and each is of memory that is soon another's."""
+    once = embed(runtime, inputs)
+    numbers = np.arange(3 * runtime.ahead + 1) % len(inputs)
+    vectors = list(runtime.embed(inputs[number].copy() for number in numbers))
+    assert all(vector.shape == (1280,) and vector.dtype == np.float32 for vector in vectors)
+    assert np.stack(vectors).tobytes() == once[numbers].tobytes()
     assert list(runtime.embed([])) == []
 
 
@@ -70,30 +74,55 @@ def test_work_in_flight_is_bounded(runtime: Runtime, inputs):
         nonlocal taken
         while True:
             taken += 1
-            yield inputs[:1]
+            yield inputs[0]
 
     stream = runtime.embed(produce())
     for yielded in range(1, 5):
         next(stream)
-        assert taken <= yielded + IN_FLIGHT
+        assert taken <= yielded + runtime.ahead
     stream.close()
+    assert len(embed(runtime, inputs)) == len(inputs)
 
 
 def test_an_error_of_the_producer_passes_and_the_runtime_goes_on(runtime: Runtime, inputs):
     def produce() -> Iterator[NDArray[np.uint8]]:
-        yield inputs[:1]
+        yield inputs[0]
         raise ValueError("lost")
 
     with pytest.raises(ValueError, match="lost"):
         list(runtime.embed(produce()))
-    assert len(list(runtime.embed([inputs[:1]]))) == 1
+    assert len(embed(runtime, inputs)) == len(inputs)
 
 
-@pytest.mark.parametrize("name", [name for name in available_runtimes() if name != "cuda"])
-def test_close_ends_the_threads(name, embedder, inputs):
+def test_threads_share_a_runtime(runtime: Runtime, inputs):
+    """A process keeps one; who runs two datasets in two threads has it twice."""
+    images = [*inputs] * 4
+    once = embed(runtime, images)
+    first = runtime.embed(iter(images))  # several of its images are under way
+    assert next(first).tobytes() == once[0].tobytes()
+    with ThreadPoolExecutor(3) as threads:
+        for vectors in threads.map(lambda _: embed(runtime, images), range(6)):
+            assert vectors.tobytes() == once.tobytes()
+    assert np.stack(list(first)).tobytes() == once[1:].tobytes()
+
+
+def test_an_image_that_does_not_fit_leaves_the_runtime_as_it_was(runtime: Runtime, inputs):
+    once = embed(runtime, inputs)
+    for _ in range(runtime.ahead + 1):
+        with suppress(Exception):
+            embed(runtime, [inputs[0][:-1]])
+    assert embed(runtime, inputs).tobytes() == once.tobytes()
+
+
+def test_an_image_may_lie_in_memory_in_any_way(runtime: Runtime, inputs):
+    mirrored = inputs[:3, :, ::-1]
+    assert embed(runtime, mirrored).tobytes() == embed(runtime, mirrored.copy()).tobytes()
+
+
+def test_close_ends_the_threads(embedder, inputs):
     before = threading.active_count()
-    with build_runtime(embedder, EmbedderSpec(runtime=name), threads=3) as running:
-        list(running.embed([inputs[:4]]))
+    with build_runtime(embedder, EmbedderSpec(runtime="torch"), threads=3) as running:
+        embed(running, inputs[:4])
         assert threading.active_count() > before
     assert threading.active_count() == before
 
@@ -129,7 +158,7 @@ from shardmill.embedders.runtimes import build_runtime
 from shardmill.embedders.spec import EmbedderSpec
 spec = EmbedderSpec(runtime="openvino")
 with build_runtime(load_embedder(spec), spec, threads=1) as running:
-    print(len(list(running.embed([np.zeros((1, 224, 224, 3), np.uint8)]))))
+    print(len(list(running.embed([np.zeros((224, 224, 3), np.uint8)]))))
 """
     environment = os.environ | {"HOME": str(tmp_path)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from shardmill.embedders.registry import load_embedder, weights_identity
+from shardmill.embedders.registry import load_embedder, preprocessing, weights_identity
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.errors import ConfigurationError
 from shardmill.storage import Storage
@@ -14,7 +14,7 @@ from shardmill.storage import Storage
 
 def test_importing_the_spec_imports_no_torch():
     code = "import sys, shardmill.embedders.spec, shardmill.embedders.registry, shardmill.embedders.runtimes;"
-    code += "print({'torch', 'torchvision', 'openvino'} & set(sys.modules))"
+    code += "print({'torch', 'torchvision', 'openvino', 'timm', 'open_clip', 'huggingface_hub'} & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "set()"
 
@@ -67,6 +67,19 @@ def test_finish_normalises_each_row_by_itself_and_keeps_zeros():
 def test_an_unknown_model_names_close_matches(model: str, hint: str):
     with pytest.raises(ConfigurationError, match=hint):
         load_embedder(EmbedderSpec(model=model))
+
+
+@pytest.mark.parametrize(
+    ("model", "library", "extra"),
+    [("timm/resnet18", "timm", "timm"), ("open_clip/ViT-B-32", "open_clip", "open-clip")],
+)
+def test_a_library_that_is_not_installed_is_named_with_its_extra(
+    model: str, library: str, extra: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, library, None)
+    for ask in (preprocessing, load_embedder, lambda spec: weights_identity(spec, Storage())):
+        with pytest.raises(ConfigurationError, match=rf"pip install 'shardmill\[{extra}\]'"):
+            ask(EmbedderSpec(model=model, weights="w.pt"))
 
 
 def test_spec_refuses_unknown_fields():

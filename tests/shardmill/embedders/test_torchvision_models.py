@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from shardmill.embedders import torchvision_models
+from shardmill.embedders.framing import framed
 from shardmill.embedders.modules import split_classifier
 from shardmill.embedders.registry import load_embedder, weights_identity
 from shardmill.embedders.runtimes import available_runtimes, build_runtime
@@ -62,12 +63,12 @@ def test_head_of_the_features_is_the_whole_model(name, random_weights, photograp
 def test_preprocess_is_the_preset(name, photographs):
     """As the preset does it to a Pillow image, which is what the weights were evaluated with."""
     preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    model = torchvision_models.TorchvisionModel.__new__(torchvision_models.TorchvisionModel)
-    model._use_preset(preset)
+    ours = torchvision_models.preset_of(preset)
     mean, std = (np.array(values, np.float32) for values in (preset.mean, preset.std))
     for image in photographs:
         expected = preset(Image.fromarray(image)).permute(1, 2, 0).numpy()
-        levels = np.abs(model.preprocess(image) - (expected * std + mean) * 255)
+        pixels = framed(image, ours.framing(*image.shape[:2]), ours.interpolation)
+        levels = np.abs(pixels - (expected * std + mean) * 255)
         assert levels.mean() < 0.02
         assert levels.max() < 2.5
 
@@ -79,10 +80,10 @@ def test_every_pixel_of_preprocessed_noise_is_the_preset_s(resize, crop, shape):
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     published = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
     preset = type(published)(crop_size=crop, resize_size=resize, mean=(0.0,) * 3, std=(1.0,) * 3)
-    model = torchvision_models.TorchvisionModel.__new__(torchvision_models.TorchvisionModel)
-    model._use_preset(preset)
+    ours = torchvision_models.preset_of(preset)
+    pixels = framed(noise, ours.framing(*shape), ours.interpolation)
     expected = preset(Image.fromarray(noise)).permute(1, 2, 0).numpy() * 255
-    assert np.abs(model.preprocess(noise) - expected).max() < 1.5
+    assert np.abs(pixels - expected).max() < 1.5
 
 
 def test_the_classifier_of_a_vision_transformer_is_its_head():
@@ -101,7 +102,7 @@ def test_runtimes_agree_with_the_module(runtime, random_weights, photographs):
     embedder = load_embedder(EmbedderSpec(model="torchvision/resnet18", weights=random_weights("resnet18")))
     inputs = np.stack([embedder.preprocess(image) for image in photographs[:2]])
     with build_runtime(embedder, EmbedderSpec(runtime=runtime, precision="float32")) as running:
-        (vectors,) = running.embed([inputs])
+        vectors = np.stack(list(running.embed(inputs)))
     with torch.inference_mode():
         expected = embedder.module()(torch.from_numpy(inputs)).numpy()
     np.testing.assert_allclose(vectors, expected, rtol=1e-3, atol=1e-4)

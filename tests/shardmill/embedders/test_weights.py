@@ -105,3 +105,8 @@ def test_published_weights_that_there_are_not_are_told_from_those_that_there_are
     spec = EmbedderSpec(model="torchvision/resnet18", weights="IMAGENET1K_V2")
     with pytest.raises(ConfigurationError, match="no weights IMAGENET1K_V2 of resnet18; there are IMAGENET1K_V1"):
         weights_identity(spec, storage)
+
+
+def test_weights_that_are_not_given_are_asked_for() -> None:
+    with pytest.raises(ConfigurationError, match="has no `weights`: give the path or URI"):
+        read_state_dict(None, Storage())

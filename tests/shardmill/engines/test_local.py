@@ -24,9 +24,10 @@ from shardmill.storage import Storage
 from tests.small import plan
 
 DIES = """
-    import os, pathlib, time
+    import multiprocessing, os, pathlib, time
 
     def transform(sample):
+        assert multiprocessing.parent_process(), "it would kill the tests"
         if sample.key == "image_00007" and pathlib.Path({flag!r}).exists():
             while not list(pathlib.Path({root!r}).glob("d/_shardmill/transformed_shards/p/*.index.parquet")):
                 time.sleep(0.02)

@@ -103,6 +103,11 @@ def test_two_transforms_and_two_embedders() -> None:
     assert found["embedding_map_half"] == ("embeddings_half", "embedding_basis_half")
 
 
+def test_an_embedder_with_a_name_stands_beside_the_one_without() -> None:
+    found = edges(embedder={}, embedders={"half": {"dtype": "float16"}})
+    assert [name for name in found if name.startswith("embeddings")] == ["embeddings", "embeddings_half"]
+
+
 def test_an_embedder_knows_the_masks_of_the_shards_that_it_is_of() -> None:
     transforms = {"crops": CROPS, "views": {**VIEWS, "of": "transformed_shards_crops"}, "plain": VIEWS}
     embedders = {
@@ -130,14 +135,17 @@ def test_an_embedder_knows_the_masks_of_the_shards_that_it_is_of() -> None:
             },
             "made of each other: transformed_shards_",
         ),
-        ({"stages": {"raw_images": {"stage": "shardmill.stages.pack:PackStage"}}}, "two assets called raw_images"),
-        ({"stages": {"own": {"stage": "nowhere.to:Find"}}}, "d: stages.own: cannot import nowhere.to:Find"),
-        ({"stages": {"own": {"stage": "pathlib:Path"}}}, "pathlib:Path is no subclass of shardmill.Stage"),
-        ({"stages": {"own": {"stage": "shardmill.stages:Stage"}}}, "Stage has no class attribute `name`"),
-        ({"stages": {"own": {"stage": f"{__name__}:Plain", "of": "raw_images"}}}, "raw_images is a table"),
         (
-            {"stages": {"own": {"stage": "shardmill.stages.pack:PackStage", "arguments": {"speed": 3}}}},
-            "cannot be made of these arguments: .*speed",
+            {"stages": [{"name": "raw_images", "use": "shardmill.stages.pack:PackStage"}]},
+            "two assets called raw_images",
+        ),
+        ({"stages": [{"name": "own", "use": "nowhere.to:Find"}]}, "d: stages.own: cannot import nowhere.to:Find"),
+        ({"stages": [{"name": "own", "use": "pathlib:Path"}]}, "pathlib:Path is no subclass of shardmill.Stage"),
+        ({"stages": [{"name": "own", "use": "shardmill.stages:Stage"}]}, "Stage has no class attribute `name`"),
+        ({"stages": [{"name": "own", "use": f"{__name__}:Plain", "of": "raw_images"}]}, "raw_images is a table"),
+        (
+            {"stages": [{"name": "own", "use": "shardmill.stages.pack:PackStage", "parameters": {"speed": 3}}]},
+            "cannot be made of these parameters: .*speed",
         ),
     ],
 )
@@ -150,7 +158,6 @@ def test_what_cannot_be_is_refused_in_plain_words(fields: dict[str, Any], messag
     ("fields", "message"),
     [
         ({"transform": CROPS, "transforms": {"a": CROPS}}, "give either `transform`, or several by name"),
-        ({"embedder": {}, "embedders": {"a": {}}}, "give either `embedder`, or several by name"),
         ({"embedders": {"a-b": {}}}, "is no name"),
         ({"gpu": True}, "there is no embedder"),
         ({"source": {"table": "/{partition}.csv"}, "partitions": {"by": "prefix"}}, "a table has declared partitions"),
@@ -214,24 +221,26 @@ def test_another_class_of_the_same_name_is_another_stage(tmp_path: Path, images:
     images(tmp_path / "raw", 3)
     fields = {"embedder": None, "transform": None}
     one, other = (
-        make_dataset(tmp_path / "raw", tmp_path / "root", stages={"own": {"stage": f"{__name__}:{name}"}}, **fields)
+        make_dataset(
+            tmp_path / "raw", tmp_path / "root", stages=[{"name": "own", "use": f"{__name__}:{name}"}], **fields
+        )
         for name in ("Plain", "AlsoPlain")
     )
     list(graph.run(one, "p", LocalEngine(1)))
     assert not graph.is_stale(one, "p")
     [(asset, why)] = list(graph.why_stale(other, "p"))
     assert asset == "own"
-    assert why.startswith("stage was ")
+    assert why.startswith("use was ")
     assert dict(graph.run(other, "p", LocalEngine(1)))["own"].made == 1
     renamed = make_dataset(
-        tmp_path / "raw", tmp_path / "root", stages={"own": {"stage": f"{__name__}:Renamed"}}, **fields
+        tmp_path / "raw", tmp_path / "root", stages=[{"name": "own", "use": f"{__name__}:Renamed"}], **fields
     )
     assert ("own", "it was made by plain, and is made by renamed now") in list(graph.why_stale(renamed, "p"))
 
 
 def test_a_cell_without_a_column_is_a_mistake_that_names_it(tmp_path: Path, images: Any, make_dataset: Any) -> None:
     images(tmp_path / "raw", 1)
-    stages = {"own": {"stage": f"{__name__}:Talkative"}}
+    stages = [{"name": "own", "use": f"{__name__}:Talkative"}]
     dataset = make_dataset(tmp_path / "raw", tmp_path / "root", stages=stages, embedder=None, transform=None)
     with pytest.raises(EngineError, match="plain gives 'length', which its schema has no column for"):
         list(graph.run(dataset, "p", LocalEngine(1)))

@@ -484,7 +484,7 @@ def new_walk(place: NewPlace, counting: Instruments, embedder_of_tests: dict[str
     def make(kills: int) -> Walk:
         fields: dict[str, Any] = {
             **{part: {name: values[0] for name, values in fields.items()} for part, fields in FIELDS.items()},
-            "stages": {"sizes": {"stage": f"{__name__}:Sizes"}},
+            "stages": [{"name": "sizes", "use": f"{__name__}:Sizes"}],
             "max_reject_ratio": 1.0,
         }
         fields["embedder"] |= SMALL

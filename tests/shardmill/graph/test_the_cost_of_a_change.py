@@ -1,11 +1,15 @@
 """What each kind of change to a partition costs, by counting; the result is always that of a build from nothing."""
 
+import contextlib
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from shardmill import graph
+from shardmill.errors import ShardmillError, StorageError
+from shardmill.graph.orphans import remove_orphans
 from tests.changes import Changing, Cost, Instruments, counting, photograph
 from tests.servers.places import Kind, NewPlace
 from tests.small_embedder import SMALL
@@ -154,3 +158,30 @@ def test_a_random_transform_is_drawn_anew_only_for_a_new_key(changing: Changing)
 
 def test_nothing_to_do_costs_nothing(changing: Changing) -> None:
     check(changing, Cost(0, 0, 0))
+
+
+def test_a_shard_of_another_order_does_not_stand_for_one_of_the_same_samples(
+    place: NewPlace, counting: Instruments
+) -> None:
+    """Even where a run that broke off has made the one that is to be committed."""
+
+    def break_off() -> NoReturn:
+        raise StorageError("the store fails")
+
+    changing = Changing(place("file"), counting, {"shards": {"order": "hash"}})
+    changing.put("alone.jpg", photograph(1))
+    orders, call, is_broken = itertools.cycle(["key", "hash"]), 0, True
+    changing.run()
+    while is_broken:
+        call += 1
+        changing.fields["shards"] = {"order": next(orders)}
+        counting.break_at(call, break_off)
+        with contextlib.suppress(ShardmillError):
+            changing.run()
+        is_broken = counting.is_broken
+        counting.mend()
+        _, made = changing.run()
+        commit = made["webdataset_shards", "p"].commit
+        assert [entry.start for entry in commit.shardlist] == ["alone" if commit.order == "key" else "000000"]
+        list(remove_orphans(changing.dataset(), 0.0))
+        assert changing.files() == changing.files_from_nothing()

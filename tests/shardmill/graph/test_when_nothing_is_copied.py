@@ -215,10 +215,10 @@ class Length(RowStage):
 
 @pytest.fixture
 def own(place: NewPlace, counting: Instruments) -> Changing:
-    stages = {
-        "halves": {"stage": f"{__name__}:Halves"},
-        "lengths": {"stage": f"{__name__}:Length", "of": "halves"},
-    }
+    stages = [
+        {"name": "halves", "use": f"{__name__}:Halves"},
+        {"name": "lengths", "use": f"{__name__}:Length", "of": "halves"},
+    ]
     made = Changing(place("file"), counting, {"stages": stages, "max_reject_ratio": 1.0})
     for number in range(6):
         made.put(f"text_{number}.txt", f"{number}".encode())

@@ -131,6 +131,19 @@ def test_exif_orientation_is_applied(suffix: str, orientation: int) -> None:
         assert np.array_equal(decode_mask(stored, suffix), turned)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1)])
+def test_a_turned_image_of_one_row_or_column_lies_forwards_in_memory(size: tuple[int, int], orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(np.arange(3 * max(size), dtype=np.uint8).reshape(*size, 3))
+    data = save(image, "PNG", exif=exif)
+    pixels, labels = decode_image(data, "png"), decode_mask(save(image.getchannel(0), "PNG", exif=exif), "png")
+    assert np.array_equal(pixels, ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert np.array_equal(labels, pixels[:, :, 0])
+    assert min(*pixels.strides, *labels.strides) > 0  # torch takes no others
+
+
 def test_only_the_first_frame_of_an_animation_is_decoded() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     for suffix in ("gif", "webp", "png", "tiff"):
@@ -158,11 +171,15 @@ def test_masks_keep_their_values() -> None:
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_masks_of_few_bits_are_not_stretched(bits: int) -> None:
-    labels = np.arange(1 << bits, dtype=np.uint8)[None]
-    stretched = Image.fromarray(labels * np.uint8(255 // ((1 << bits) - 1)))
-    data = save(stretched.convert("1") if bits == 1 else stretched, "PNG", bits=bits)
-    assert data[24] == bits
-    assert np.array_equal(decode_mask(data, "png"), labels)
+    """Pillow 12 writes no such PNG of 2 and 4 bits."""
+    labels = np.arange(1 << bits, dtype=np.uint8)
+    row = b"\0" + np.packbits(labels[:, None] >> np.arange(bits)[::-1] & 1).tobytes()
+    header = struct.pack(">IIBBBBB", len(labels), 1, bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(row)), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    assert decode_mask(data, "png").tolist() == [labels.tolist()]
 
 
 @pytest.mark.parametrize("bits", [2, 4])

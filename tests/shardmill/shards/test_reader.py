@@ -13,6 +13,7 @@ from shardmill.errors import ConfigurationError, CorruptionError, SupersededErro
 from shardmill.samples import EncodedSample
 from shardmill.shards.reader import ShardSet, open_shards
 from shardmill.storage import Storage
+from tests.counting import CountingStorage
 from tests.servers.places import BUCKETS, KINDS, Kind, NewPlace
 from tests.small import make, plan
 from tests.spelling import NAME, letters_of, spell, write
@@ -24,28 +25,6 @@ def made(tmp_path_factory: pytest.TempPathFactory, images, make_dataset, run_cha
     base = tmp_path_factory.mktemp("read")
     images(base / "raw", 60)
     return run_chain(make_dataset(base / "raw", base / "root"))
-
-
-class Counting(Storage):
-    """Counts what is read."""
-
-    reads: list[tuple[str, str]]
-
-    def __init__(self) -> None:
-        super().__init__()
-        object.__setattr__(self, "reads", [])
-
-    def open(self, uri: str) -> Any:
-        self.reads.append(("open", uri))
-        return super().open(uri)
-
-    def read_version(self, uri: str) -> Any:
-        self.reads.append(("read", uri))
-        return super().read_version(uri)
-
-    def read_range(self, uri: str, offset: int, length: int) -> bytes:
-        self.reads.append(("range", uri))
-        return super().read_range(uri, offset, length)
 
 
 # Opening.
@@ -83,7 +62,7 @@ def test_a_sample_is_read_by_its_key_with_one_ranged_read(made: dict[str, ShardS
     shards = made[asset]
     for sample in shards.samples():
         assert shards.sample(sample.key) == sample
-    storage = Counting()
+    storage = CountingStorage()
     counted = open_shards(shards.folder, storage)
     counted.sample("image_00007")
     assert [verb for verb, _ in storage.reads] == ["read", "read", "range"]  # the commit, an index, the sample
@@ -121,7 +100,7 @@ def test_rows_are_read_by_number_and_columns_by_name(made: dict[str, ShardSet]) 
 
 
 def test_only_the_parts_that_hold_the_rows_are_read(made: dict[str, ShardSet]) -> None:
-    storage = Counting()
+    storage = CountingStorage()
     table = open_shards(made["embeddings"].folder, storage)
     first = table.shards[0]
     table.rows(0, first.samples)
@@ -388,7 +367,7 @@ def test_rejects_are_compared_with_the_commit_and_follow_it(folder: str, storage
 
 
 def test_after_a_commit_samples_are_read_by_one_ranged_read_again(folder: str) -> None:
-    storage, place = Counting(), f"{folder}/{NAME}"
+    storage, place = CountingStorage(), f"{folder}/{NAME}"
     first = write(storage, place, spell("ab"))
     write(storage, place, spell("ab", edition="2"))
     assert first.sample("a").components["txt"] == b"a 2"

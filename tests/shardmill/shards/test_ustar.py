@@ -3,7 +3,6 @@ import io
 import tarfile
 import warnings
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import webdataset
@@ -196,32 +195,3 @@ def test_a_tar_that_shardmill_did_not_write_is_refused() -> None:
 def test_samples_before_the_damage_are_given() -> None:
     samples = read_samples(io.BytesIO(archive(FEW)[:-100]), "here")
     assert next(samples) == EncodedSample("train/a", FEW["train/a"])
-
-
-# Other libraries, whole
-
-
-def test_webdataset_reads_a_shard_from_a_file(tmp_path: Path) -> None:
-    (tmp_path / "shard.tar").write_bytes(archive(FEW))
-    found = {}
-    for sample in webdataset.WebDataset(str(tmp_path / "shard.tar"), shardshuffle=False):
-        found[sample["__key__"]] = {name: data for name, data in sample.items() if not name.startswith("__")}
-    assert found == FEW
-
-
-def test_hugging_face_datasets_streams_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    from datasets import load_dataset
-
-    names = ["train/a", encode_key("__meta__/__b.1"), encode_key("x" * 200), encode_key("/c é")]
-    samples = {key: {"bin": key.encode(), encode_component("__key__"): b"k"} for key in names}
-    (tmp_path / "shard.tar").write_bytes(archive(samples))
-    dataset = load_dataset(
-        "webdataset",
-        data_files=str(tmp_path / "shard.tar"),
-        split="train",
-        streaming=True,
-        cache_dir=str(tmp_path / "cache"),
-    )
-    assert {row["__key__"]: row["bin"] for row in dataset} == {key: key.encode() for key in names}

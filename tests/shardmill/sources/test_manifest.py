@@ -1,11 +1,14 @@
+import itertools
 import pickle
 from itertools import groupby
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardmill.sources.manifest import Manifest, RawObject, manifest_schema
+from shardmill.errors import ConfigurationError
+from shardmill.sources.manifest import Manifest, RawObject, batch_of, manifest_schema
 
 TEXT = st.text(st.characters(codec="utf-8"))
 OBJECTS = st.builds(
@@ -90,21 +93,32 @@ def test_a_manifest_of_many_objects_is_sorted_across_its_batches() -> None:
     assert manifest.samples == 25_000
 
 
-def test_parts_hold_the_objects_that_were_chosen_in_that_order() -> None:
+def test_a_part_holds_the_objects_that_were_chosen_in_that_order() -> None:
     manifest = Manifest.from_objects(ONE._replace(key=f"{number:05d}") for number in range(3000))
     objects = list(manifest)
-    chosen = [[2999, 0, 1500], [7], list(range(3000))]
-    parts = list(manifest.parts(chosen))
-    assert [list(part) for part in parts] == [[objects[row] for row in rows] for rows in chosen]
-    assert [(part.samples, part.bytes) for part in parts] == [(3, 9), (1, 3), (3000, 9000)]
+    for rows in ([2999, 0, 1500], [7], [], list(range(3000))):
+        part = manifest.part(np.array(rows, np.int64))
+        assert list(part) == [objects[row] for row in rows]
+        assert (part.samples, part.bytes) == (len(rows), 3 * len(rows))
 
 
 def test_a_part_travels_without_the_other_objects() -> None:
     manifest = Manifest.from_objects(ONE._replace(key=f"{number:05d}") for number in range(3000))
-    [part] = manifest.parts([[2999, 0]])
+    part = manifest.part(np.array([2999, 0]))
     sent = pickle.dumps(part)
     assert list(pickle.loads(sent)) == list(part)
     assert len(sent) < len(pickle.dumps(manifest)) / 10
+
+
+@given(st.lists(OBJECTS), st.lists(st.integers(0, 50)))
+def test_a_sample_starts_where_the_key_is_another(objects: list[RawObject], cuts: list[int]) -> None:
+    """However the objects lie in memory."""
+    bounds = sorted({0, len(objects), *(cut for cut in cuts if cut < len(objects))})
+    batches = [batch_of(objects[low:high]) for low, high in itertools.pairwise(bounds)]
+    manifest = Manifest.from_batches(batches)
+    keys = [key for (key,) in manifest.rows("key")]
+    assert manifest.starts.tolist() == [row for row in range(len(keys)) if not row or keys[row] != keys[row - 1]]
+    assert manifest.table == Manifest.from_objects(objects).table
 
 
 def test_an_empty_manifest_is_one_too() -> None:
@@ -129,5 +143,13 @@ def test_columns_are_given_by_key_and_nothing_else_changes(objects: list[RawObje
     joined = manifest.with_columns(columns)
     assert joined.table.schema == manifest_schema()
     assert list(joined) == [item._replace(columns=columns.get(item.key)) for item in manifest]
-    assert list(joined.identities()) == list(manifest.identities())
+    assert joined.digest_of_samples == manifest.digest_of_samples
     assert (joined.digest == manifest.digest) == (list(joined) == list(manifest))
+
+
+def test_more_text_than_a_column_holds_is_told_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shardmill.sources.manifest._MOST_BYTES", 40)
+    few = [ONE._replace(key="k", uri="0123456789" * 4, version="v", metadata=None)]
+    assert Manifest.from_objects(few).objects == 1
+    with pytest.raises(ConfigurationError, match=r"'uri' of 2 objects has 43 bytes .* at most 40.* more partitions"):
+        Manifest.from_objects([*few, few[0]._replace(uri="abc")])

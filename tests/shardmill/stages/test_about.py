@@ -1,6 +1,7 @@
 """What fails on a sample names it and its raw object, and is no reject; a large file is looked at before it is read."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -20,6 +21,16 @@ def test_what_a_library_raises_names_the_sample_and_its_object() -> None:
         assert caught.value.__cause__ is error
 
 
+def test_what_code_of_the_users_own_raises_names_its_line() -> None:
+    def process() -> None:
+        Path.read_text(cast("Path", None))  # what it calls raises, in another file
+
+    with pytest.raises(SampleError) as caught, about("a", "b"):
+        process()
+    line = process.__code__.co_firstlineno + 1
+    assert str(caught.value).endswith(f"({__file__}, line {line}, in process)")
+
+
 def test_our_own_errors_speak_for_themselves() -> None:
     for error in (Rejected("not an image"), StorageError("x")):
         with pytest.raises(type(error)) as caught, about("a", "b"):
@@ -31,8 +42,8 @@ def test_our_own_errors_speak_for_themselves() -> None:
     ("place", "stage"),
     [
         ("shardmill.stages.pack.verify_image", "pack"),
-        ("shardmill.transforms.values.decode_image", "transform"),
-        ("shardmill.stages.embed.decode_image", "embed"),
+        ("shardmill.transforms.values.open_image", "transform"),
+        ("shardmill.embedders.runtimes.base.Runtime.prepare", "embed"),
     ],
 )
 def test_a_lack_of_memory_names_the_sample_at_every_stage(
@@ -40,7 +51,7 @@ def test_a_lack_of_memory_names_the_sample_at_every_stage(
 ) -> None:
     images(tmp_path / "raw", 2)
 
-    def lack(*_: object) -> None:
+    def lack(*_: object, **__: object) -> None:
         raise MemoryError("Unable to allocate 2.9 GiB")
 
     dataset = make_dataset(tmp_path / "raw", tmp_path / "root")

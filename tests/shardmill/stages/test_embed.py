@@ -1,5 +1,6 @@
 """The embedding table: its rows, its columns, how its vectors are stored."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from shardmill.dataset import Dataset
 from shardmill.devices import GPUSpec
 from shardmill.embedders import EmbedderSpec, load_embedder
+from shardmill.embedders.runtimes import choice, device_images, torch_cuda
 from shardmill.engines import LocalEngine
 from shardmill.errors import ConfigurationError, ConflictError
 from shardmill.images import decode_image
 from shardmill.stages.embed import EmbedStage
+from shardmill.stages.stage import Resources, Work
+from tests.cpu_decoder import CpuDecoder
+from tests.pictures import save, smooth
 from tests.small import make, plan
 
 
@@ -132,13 +138,74 @@ def test_devices_are_reserved_where_it_runs_on_cuda_and_nowhere_else(monkeypatch
     assert EmbedStage(EmbedderSpec(runtime="torch"), devices=two).resources.gpus is None
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert EmbedStage(EmbedderSpec(), devices=two).resources.gpus is None
+    assert EmbedStage(EmbedderSpec(runtime="cuda")).resources.gpus == GPUSpec()  # another machine may have them
     with pytest.raises(ConfigurationError, match="torch sees no GPU"):
-        _ = EmbedStage(EmbedderSpec(runtime="cuda")).resources
+        EmbedStage(EmbedderSpec(runtime="cuda")).check_machine()
 
 
 def test_the_number_of_devices_changes_nothing_in_the_table() -> None:
     one, two = (EmbedStage(EmbedderSpec(), devices=GPUSpec(count=count)) for count in (1, 2))
     assert one.parameters() == two.parameters()
+
+
+def test_a_table_of_images_decoded_on_a_device_has_the_rows_of_any_other(
+    tmp_path: Path, make_dataset, run_chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU in the place of the device; plain JPEGs between others, in more batches than there are buffers for."""
+    (tmp_path / "raw").mkdir()
+    odd: dict[int, dict[str, bool]] = {1: {"progressive": True}, 4: {"keep_rgb": True}}
+    for number in range(19):
+        image = Image.fromarray(np.roll(smooth(40 + number, 50), 7 * number, 1))
+        name, kind = ("png", "PNG") if number == 3 else ("jpg", "JPEG")
+        (tmp_path / f"raw/{number:02d}.{name}").write_bytes(save(image, kind, **odd.get(number, {})))
+    decoder = CpuDecoder()
+    monkeypatch.setattr(choice, "available_runtimes", lambda: ["cuda", "torch"])
+    monkeypatch.setattr(device_images, "nvjpeg", lambda: decoder)
+    monkeypatch.setattr(torch_cuda, "CudaRuntime", partial(torch_cuda.CudaRuntime, device="cpu"))
+    monkeypatch.setattr(EmbedStage, "resources", Resources(model=True))
+    tables = {}
+    for decode in ("cpu", "cuda"):
+        embedder = {"runtime": "cuda", "precision": "float32", "decode": decode, "batch_size": 2}
+        dataset = make_dataset(tmp_path / "raw", tmp_path / decode, embedder=embedder, transforms={}, transform=None)
+        run_chain(dataset, last="embeddings")
+        tables[decode] = pd.read_parquet(dataset.folder("embeddings", "p"))
+    assert sum(map(len, decoder.calls)) == 16
+    embedder = {"runtime": "cuda", "precision": "float32", "batch_size": 2}
+    both = {"cpu": embedder, "cuda": {**embedder, "decode": "cuda"}}
+    dataset = make_dataset(
+        tmp_path / "raw", tmp_path / "both", embedder=None, embedders=both, transforms={}, transform=None
+    )
+    run_chain(dataset, last="embeddings_cuda")
+    for name, alone in tables.items():
+        together = pd.read_parquet(dataset.folder(f"embeddings_{name}", "p"))
+        assert np.array_equal(np.stack(together["embedding"]), np.stack(alone["embedding"]))
+    cpu, device = tables["cpu"], tables["cuda"]
+    assert list(cpu["key"]) == list(device["key"])
+    assert len(device) == 19
+    a, b = np.stack(cpu["embedding"]), np.stack(device["embedding"])
+    assert ((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min() > 0.999
+    same = [key for key, one, other in zip(cpu["key"], a, b, strict=True) if np.array_equal(one, other)]
+    assert {"01", "03", "04"} <= set(same)
+    assert sum(map(len, decoder.calls)) == 2 * 16
+
+
+def test_a_model_is_free_for_the_next_shard_when_one_was_cancelled(tables, tmp_path: Path) -> None:
+    """It is kept over shards; who holds on to the error holds nothing of it."""
+    dataset, _ = tables["float32"]
+    stage = EmbedStage(EmbedderSpec()).resolve(dataset.storage)
+    shards = dataset.stored("transformed_shards", "p").shards
+
+    def cancel(_: int) -> None:
+        raise InterruptedError
+
+    kept = []
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        with pytest.raises(InterruptedError) as caught:
+            stage(shards[0], Work(dataset.storage, tmp_path / str(number), 2, cancel))
+        kept.append(caught)
+    _, report = stage(shards[0], Work(dataset.storage, tmp_path, 2, lambda _: None))
+    assert report.kept == shards[0].samples
 
 
 @pytest.mark.slow

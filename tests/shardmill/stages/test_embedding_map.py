@@ -124,7 +124,7 @@ def test_a_basis_is_fitted_on_final_tables_where_there_are_some(two: Dataset, tm
 def test_a_basis_is_fitted_on_no_more_rows_than_it_says(
     two: Dataset, run_chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding_basis, "_FIT_ROWS", 7)
+    monkeypatch.setattr(embedding_basis, "FIT_ROWS", 7)
     seen: list[Progress] = []
     made = dict(graph.run(two, "a", LocalEngine(1), seen.append))["embedding_basis"]
     assert made.commit.total_samples_in == 7

@@ -1,6 +1,7 @@
 """Packing, at the stage itself: what it takes for the object that was listed, and what makes a shard another."""
 
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from shardmill.errors import StorageError
 from shardmill.shards.report import Reject, ShardReport
 from shardmill.shards.spec import ShardSpec
 from shardmill.sources import Manifest, RawObject, SourceSpec, list_source
-from shardmill.stages.pack import PackStage, RawShard
-from shardmill.stages.pack import pack as cut
+from shardmill.stages.pack import PackStage
+from shardmill.stages.raw_shards import RawShard
+from shardmill.stages.raw_shards import pack as cut
 from shardmill.stages.stage import Work
 from shardmill.storage import Storage
 
@@ -168,6 +170,21 @@ def test_the_objects_of_a_sample_stay_together_whatever_shard_it_goes_into(order
         for group in shard.groups:
             assert {item.key for item in group} == {group[0].key}
             assert [item.component for item in group] == ["cls", "jpg", "trimap.png"]
+
+
+@pytest.mark.parametrize("order", ["hash", "key"])
+def test_a_shard_travels_without_the_objects_of_others_and_stays_the_same(order: Any) -> None:
+    shards = cut(listed(*(f"{number:05}.jpg" for number in range(3000))), ShardSpec(max_samples=10, order=order), True)
+    sent = pickle.dumps(shards[0])
+    assert len(sent) < 10_000
+    there = pickle.loads(sent)
+    assert (there.id, there.start, there.samples, there.size) == (
+        shards[0].id,
+        shards[0].start,
+        shards[0].samples,
+        shards[0].size,
+    )
+    assert (there.groups, there.identity()) == (shards[0].groups, shards[0].identity())
 
 
 @pytest.mark.parametrize(("name", "counts"), [("b.jpg", False), ("b.cls", True)])

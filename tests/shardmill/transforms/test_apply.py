@@ -20,9 +20,11 @@ from shardmill.errors import ConfigurationError, Rejected
 from shardmill.images import decode_image, decode_mask, encode_image
 from shardmill.images.primaries import ADOBE_RGB
 from shardmill.samples import EncodedSample
+from shardmill.torchvision_compat import import_torchvision
 from shardmill.transforms import DecodedSample, Operation, SampleTransform, TransformSpec, build_transform, reasons
 from shardmill.transforms.sample import seeded_generator
 
+tv_tensors = import_torchvision().tv_tensors
 EXAMPLES = Path(__file__).parents[3] / "examples"
 ROWS, COLUMNS = np.mgrid[0:60, 0:80]
 PIXELS = np.stack([ROWS * 4, COLUMNS * 3, ROWS + COLUMNS], axis=2).astype(np.uint8)
@@ -215,6 +217,59 @@ def test_labels_of_a_callable_s_own_making_are_a_mask(custom: Callable[..., dict
     found = decode_mask(only(transform(custom(segment), resize)(SAMPLE)).components["segments.png"], "png")
     assert found.shape == (31, 33)
     assert set(np.unique(found)) == {0, 200}
+
+
+def test_what_is_neither_image_nor_mask_is_left_to_torchvision(custom: Callable[..., dict[str, Any]]) -> None:
+    """Boxes move with the image and have no colours; of plain tensors, it changes none that stand beside an image."""
+
+    def annotated(sample: DecodedSample) -> DecodedSample:
+        boxes = tv_tensors.BoundingBoxes(torch.tensor([[10.0, 10, 30, 30]]), format="XYXY", canvas_size=(60, 80))
+        depth = torch.arange(3 * 60 * 80).reshape(3, 60, 80).to(torch.uint8)
+        return sample.replace({"png": sample.components["png"], "boxes": boxes, "depth": depth})
+
+    def written(sample: DecodedSample) -> DecodedSample:
+        boxes, depth = (sample.components[name].as_subclass(torch.Tensor) for name in ("boxes", "depth"))
+        values = {"boxes.json": boxes.tolist(), "depth": depth.numpy().tobytes()}
+        return sample.replace({"png": sample.components["png"], **values})
+
+    operations: list[dict[str, Any]] = [
+        {"operation": "ColorJitter", "arguments": {"brightness": [2, 2]}},
+        {"operation": "GaussianBlur", "arguments": {"kernel_size": 3}},
+        {"operation": "Grayscale"},
+        {"operation": "CenterCrop", "arguments": {"size": 40}},
+    ]
+    result = only(transform(custom(annotated), *operations, custom(written))(SAMPLE))
+    assert json.loads(result.components["boxes.json"]) == [[0, 0, 10, 20]]
+    assert result.components["depth"] == np.arange(3 * 60 * 80).astype(np.uint8).tobytes()
+    assert decode_image(result.components["png"], "png").shape == (40, 40, 3)
+
+
+def test_an_image_in_place_of_a_mask_is_a_mistake(custom: Callable[..., dict[str, Any]]) -> None:
+    def coloured(sample: DecodedSample) -> DecodedSample:
+        labels = sample.components["mask.png"].as_subclass(torch.Tensor)
+        return sample.replace({**sample.components, "mask.png": tv_tensors.Image(labels.expand(3, -1, -1))})
+
+    crop = {"operation": "CenterCrop", "arguments": {"size": 20}}
+    for operations in ([custom(coloured)], [custom(coloured), crop]):
+        with pytest.raises(ConfigurationError, match=r"mask .mask\.png. is torch\.uint8"):
+            transform(*operations, masks=["mask.png"])(SAMPLE)
+
+
+@pytest.mark.parametrize("profile", [None, ADOBE_RGB], ids=["sRGB", "Adobe RGB"])
+@pytest.mark.parametrize("size", [[0, 0], [0, 5], [5, 0]])
+def test_a_crop_without_pixels_rejects_the_sample(size: list[int], profile: bytes | None) -> None:
+    Image.fromarray(PIXELS).save(file := io.BytesIO(), "JPEG", icc_profile=profile)
+    crop = {"operation": "CenterCrop", "arguments": {"size": size}}
+    refused = rejected(transform(crop), EncodedSample("k", {"jpg": file.getvalue()}))
+    assert (refused.reason, refused.detail) == ("cannot be encoded", f"jpg has {size[1]} x {size[0]} pixels")
+
+
+def test_one_row_that_is_repeated_is_an_image(custom: Callable[..., dict[str, Any]]) -> None:
+    def striped(sample: DecodedSample) -> DecodedSample:
+        return sample.replace({"jpg": sample.components["png"][:, :1].expand(-1, 50, -1)})
+
+    result = only(transform(custom(striped))(SAMPLE))
+    assert result.components["jpg"] == encode_image(np.repeat(PIXELS[:1], 50, axis=0), "jpg")
 
 
 def test_floats_are_scaled_rounded_and_clamped() -> None:
@@ -541,15 +596,19 @@ def load(name: str) -> SampleTransform:
     return build_transform(load_dataset(EXAMPLES / name / "defs.yaml").spec.transform)
 
 
-def test_the_pets_example_crops_image_and_trimap() -> None:
-    trimap = np.random.default_rng(0).integers(1, 4, (300, 320), dtype=np.uint8)
-    image = np.zeros((300, 320, 3), np.uint8)
+def test_the_pets_example_crops_image_and_trimap_alike() -> None:
+    """Of a picture that shows its labels."""
+    trimap = np.repeat(np.repeat(np.random.default_rng(0).integers(1, 4, (6, 6), np.uint8), 50, 0), 50, 1)
+    image = np.repeat(trimap[..., None] * 80, 3, 2)
     sample = EncodedSample(
         "cat_1", {"image.jpg": encode_image(image, "jpg"), "trimap.png": encode_image(trimap, "png")}
     )
-    result = only(load("pets_center_crop")(sample)).components
-    assert decode_image(result["image.jpg"], "jpg").shape == (224, 224, 3)
-    assert np.array_equal(decode_mask(result["trimap.png"], "png"), trimap[38:262, 48:272])
+    result = only(load("pets_segmentation")(sample)).components
+    cropped, labels = decode_image(result["image.jpg"], "jpg"), decode_mask(result["trimap.png"], "png")
+    assert cropped.shape == (128, 128, 3)
+    means = [cropped[labels == label].mean() for label in (1, 2, 3)]
+    nearest = np.abs(cropped.mean(2)[..., None] - means).argmin(2) + 1
+    assert (nearest == labels).mean() > 0.95  # but for edges
 
 
 def test_the_imagenet_example_crops_and_flips_and_keeps_the_class() -> None:

@@ -32,7 +32,7 @@ STATE = st.builds(
     st.lists(TEXT, max_size=3),
     WALK,
     WALK,
-    st.lists(TEXT, max_size=3),
+    st.dictionaries(TEXT, st.none(), max_size=3),
     st.booleans(),
     NUMBER,
     st.dictionaries(TEXT, TALLY, max_size=3),
