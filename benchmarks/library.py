@@ -7,7 +7,7 @@ from typing import Any
 
 from shardmill import Dataset, DatasetSpec, LocalEngine, Planner, ShardSet, Storage, graph, run
 
-__all__ = ["STAGES", "Dataset", "declared", "made_before", "make", "make_all", "moved"]
+__all__ = ["STAGES", "Dataset", "LocalEngine", "declared", "made_before", "make", "make_all", "moved"]
 
 STAGES: dict[str, str] = {
     "list": "raw_images",
@@ -28,12 +28,15 @@ def moved(dataset: Dataset, root: str) -> Dataset:
     return Dataset(dataset.spec.model_copy(update={"root": root}), dataset.storage)
 
 
-def make(dataset: Dataset, stage: str, partition: str, upstream: ShardSet | None, workers: int | None) -> ShardSet:
-    """Run one stage on a partition, over what the stage before it made."""
+def make(
+    dataset: Dataset, stage: str, partition: str, upstream: ShardSet | None, engine: LocalEngine | int | None
+) -> ShardSet:
+    """Run one stage on a partition, over what the stage before it made, on an engine or on so many threads."""
     planner = Planner(dataset)
     asset = planner.graph[STAGES[stage]]
     sets = {asset.inputs[0]: upstream} if upstream is not None else {}
-    return graph.make(planner, asset, partition, sets, LocalEngine(workers))
+    engine = engine if isinstance(engine, LocalEngine) else LocalEngine(engine)
+    return graph.make(planner, asset, partition, sets, engine)
 
 
 def made_before(dataset: Dataset, stage: str, partition: str) -> ShardSet | None:

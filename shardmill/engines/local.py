@@ -4,7 +4,8 @@ Stages that need CUDA run in workers that live no longer than the lease of their
 for one device can neither change to another nor let go of it before it ends.
 
 A process keeps some threads busy: decoding, resizing and hashing release Python's lock, and the code that holds it
-would not feed more. Machines with more cores get several such processes, each on a shard of its own.
+would not feed more. Machines with more cores get several such processes, each on a shard of its own; those that feed
+one device share it, and its lease.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from concurrent.futures import wait as wait_for_futures
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from typing import Any, Self
@@ -47,6 +48,9 @@ from shardmill.stages.stage import Resources, Stage
 from shardmill.storage import Storage
 
 logger = logging.getLogger(__name__)
+
+_FEEDING_THREADS = 4
+"""Of a process that feeds a device. More of them wait for Python's lock: docs/gpus.md has the figures."""
 
 
 class LocalEngine:
@@ -123,7 +127,8 @@ def engine_at(address: str, workers: int | None, say: Callable[[str], None]) -> 
 def _processes(resources: Resources, workers: int, shards: int) -> int:
     """How many processes share the work: as many as there are devices, or as cores and memory allow."""
     if resources.gpus is not None:
-        return min(resources.gpus.count, shards)
+        feeding = max(1, workers // (_FEEDING_THREADS * resources.gpus.count))
+        return min(resources.gpus.count * feeding, shards)
     if resources.model:
         return 1
     available = available_bytes() if resources.memory else None
@@ -132,7 +137,7 @@ def _processes(resources: Resources, workers: int, shards: int) -> int:
 
 
 class _Workers:
-    """Worker processes, each with a device of its own if devices are asked for."""
+    """Worker processes; if devices are asked for, each with one of them, in turn."""
 
     def __init__(self, processes: int, gpus: GPUSpec | None, task: str, say: Callable[[str], None]) -> None:
         # Never forked from this process: storage clients and thread pools do not survive that.
@@ -141,13 +146,14 @@ class _Workers:
         self._lease = ExitStack()
         leased = None
         if gpus is not None:
-            leased = self._lease.enter_context(lease(fitting_devices(gpus, task), processes, task, say))
+            devices = min(gpus.count, processes)
+            leased = self._lease.enter_context(lease(fitting_devices(gpus, task), devices, task, say))
         self._counts = context.SimpleQueue()
         self._cancelled = context.RawValue("b")  # without a lock, which a worker that dies could hold for ever
-        devices = context.SimpleQueue()
-        for device in leased.devices if leased else ():
-            devices.put(device)
-        arguments = (self._counts, self._cancelled, dict(os.environ), leased, devices)
+        each = context.SimpleQueue()
+        for device in islice(cycle(leased.devices), processes) if leased else ():
+            each.put(device)
+        arguments = (self._counts, self._cancelled, dict(os.environ), leased, each)
         self._pool = ProcessPoolExecutor(processes, context, _start_worker, arguments)
 
     def run(

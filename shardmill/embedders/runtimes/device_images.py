@@ -88,6 +88,7 @@ class DeviceImages:
         """What the model sees of each JPEG into its place in `images`, uint8 [n, h, w, 3] on the device."""
         import torch
 
+        alike: dict[torch.Size, list[tuple[int, torch.Tensor]]] = {}
         for place, pixels in zip(files, self._decoded(list(files.values())), strict=True):
             if pixels is None:
                 self._refused += 1
@@ -95,8 +96,12 @@ class DeviceImages:
                 framed = self._embedder.preprocess(decode_image(data, "jpg"))
                 images[place].copy_(torch.from_numpy(framed))
             else:
-                framing = self._embedder.framing(*pixels.shape[1:])
-                write_framed(pixels, framing, self._embedder.interpolation, images[place])
+                alike.setdefault(pixels.shape, []).append((place, pixels))
+        for shape, some in alike.items():  # one after the other, the device would wait for Python
+            framing = self._embedder.framing(*shape[1:])
+            for start in range(0, len(some), most := max(1, _MOST_PIXELS // shape[1:].numel())):
+                places, stack = zip(*some[start : start + most], strict=True)
+                write_framed(torch.stack(stack), framing, self._embedder.interpolation, images, places)
 
     def _decoded(self, files: Sequence[NDArray[np.uint8]]) -> "Sequence[torch.Tensor | None]":
         """All of them at once; where that fails, each for itself, and None for those that are refused.
@@ -117,19 +122,34 @@ class DeviceImages:
         return [self._decoded([file])[0] for file in files]
 
 
-def write_framed(pixels: "torch.Tensor", framing: Framing, interpolation: Interpolation, into: "torch.Tensor") -> None:
-    """uint8 [3, H, W] → `into`, uint8 [window, 3], on their device: the CPU's pixels to within a grey level."""
+def write_framed(
+    pixels: "torch.Tensor",
+    framing: Framing,
+    interpolation: Interpolation,
+    images: "torch.Tensor",
+    places: Sequence[int],
+) -> None:
+    """uint8 [k, 3, H, W] → these places of `images`, uint8 [n, window, 3]: the CPU's pixels to within a grey level.
+
+    Nothing in it waits for the device.
+    """
     import torch
     from torch.nn import functional
 
     part, window = framing.part, framing.window
-    resized = pixels[None, :, part.rows, part.columns].float()
+    resized = pixels[:, :, part.rows, part.columns].float()
     for size in ((part.height, framing.size[1]), framing.size):  # rounded after each, as the kernel for uint8 does
         resized = functional.interpolate(resized, size, mode=interpolation, antialias=True, align_corners=False)
-        resized = resized.round().clamp(0, 255)
-    seen = resized[0, :, window.rows, window.columns].permute(1, 2, 0)
-    into.copy_(torch.tensor(framing.fill, dtype=into.dtype, device=into.device))
-    into[window.place(*seen.shape[:2])] = seen.to(into.dtype)
+        resized = resized.round_().clamp_(0, 255)
+    seen = resized[:, :, window.rows, window.columns].permute(0, 2, 3, 1).to(images.dtype)
+    whole = seen
+    if seen.shape[1:] != images.shape[1:]:
+        whole = torch.empty((len(seen), *images.shape[1:]), dtype=images.dtype, device=images.device)
+        for channel, value in enumerate(framing.fill):
+            whole[..., channel] = value
+        whole[:, *window.place(*seen.shape[1:3])] = seen
+    for place, each in zip(places, whole.unbind(), strict=True):
+        images[place].copy_(each)
 
 
 def _smallest() -> "torch.Tensor":

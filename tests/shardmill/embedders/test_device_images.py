@@ -167,9 +167,12 @@ def test_no_buffer_is_filled_again_before_its_vectors_were_taken(
 def test_a_device_frames_as_the_cpu_does(framing: Framing, interpolation: Any):
     noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     expected = framed(noise, framing, interpolation)
-    into = torch.full(expected.shape, 77, dtype=torch.uint8)
-    write_framed(torch.from_numpy(noise).permute(2, 0, 1), framing, interpolation, into)
-    assert np.abs(into.numpy().astype(int) - expected).max() <= 1
+    into = torch.full((3, *expected.shape), 77, dtype=torch.uint8)
+    pixels = torch.from_numpy(noise).permute(2, 0, 1)
+    write_framed(torch.stack([pixels, pixels.flip(0)]), framing, interpolation, into, [2, 0])
+    assert np.abs(into[2].numpy().astype(int) - expected).max() <= 1
+    assert np.abs(into[0].numpy().astype(int) - framed(noise[:, :, ::-1], framing, interpolation)).max() <= 1
+    assert (into[1] == 77).all()
 
 
 def test_an_embedder_that_is_no_framing_is_the_cpu_s():

@@ -27,8 +27,8 @@ DIES = """
     import multiprocessing, os, pathlib, time
 
     def transform(sample):
-        assert multiprocessing.parent_process(), "it would kill the tests"
         if sample.key == "image_00007" and pathlib.Path({flag!r}).exists():
+            assert multiprocessing.parent_process(), "it would kill the tests"
             while not list(pathlib.Path({root!r}).glob("d/_shardmill/transformed_shards/p/*.index.parquet")):
                 time.sleep(0.02)
             os.kill(os.getpid(), 9)
@@ -75,6 +75,8 @@ def packed(tmp_path: Path, images, make_dataset, run_chain, write_module):
         (Resources(memory=100 << 30), 64, 99, 1),
         (Resources(gpus=GPUSpec(count=4)), 1, 9, 4),
         (Resources(gpus=GPUSpec(count=4)), 64, 2, 2),
+        (Resources(gpus=GPUSpec(count=4)), 64, 99, 16),
+        (Resources(gpus=GPUSpec()), 7, 99, 1),
     ],
 )
 def test_as_many_processes_share_the_work_as_cores_memory_and_devices_allow(
