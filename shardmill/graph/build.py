@@ -96,9 +96,10 @@ def build_graph(spec: DatasetSpec) -> Graph:
         *_transformed(spec),
         *_own(spec),
     ]
-    masks = _masks(assets)
+    masks, sound = _masks(assets), _sound(assets)
     for suffix, embedder in spec.all_embedders.items():
-        assets += _embedded(spec, suffix, embedder.of or _default_of(spec), masks)
+        of = embedder.of or _default_of(spec)
+        assets += _embedded(spec, suffix, of, masks.get(of, ()), of in sound)
     return Graph(tuple(_in_order(spec, assets)))
 
 
@@ -140,11 +141,12 @@ def _own(spec: DatasetSpec) -> Iterator[Asset]:
             )
 
 
-def _embedded(spec: DatasetSpec, suffix: str, of: str, masks: Mapping[str, tuple[str, ...]]) -> Iterator[Asset]:
+def _embedded(spec: DatasetSpec, suffix: str, of: str, masks: tuple[str, ...], all_sound: bool) -> Iterator[Asset]:
     declared = spec.all_embedders[suffix]
     devices = spec.gpu or GPUSpec()
     names = spec.source.names_of(declared.component) if declared.component else ()
-    stage = EmbedStage(declared.spec(cuda=spec.gpu is not None), masks.get(of, ()), spec.max_pixels, names, devices)
+    embedder = declared.spec(cuda=spec.gpu is not None)
+    stage = EmbedStage(embedder, masks, spec.max_pixels, names, all_sound, devices)
     table, basis = f"embeddings{suffix}", f"embedding_basis{suffix}"
     has_columns = spec.columns or spec.source.table is not None  # a table may have a column of classes
     yield Asset(
@@ -203,6 +205,15 @@ def _masks(assets: list[Asset]) -> dict[str, tuple[str, ...]]:
         return tuple(dict.fromkeys((*asset.masks, *inherited)))
 
     return {asset.name: masks(asset.name, frozenset()) for asset in assets}
+
+
+def _sound(assets: list[Asset]) -> set[str]:
+    """The assets of which every image decodes: what was packed, and what transforms made of that."""
+    transforms = {each.name: each.inputs[0] for each in assets if isinstance(each.stage, TransformStage)}
+    found = {PACKED}
+    while more := {name for name, of in transforms.items() if of in found} - found:
+        found |= more
+    return found
 
 
 def _load(spec: DatasetSpec, declared: StageSpec) -> Stage[Any]:

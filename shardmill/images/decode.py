@@ -173,11 +173,14 @@ def shows_as_stored(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -
         return image.orientation == 1 and not is_cmyk and is_srgb(image.profile)
 
 
-def plain_jpeg_size(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
+def plain_jpeg_size(
+    data: bytes, component: str, max_pixels: int = MAX_PIXELS, is_sound: bool = False
+) -> tuple[int, int] | None:
     """Height and width of a JPEG of which any decoder makes what `decode_image` does, but for rounding.
 
     None for everything else: other formats, rare kinds of JPEG, what is to be turned or is in other colours. All of
-    the compressed data are read: a decoder that passes over damage is not asked about it.
+    the compressed data are read, unless `verify_image` has done so (`is_sound`): a decoder that passes over damage is
+    not asked about it.
 
     Raises:
         Rejected: As `decode_image`.
@@ -187,7 +190,8 @@ def plain_jpeg_size(data: bytes, component: str, max_pixels: int = MAX_PIXELS) -
         is_plain = _wanted(component) == "JPEG" and image.orientation == 1 and is_srgb(image.profile)
         if not is_plain or image.check is None or not is_baseline(data):
             return None
-        image.check()
+        if not is_sound:
+            image.check()
         return image.height, image.width
 
 

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
 _MODELS = 4
 """Models that a process keeps: a dataset may have several embedders, and its partitions come one after the other."""
-
 _ROWS = 1024
 """Most that are written at once."""
 
@@ -94,6 +93,8 @@ class EmbedStage(StoredSamplesStage):
     max_pixels: int = MAX_PIXELS
     names: tuple[str, ...] = ()
     """Others that the embedded component can have in a sample."""
+    all_sound: bool = False
+    """Whether what made the shards has verified every image in them."""
     devices: GPUSpec = field(default_factory=GPUSpec)
     """What it takes of a machine's CUDA devices, where it runs on CUDA."""
     weights: str = ""
@@ -343,12 +344,12 @@ class _Embedding:
         """The row, its image first: that is refused for its columns last, whether it is copied or not."""
         if plan.refused is not None:
             raise plan.refused
-        sample = plan.sample
-        component, image = self._stage.component_of(sample.rows), None
+        sample, stage = plan.sample, self._stage
+        component, image = stage.component_of(sample.rows), None
         former = sample.former if plan.is_copied else None
         if former is None:
             with in_work, about(sample.key, sample.rows[component].source_uri):
-                image = self._model()[1].prepare(data[component], component, self._stage.max_pixels, decode)
+                image = self._model()[1].prepare(data[component], component, stage.max_pixels, decode, stage.all_sound)
         if plan.cls is not None:
             data["cls"] = plan.cls.encode()
         values = self._columns.values(plan.given, data)

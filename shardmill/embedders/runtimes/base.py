@@ -33,12 +33,17 @@ class Runtime(ABC):
         self.embedder = embedder
 
     def prepare(
-        self, data: bytes, component: str, max_pixels: int = MAX_PIXELS, decode: Decode = decode_image
+        self,
+        data: bytes,
+        component: str,
+        max_pixels: int = MAX_PIXELS,
+        decode: Decode = decode_image,
+        is_sound: bool = False,  # noqa: ARG002: whoever decodes all of an image sees whether it is
     ) -> NDArray[np.uint8]:
         """A file's bytes → what `embed` takes of it: the pixels that the model sees, uint8 [h, w, 3].
 
         Safe to call from several threads at once. It releases the GIL and runs on the calling thread. `decode` may give
-        an image that others are given, too.
+        an image that others are given, too. `is_sound`: `verify_image` has let it through, and need not look again.
 
         Raises:
             Rejected: As `decode_image` and the embedder's `preprocess`.

@@ -51,6 +51,8 @@ def nvjpeg() -> "Decoder":
         ) from error
 
     def decode_all(files: "Sequence[torch.Tensor]") -> "Sequence[torch.Tensor]":
+        # It writes at once, by a stream of its own, into memory that is free only when this stream has come so far.
+        torch.cuda.current_stream().synchronize()
         decoded: Sequence[torch.Tensor] = decode(list(files), mode=rgb, device=torch.device("cuda"))
         return decoded
 
@@ -67,13 +69,13 @@ class DeviceImages:
         self._decoder = decoder
         self._refused = 0
 
-    def takes(self, data: bytes, component: str, max_pixels: int) -> bool:
-        """Whether the device decodes this image. It was checked to its end, as `decode_image` would have.
+    def takes(self, data: bytes, component: str, max_pixels: int, is_sound: bool) -> bool:
+        """Whether the device decodes this image, which was checked to its end: now, or before where it `is_sound`.
 
         Raises:
             Rejected: As `decode_image`, and as the embedder's `preprocess`.
         """
-        size = plain_jpeg_size(data, component, max_pixels)
+        size = plain_jpeg_size(data, component, max_pixels, is_sound)
         if size is None or size[0] * size[1] > _MOST_PIXELS:
             return False
         check_size(self._embedder.framing(*size).size)

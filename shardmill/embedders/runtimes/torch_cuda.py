@@ -61,7 +61,7 @@ class CudaRuntime(Runtime):
         module = copy.deepcopy(embedder.module()).to(self._device)
         # The type stubs know only the overloads without a device.
         self._module: Any = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._copies: Any = torch.cuda.Stream(self._device) if self._cuda else None  # type: ignore[no-untyped-call]
+        self._inputs: Any = torch.cuda.Stream(self._device) if self._cuda else None  # type: ignore[no-untyped-call]
         self._shape = (batch_size, *embedder.input_size, 3)
         self._idle = [self._new_buffers()]
         if self._cuda:
@@ -69,10 +69,15 @@ class CudaRuntime(Runtime):
 
     @override
     def prepare(
-        self, data: bytes, component: str, max_pixels: int = MAX_PIXELS, decode: Decode = decode_image
+        self,
+        data: bytes,
+        component: str,
+        max_pixels: int = MAX_PIXELS,
+        decode: Decode = decode_image,
+        is_sound: bool = False,
     ) -> NDArray[np.uint8]:
         """Pixels, or where the device decodes them uint8 [bytes]: a JPEG that is left as it is. By the image alone."""
-        if self._device_images is not None and self._device_images.takes(data, component, max_pixels):
+        if self._device_images is not None and self._device_images.takes(data, component, max_pixels, is_sound):
             return np.frombuffer(data, np.uint8)
         return super().prepare(data, component, max_pixels, decode)
 
@@ -116,7 +121,12 @@ class CudaRuntime(Runtime):
             torch.cuda.empty_cache()
 
     def _new_buffers(self) -> "list[_Buffers]":
-        return [_Buffers(self._shape, self.embedder.dimension, self._device) for _ in range(_BATCHES)]
+        import torch
+
+        new = [_Buffers(self._shape, self.embedder.dimension, self._device) for _ in range(_BATCHES)]
+        if self._cuda:  # what fills them with zeros, and what had their memory before, comes before what is copied in
+            self._inputs.wait_stream(torch.cuda.current_stream(self._device))
+        return new
 
     def _compile(self) -> None:
         import torch
@@ -131,7 +141,7 @@ class CudaRuntime(Runtime):
             self._module = eager
 
     def _launch(self, buffers: "_Buffers") -> None:
-        """Queue copy in, arithmetic, copy out. The copy in of a batch goes beside the arithmetic of the one before."""
+        """Queue inputs, arithmetic, vectors. The inputs of a batch are made beside the arithmetic of the one before."""
         import torch
 
         buffers.pad()
@@ -142,12 +152,13 @@ class CudaRuntime(Runtime):
             casts,
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
         ):
-            if self._cuda:
-                with torch.cuda.stream(self._copies):
+            with torch.cuda.stream(self._inputs):  # of None: the one that is
+                if self._cuda:
                     buffers.images.copy_(buffers.pixels, non_blocking=True)
-                torch.cuda.current_stream(self._device).wait_stream(self._copies)
-            if self._device_images is not None and buffers.files:
-                self._device_images.write(buffers.files, buffers.images)
+                if self._device_images is not None and buffers.files:
+                    self._device_images.write(buffers.files, buffers.images)
+            if self._cuda:
+                torch.cuda.current_stream(self._device).wait_stream(self._inputs)
             buffers.out.copy_(self._module(buffers.images), non_blocking=True)
             if buffers.done is not None:
                 buffers.done.record()

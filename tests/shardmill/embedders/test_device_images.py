@@ -90,6 +90,18 @@ def test_the_image_alone_decides_who_decodes_it_and_the_cpu_whether_it_is_refuse
         assert np.array_equal(prepared, embedder.preprocess(decode_image(file, "jpg")))
 
 
+def test_what_was_verified_is_not_looked_at_again_and_whose_it_is_stays(embedder: Embedder):
+    """Damage in the compressed data shows that it is not: no such image is in a shard that was packed."""
+    running = runtime(embedder, CpuDecoder())
+    for name, file in {**ON_DEVICE, "cut off": REFUSED["cut off"]}.items():
+        assert running.prepare(file, "jpg", is_sound=True).tobytes() == file, name
+    for file in ON_CPU.values():
+        assert running.prepare(file, "jpg", is_sound=True).ndim == 3
+    for name in ("empty", "no JPEG", "of 12 bits", "too large"):
+        with pytest.raises(Rejected):
+            running.prepare(REFUSED[name], "jpg", 30_000, is_sound=True)
+
+
 def test_vectors_are_those_of_the_cpu_but_for_rounding(embedder: Embedder, files):
     decoder = CpuDecoder()
     with runtime(embedder, decoder) as running:

@@ -22,6 +22,7 @@ from PIL import Image
 from shardmill import Dataset, DatasetSpec, LocalEngine, ShardSet, Storage, run
 from shardmill.devices import VISIBLE
 from shardmill.embedders import Embedder, EmbedderSpec, Runtime, build_runtime, load_embedder
+from shardmill.errors import ShardmillError
 from shardmill.images import decode_image
 from tests.pictures import save, smooth
 
@@ -95,7 +96,7 @@ def cosines(some: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[n
 
 
 def test_vectors_are_those_of_the_cpu(runtime: Runtime, files, reference, request) -> None:
-    least = {"float32": 0.9999, "bfloat16": 0.999, "bfloat16, nvJPEG": 0.995}
+    least = {"float32": 0.9999, "bfloat16": 0.98, "bfloat16, nvJPEG": 0.98}
     found = cosines(embed(runtime, files), reference)
     assert found.min() >= least[request.node.callspec.params["runtime"]], found.min()
 
@@ -110,6 +111,16 @@ def test_a_vector_depends_on_its_image_alone(runtime: Runtime, files) -> None:
     with ThreadPoolExecutor(3) as pool:
         for again in pool.map(lambda _: embed(runtime, files), range(6)):
             assert again.tobytes() == whole.tobytes()
+
+
+def test_batches_that_are_under_way_are_written_over_by_none(embedder: Embedder, files) -> None:
+    """nvJPEG has a stream of its own, and is given memory that a batch before may still be computed in."""
+    spec = EmbedderSpec(runtime="cuda", batch_size=4 * BATCH, decode="cuda")
+    with build_runtime(embedder, spec) as runtime:
+        prepared = [runtime.prepare(data, "jpg") for data in files]
+        expected = [vector.tobytes() for vector in runtime.embed(prepared)]
+        for _ in range(20):
+            assert [vector.tobytes() for vector in runtime.embed(prepared * 4)] == expected * 4
 
 
 def test_the_model_is_compiled(embedder: Embedder, caplog: pytest.LogCaptureFixture) -> None:
@@ -153,8 +164,8 @@ def dataset(folder: Path, **fields: object) -> Dataset:
     return Dataset(DatasetSpec.model_validate(declared | fields), Storage())
 
 
-def made(dataset: Dataset, workers: int = 4) -> dict[str, ShardSet]:
-    return dict(run(dataset, "p", LocalEngine(workers)))
+def made(dataset: Dataset, engine: LocalEngine | None = None) -> dict[str, ShardSet]:
+    return dict(run(dataset, "p", engine or LocalEngine(4)))
 
 
 def digests(shards: ShardSet) -> list[str]:
@@ -172,23 +183,22 @@ def raw(tmp_path: Path, files) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("decode", ["cpu", "cuda"])
-def test_a_dataset_is_embedded_alike_every_time_and_rejects_what_a_cpu_rejects(raw: Path, decode: str) -> None:
-    embedder = {"decode": decode, "batch_size": BATCH}
-    first = made(dataset(raw, embedder=embedder))
-    assert first["webdataset_shards"].commit.rejects_by_reason == {"corrupt image": 1}
-    assert first["embeddings"].commit.total_samples == first["webdataset_shards"].commit.total_samples
-    again = made(dataset(raw, embedder=embedder, root=str(raw / "again")), workers=1)
-    assert digests(again["embeddings"]) == digests(first["embeddings"])
-    assert made(dataset(raw, embedder=embedder))["embeddings"].made == 0
+def test_a_table_depends_neither_on_other_models_nor_on_how_many_processes_feed_the_device(raw: Path) -> None:
+    embedders = {decode: {"decode": decode, "batch_size": BATCH} for decode in ("cpu", "cuda")}
+    together = made(dataset(raw, embedders=embedders))
+    packed = together["webdataset_shards"].commit
+    assert packed.rejects_by_reason == {"truncated or corrupt image": 1}
+    assert packed.total_samples == len(list((raw / "raw").iterdir())) - 1
+    with LocalEngine(12) as engine:
+        for name, embedder in embedders.items():
+            alone = made(dataset(raw, embedders={name: embedder}, root=str(raw / name)), engine)
+            assert alone[f"embeddings_{name}"].commit.total_samples == packed.total_samples
+            assert digests(alone[f"embeddings_{name}"]) == digests(together[f"embeddings_{name}"])
 
 
-def test_two_models_on_one_device_give_what_each_gives_alone(raw: Path) -> None:
-    one, other = {"batch_size": BATCH}, {"batch_size": BATCH, "precision": "float32"}
-    together = made(dataset(raw, embedders={"a": one, "b": other}))
-    for name, embedder in (("a", one), ("b", other)):
-        alone = made(dataset(raw, embedders={name: embedder}, root=str(raw / name)))
-        assert digests(alone[name]) == digests(together[name])
+def test_a_batch_that_does_not_fit_the_device_is_an_error_that_says_so(raw: Path) -> None:
+    with pytest.raises(ShardmillError, match=r"(?i)memory"):
+        made(dataset(raw, embedder={"batch_size": 10_000_000}))
 
 
 RUN = """
@@ -196,7 +206,7 @@ import sys
 from tests.shardmill.embedders.test_on_a_device import Path, dataset, made
 
 if __name__ == "__main__":
-    made(dataset(Path(sys.argv[1]), root=sys.argv[2]))
+    made(dataset(Path(sys.argv[1]), root=sys.argv[2], embedder={}))
 """
 
 
@@ -217,12 +227,9 @@ def test_two_runs_share_the_device_one_after_the_other(raw: Path, tmp_path: Path
     ]
     said = [each.communicate(timeout=300)[0] for each in runs]
     assert [each.returncode for each in runs] == [0, 0], said
-    one, two = (dataset(raw, root=str(tmp_path / name)).stored("embeddings", "p") for name in ("one", "two"))
+    one, two = (
+        dataset(raw, root=str(tmp_path / name), embedder={}).stored("embeddings", "p") for name in ("one", "two")
+    )
     assert one is not None
     assert two is not None
     assert digests(one) == digests(two)
-
-
-def test_a_batch_that_does_not_fit_the_device_is_an_error_that_says_so(raw: Path) -> None:
-    with pytest.raises(Exception, match=r"(?i)memory"):
-        made(dataset(raw, embedder={"batch_size": 10_000_000}))

@@ -120,6 +120,20 @@ def test_an_embedder_knows_the_masks_of_the_shards_that_it_is_of() -> None:
     assert masks == {"crops": ("mask.png",), "views": ("mask.png",), "plain": ()}
 
 
+def test_images_are_looked_at_once_where_all_that_is_embedded_was_verified() -> None:
+    own = {"name": "own", "use": "examples.text_parts.parts:Parts"}
+    transforms = {
+        "crops": CROPS,
+        "views": {**VIEWS, "of": "transformed_shards_crops"},
+        "of_own": {**VIEWS, "of": "own"},
+    }
+    ofs = {"crops": "transformed_shards_crops", "views": "transformed_shards_views", "packed": "webdataset_shards"}
+    others = {"own": "own", "of_own": "transformed_shards_of_own"}
+    embedders = {name: {"of": of} for name, of in (ofs | others).items()}
+    built = build_graph(spec(transforms=transforms, stages=[own], embedders=embedders))
+    assert {name for name in embedders if built[f"embeddings_{name}"].stage.all_sound} == set(ofs)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
