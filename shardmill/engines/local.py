@@ -49,8 +49,10 @@ from shardmill.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-_FEEDING_THREADS = 4
+_FEEDING_THREADS = 2
 """Of a process that feeds a device. More of them wait for Python's lock: docs/gpus.md has the figures."""
+_FEEDING_MEMORY = 8 << 10
+"""MiB of a device for each process that feeds it: enough for a model, its batches and what CUDA takes."""
 
 
 class LocalEngine:
@@ -90,15 +92,16 @@ class LocalEngine:
         with self:
             resources = make.stage.resources
             processes = _processes(resources, self.workers, len(shards))
-            threads = math.ceil(self.workers / processes)
             if processes == 1 and resources.gpus is None:
                 for shard in shards:
-                    yield make_one(make, shard, storage, threads, advance)
+                    yield make_one(make, shard, storage, self.workers, advance)
                 return
             check_that_it_travels(make)
             whole = False
             try:
                 pool = self._pool(resources.gpus, processes, f"{make.stage.name} in {make.layout.folder}")
+                processes = min(processes, pool.processes)
+                threads = math.ceil(self.workers / processes)
                 yield from pool.run(make, shards, storage, processes, threads, advance)
                 whole = True
             finally:
@@ -108,7 +111,7 @@ class LocalEngine:
     def _pool(self, gpus: GPUSpec | None, processes: int, task: str) -> _Workers:
         """The workers that are there; others where they are too few."""
         present = self._pools.get(gpus)
-        if present is not None and present.processes >= processes:
+        if present is not None and present.wanted >= processes:
             return present
         # Workers on devices for another stage would keep what this one waits for.
         for other in [key for key in self._pools if key == gpus or None not in (key, gpus)]:
@@ -142,12 +145,15 @@ class _Workers:
     def __init__(self, processes: int, gpus: GPUSpec | None, task: str, say: Callable[[str], None]) -> None:
         # Never forked from this process: storage clients and thread pools do not survive that.
         context = multiprocessing.get_context("forkserver")
-        self.processes = processes
+        self.wanted = processes
         self._lease = ExitStack()
         leased = None
         if gpus is not None:
-            devices = min(gpus.count, processes)
-            leased = self._lease.enter_context(lease(fitting_devices(gpus, task), devices, task, say))
+            fitting = fitting_devices(gpus, task)
+            leased = self._lease.enter_context(lease(fitting, min(gpus.count, processes), task, say))
+            fed = [max(1, (each.memory or 0) // _FEEDING_MEMORY) for each in fitting if each.name in leased.devices]
+            processes = min(processes, len(fed) * min(fed))
+        self.processes = processes
         self._counts = context.SimpleQueue()
         self._cancelled = context.RawValue("b")  # without a lock, which a worker that dies could hold for ever
         each = context.SimpleQueue()

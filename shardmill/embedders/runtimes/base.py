@@ -38,7 +38,7 @@ class Runtime(ABC):
         component: str,
         max_pixels: int = MAX_PIXELS,
         decode: Decode = decode_image,
-        is_sound: bool = False,  # noqa: ARG002: whoever decodes all of an image sees whether it is
+        is_sound: bool = False,  # noqa: ARG002 - it is decoded anyway
     ) -> NDArray[np.uint8]:
         """A file's bytes → what `embed` takes of it: the pixels that the model sees, uint8 [h, w, 3].
 

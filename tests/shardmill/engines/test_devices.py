@@ -237,6 +237,20 @@ def test_more_devices_are_leased_where_a_later_run_has_more_shards(stage: Any, s
     assert {use["device"] for use in uses(tmp_path / "b")} == set(uuids)
 
 
+@pytest.mark.parametrize(("memory", "processes"), [(24, 6), (16, 4), (7, 2)])
+def test_several_processes_feed_a_device_as_many_as_cores_and_its_memory_allow(
+    stage: Any, simulate: Any, tmp_path: Path, memory: int, processes: int
+) -> None:
+    uuids = simulate(2, memory)
+    record = stage.Record(str(tmp_path), 0, GPUSpec(count=2), workers=processes)
+    with LocalEngine(13, refuse_to_wait) as engine:
+        lazy = LazyShardSet(record, stage.shards(12))
+        lazy.write(Storage(), f"file://{tmp_path}/d/record/p", "d/record/p", engine)
+    used = {(use["pid"], use["device"], use["threads"]) for use in uses(tmp_path)}
+    assert sorted(device for _, device, _ in used) == sorted(uuids * (processes // 2))
+    assert {threads for _, _, threads in used} == {-(-13 // processes)}
+
+
 def test_a_machine_without_devices_is_an_error_and_no_endless_wait(stage: Any, simulate: Any, tmp_path: Path) -> None:
     simulate(0)
     with pytest.raises(ConfigurationError, match="needs 1 CUDA device; visible are: none"):
