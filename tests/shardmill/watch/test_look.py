@@ -24,6 +24,7 @@ DAY = 86400.0
 
 
 def state_files(watched: Watched) -> list[Path]:
+    """The states, and the parts that they name."""
     return sorted(Path(watched.dataset.home.removeprefix("file://"), "_shardmill/sensor").glob("*.gz"))
 
 
@@ -370,13 +371,13 @@ BAD_CURSORS = [
     "7",
     "{}",
     '{"format":0,"state":"x","reconciled":0}',
-    '{"format":2,"state":"","reconciled":0}',
-    '{"format":2,"state":"../batches","reconciled":0}',
-    '{"format":2,"state":"00000001-deadbeef.json.gz","reconciled":0}',
-    '{"format":2,"state":7,"reconciled":0}',
-    '{"format":2,"state":"00000001-deadbeef.json.gz","reconciled":NaN}',
-    '{"format":2,"state":"00000001-deadbeef.json.gz","reconciled":1e999}',
-    '{"format":2,"state":"00000001-deadbeef.json.gz"}',
+    '{"format":3,"state":"","reconciled":0}',
+    '{"format":3,"state":"../batches","reconciled":0}',
+    '{"format":3,"state":"00000001-deadbeef.json.gz","reconciled":0}',
+    '{"format":3,"state":7,"reconciled":0}',
+    '{"format":3,"state":"00000001-deadbeef.json.gz","reconciled":NaN}',
+    '{"format":3,"state":"00000001-deadbeef.json.gz","reconciled":1e999}',
+    '{"format":3,"state":"00000001-deadbeef.json.gz"}',
     "\0",
     "a/1.jpg,a/2.jpg",
 ]
@@ -418,13 +419,14 @@ def test_a_cursor_with_a_wrong_time_does_not_put_reconciliation_off(watch: Watch
     assert found.due == []
 
 
+@pytest.mark.parametrize("is_part", [False, True])
 @pytest.mark.parametrize("damage", ["gone", "empty", "half", "flipped", "text", "other version"])
-def test_a_state_that_is_gone_or_damaged_has_everything_compared(watch: Watch, damage: str) -> None:
+def test_a_state_that_is_gone_or_damaged_has_everything_compared(watch: Watch, damage: str, is_part: bool) -> None:
     watched = watch()
     for number in range(20):
         watched.put(f"p{number}/1")
     watched.look_and_run()
-    [file] = state_files(watched)
+    [file] = [file for file in state_files(watched) if file.name.endswith(".part.json.gz") == is_part]
     data = file.read_bytes()
     changed = {
         "empty": b"",
@@ -451,7 +453,7 @@ def test_the_cursor_stays_short_and_one_state_is_kept_beside_the_last(watch: Wat
         watched.put(f"{'long name ' * 5}{number}/1")
     sizes = [len(watched.look(objects=50).cursor) for _ in range(8)]
     assert max(sizes) < 200
-    assert len(state_files(watched)) <= 2
+    assert len(state_files(watched)) <= 2 * 2, "two states, and a part each"
 
 
 def test_a_look_at_what_did_not_change_writes_nothing(watch: Watch) -> None:
