@@ -44,6 +44,7 @@ class Decisions:
         self._considered: set[str] = set()
         self._ready: list[str] = []
         """Those to compare with what is committed."""
+        self._some_are_right = False
         self._busy: frozenset[str] | None = None
         self._comparing = 0.0
 
@@ -54,26 +55,29 @@ class Decisions:
             self._seen[key] = replace(seen, settled="", look=seen.look if look is None else look)
 
     def consider(self, key: str) -> bool:
-        """Decide about a partition, now or with the next ones. Returns False if it has to wait for the next look."""
+        """Decide about a partition, now or with the next ones. Returns False if others have to wait for the next look.
+
+        One that is settled is none to decide about, and says nothing of others.
+        """
         seen = self._seen.get(key)
         if seen is None or seen.is_settled or key in self._considered:
             return True
         self._considered.add(key)
         if why := self._waits_for(seen):
             self._wait(key, why)
-        elif self.are_full:
+            return True
+        if self._are_full:
             self._wait(key, "for the next look")
             return False
-        else:
-            self._ready.append(key)
-            room = min(_COMMITS_AT_ONCE, self._most - len(self._found.due))
-            if len(self._ready) >= max(REQUESTS_AT_ONCE, room):
-                self.compare()
-        return True
+        self._ready.append(key)
+        # While none was right all of them are likely to be due: no more are compared than may be.
+        room = min(_COMMITS_AT_ONCE, self._most - len(self._found.due))
+        if len(self._ready) >= (max(room, REQUESTS_AT_ONCE) if self._some_are_right else room):
+            self.compare()
+        return not self._are_full
 
     @property
-    def are_full(self) -> bool:
-        """Whether every other partition has to wait for the next look."""
+    def _are_full(self) -> bool:
         return len(self._found.due) >= self._most or self._comparing >= _COMPARING_SECONDS
 
     def compare(self) -> None:
@@ -92,6 +96,7 @@ class Decisions:
         for key, (is_right, version) in zip(ready, compared, strict=True):
             seen = self._seen[key]
             if is_right:
+                self._some_are_right = True
                 self._settle(key, seen)
             elif len(self._found.due) >= self._most:
                 self._wait(key, "for the next look")

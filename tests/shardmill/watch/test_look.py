@@ -106,8 +106,33 @@ def test_no_more_are_due_than_asked_for_and_the_others_follow(watch: Watch) -> N
         watched.put(f"p{number}/1")
     found = [watched.look(most=3) for _ in range(4)]
     assert [len(item.due) for item in found] == [3, 3, 1, 0]
-    assert [item.pending for item in found] == [4, 1, 0, 0]
+    assert [item.pending or item.listing is not None for item in found] == [True, True, False, False]
     assert len({each.partition for item in found for each in item.due}) == 7
+
+
+def test_the_listing_stops_where_a_partition_has_to_wait_and_goes_on_from_there(watch: Watch) -> None:
+    watched = watch()
+    for number in range(60):
+        watched.put(f"{number:02}/1")
+    looks = [watched.look(most=20) for _ in range(4)]
+    assert [len(found.due) for found in looks] == [20, 20, 20, 0]
+    assert [found.scanned for found in looks] == [21, 20, 19, 60]
+    assert [found.listing is not None for found in looks] == [True, True, False, False]
+    assert "20/1" in str(looks[0]).partition("the listing goes on after ")[2]
+    assert len({item.partition for item in watched.asked}) == 60
+
+
+def test_a_partition_that_changes_while_others_are_asked_for_has_to_be_quiet(watch: Watch) -> None:
+    watched = watch(quiet_seconds=60)
+    now = time.time() + 100
+    for number in range(60):
+        watched.put(f"{number:02}/1")
+    asked = [item.partition for item in watched.look(now, most=20).due]
+    os.utime(watched.put("50/2").removeprefix("file://"), (now + 20, now + 20))
+    for step in (1, 2, 3):
+        asked += [item.partition for item in watched.look(now + 20 * step, most=20).due]
+    assert sorted(asked) == sorted(f"{number:02}" for number in range(60) if number != 50)
+    assert [item.partition for item in watched.look(now + 81, most=20).due] == ["50"]
 
 
 def test_a_partition_that_a_run_is_under_way_for_waits(watch: Watch) -> None:

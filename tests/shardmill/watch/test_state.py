@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardmill.storage import Storage
-from shardmill.watch.seen import LostStateError, Seen, SeenPartitions
+from shardmill.watch.seen import LostStateError, SeenPartitions
 from shardmill.watch.state import Cursor, State, Tally, Waiting, Walk, load_state, next_number, save_state
 from tests.shardmill.watch.conftest import seen
 
@@ -111,7 +111,9 @@ def test_the_parts_of_a_state_stay_while_a_state_names_them(
     later = after(other, "d")
     save_state(storage, folder, slow, 3, second)
     assert sorted(load_state(storage, folder, later).seen) == ["a", "c", "d"]
-    last = after(after(later, "f"), "g")
-    assert sorted(load_state(storage, folder, last).seen) == ["a", "c", "d", "f", "g"]
+    before = after(later, "f")
+    last = after(before, "g")
+    states = [load_state(storage, folder, cursor) for cursor in (before, last)]
+    assert [sorted(state.seen) for state in states] == [["a", "c", "d", "f"], ["a", "c", "d", "f", "g"]]
     there = {info.uri.rpartition("/")[2] for info in storage.list(folder)}
-    assert len(there) == 2 + 5, "two states, and the parts of the last"
+    assert there == {before.state, last.state, *(part.name for state in states for part in state.seen.parts)}
