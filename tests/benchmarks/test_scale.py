@@ -132,19 +132,35 @@ def caught_up(dataset: Dataset, committed: Committed, most: int) -> list[Found]:
     return looks
 
 
+def written_sizes(dataset: Dataset) -> list[int]:
+    """Of all that is put into the bucket by `replace` from now on."""
+    store, sizes = store_of(dataset), list[int]()
+    put = store.replace
+
+    def replace(uri: str, data: bytes, expected: str | None) -> str:
+        sizes.append(len(data))
+        version: str = put(uri, data, expected)
+        return version
+
+    store.replace = replace
+    return sizes
+
+
 def test_what_it_takes_the_sensor_to_catch_up_is_in_proportion_to_the_partitions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("shardmill.watch.seen.PART", 20)
-    used = []
+    asked, written = [], []
     for number in (MANY // 2, MANY):
         dataset, _, committed = standing(number)
-        looks: list[Found] = []
-        counted = requests(dataset, lambda d=dataset, c=committed, f=looks: f.extend(caught_up(d, c, 10)))  # type: ignore[misc]
+        sizes = written_sizes(dataset)
+        looks = caught_up(dataset, committed, 10)
         assert sum(len(each.due) for each in looks) == number - 1
         assert sum(each.scanned for each in looks) <= 3 * 20 * number
-        used.append(sum(counted.values()))
-    assert used[1] <= 2.1 * used[0]
+        asked.append(sum(store_of(dataset).requests.values()))
+        written.append(sum(sizes))
+    assert asked[1] <= 2.2 * asked[0]
+    assert written[1] <= 2.5 * written[0]
 
 
 def test_the_sensor_asks_one_request_of_a_partition_that_is_new() -> None:
