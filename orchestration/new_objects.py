@@ -48,7 +48,7 @@ def build_new_objects_sensor(spec: DatasetSpec, settings: SensorSpec) -> dg.Sens
             known += _add(context.instance, spec.name, found, set(known))
         due = {item.partition: item.reason for item in found.due}
         context.log.info(f"{spec.name}: {found}")
-        if not found.scanned and not found.partitions and not found.listing:
+        if not found.scanned and not found.known and not found.listing:
             context.log.warning(f"{spec.name}: nothing is there yet; is the source's uri right? {spec.source.uri}")
         return dg.SensorResult(
             run_requests=list(run_requests(spec, due, known, {LAUNCHED_BY: "sensor"})),

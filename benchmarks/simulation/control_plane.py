@@ -28,7 +28,8 @@ def of_dagster(dataset: Dataset, keys: Sequence[str], meter: Any) -> Iterator[di
         built = build_defs(dataset_definitions(spec))
         built.get_repository_def()
         yield meter.step(f"building the definitions, {kind}")
-    with tempfile.TemporaryDirectory() as folder, dg.DagsterInstance.local_temp(folder) as instance:
+    quiet = {"telemetry": {"enabled": False}}
+    with tempfile.TemporaryDirectory() as folder, dg.DagsterInstance.local_temp(folder, quiet) as instance:
         instance.add_dynamic_partitions(NAME, list(keys))
         storage = _storage_of(dataset)
         definitions = build_defs(dataset_definitions(dataset.spec), {"storage": storage})

@@ -123,7 +123,8 @@ def of_a_dataset(partitions: int, objects: int, watched: int) -> Iterator[dict[s
     yield meter.step("gc, dry run")
     yield from _watched(keys, watched)
     yield from _watched_by_hour(len(keys), watched)
-    found = look(dataset, None, most=1)
+    meter.step("")
+    found = look(dataset, None, most=MOST)
     yield meter.step("the sensor: objects in one look", note=f"{found.scanned:,} objects listed")
     from benchmarks.simulation.control_plane import of_dagster
 

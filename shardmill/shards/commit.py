@@ -17,7 +17,7 @@ from shardmill.shards.index import Owner
 from shardmill.shards.layout import Layout, Suffix, index_name
 from shardmill.shards.report import ShardReport
 from shardmill.shards.slicing import Order, position
-from shardmill.storage import Storage, join_uri
+from shardmill.storage import Storage
 
 FORMAT = 2
 """Of everything below a dataset's folder. A change that older readers would take for something else raises it."""
@@ -244,7 +244,6 @@ def read_commit(storage: Storage, layout: Layout) -> tuple[Commit | None, str | 
     try:
         data, info = storage.read_version(layout.commit)
     except FileNotFoundError:
-        _check_that_it_is_not_of_the_old_layout(storage, layout)
         return None, None
     commit = parse_commit(data, layout.commit)
     if not commit.name.endswith(f"/{layout.name}"):
@@ -283,12 +282,3 @@ def parse_commit(data: bytes, uri: str) -> Commit:
         raise CorruptionError(
             f"{uri} is damaged or was edited. Delete it and run again: shards that stand are found again. {said}"
         ) from error
-
-
-def _check_that_it_is_not_of_the_old_layout(storage: Storage, layout: Layout) -> None:
-    for name in ("index.json", "_index/index.json"):
-        if storage.stat(join_uri(layout.folder, name)) is not None:
-            raise ConfigurationError(
-                f"{layout.folder} was written by an early version of Shardmill, which kept {name} among the data. Give "
-                f"the dataset another `root`, or delete {layout.home} and run again"
-            )

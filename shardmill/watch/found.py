@@ -28,7 +28,9 @@ class Found:
     cursor: str
     due: list[Due] = field(default_factory=list)
     partitions: list[str] = field(default_factory=list)
-    """All that the source is known to hold objects of."""
+    """In which objects were listed."""
+    known: int = 0
+    """Partitions that the source is known to hold objects of."""
     scanned: int = 0
     """Objects listed."""
     outside: Outside = field(default_factory=Outside)

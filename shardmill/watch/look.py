@@ -5,32 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from dataclasses import replace
 
-from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.dataset import RAW, Dataset
-from shardmill.dataset.source import check_that_all_was_deleted, unmounted
+from shardmill.dataset.source import unmounted
 from shardmill.dataset.upkeep import SensorSpec
-from shardmill.errors import ConfigurationError, CorruptionError, StorageError
-from shardmill.partitions import BatchPartitions, NothingThereError, PartitionsSpec, TimePartitioning
-from shardmill.shards.commit import read_commit
+from shardmill.errors import StorageError
+from shardmill.partitions import BatchPartitions, NothingThereError, TimePartitioning
 from shardmill.shards.fingerprint import fingerprint
-from shardmill.shards.layout import Layout
 from shardmill.sources import content_digest
 from shardmill.watch.batching import Batching
-from shardmill.watch.found import NAMED, Due, Found
+from shardmill.watch.deciding import Decisions, committed
+from shardmill.watch.found import Found
 from shardmill.watch.notifications import Notifications
-from shardmill.watch.state import NOTHING, Cursor, Seen, State, Tally, Walk, load_state, next_number, save_state
+from shardmill.watch.seen import LostStateError, Seen
+from shardmill.watch.state import NOTHING, Cursor, State, Tally, Walk, load_state, next_number, save_state
 from shardmill.watch.walks import Budget, Lister
 
 SECONDS = 30.0
 """Of listing, in one look: Dagster gives a sensor 60 s, and what is found has to be compared and kept as well."""
 OBJECTS = 1_000_000
-_COMPARING_SECONDS = 8.0
-"""Of reading what is committed, in one look."""
 _HOT_SHARE = 0.7
 """Of the budget, for partitions that are listed first, while a listing of everything is under way."""
-_COMMITS_AT_ONCE = 64
 
 
 def look(
@@ -49,21 +45,40 @@ def look(
     counts as soon as the caller has kept it: until then the same look can be taken again, and finds the same. A cursor
     that leads nowhere is no error: everything is compared with what is committed.
     """
-    return _Watcher(dataset, cursor, now(), notifications).watch(running, most, budget or Budget(SECONDS, OBJECTS))
+    budget, moment, declared = budget or Budget(SECONDS, OBJECTS), now(), _declared(dataset)
+    why = "the first look"
+    if cursor:
+        try:
+            before, state = _remembered(dataset, cursor, declared)
+            return _Watcher(dataset, before, state, moment, notifications).watch(running, most, budget)
+        except LostStateError as error:  # maybe of a part, in the midst of it
+            why = str(error)
+    return _Watcher(dataset, None, State(declared), moment, notifications, why).watch(running, most, budget)
 
 
 class _Watcher:
-    def __init__(self, dataset: Dataset, cursor: str | None, now: float, notifications: Notifications | None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        before: Cursor | None,
+        state: State,
+        now: float,
+        notifications: Notifications | None,
+        why: str | None = None,
+    ) -> None:
+        """`why`: everything is to be compared with what is committed."""
         self._dataset = dataset
         self._now = now
         self._notifications = notifications
         self._spec = dataset.spec.sensor or SensorSpec()
-        self._before, self._state, why = _remembered(dataset, cursor)
+        self._before, self._state = before, state
         self._found = Found("", reconciled=why)
         self._reconciled = self._before.reconciled if self._before else 0.0
         self._number = self._before.number + 1 if self._before else next_number(dataset.storage, dataset.home)
         self._bytes = self._state.to_bytes()
         self._state.forget_the_future(now)
+        self._full: dict[str, None] = {}
+        """Partitions in which objects were listed."""
         self._lister: Lister | None = None
         self._batching: Batching | None = None
         if isinstance(dataset.spec.partitions, BatchPartitions):
@@ -77,26 +92,32 @@ class _Watcher:
         self._check_that_it_is_mounted()
         self._hear()
         self._begin()
+        decisions = Decisions(self._dataset, state.seen, found, running, most, self._now)
         first = budget
         if state.walk:
             first = Budget(budget.seconds * _HOT_SHARE, math.ceil(budget.objects * _HOT_SHARE))
         for tally in self._hot(first):
-            self._observe(tally)
-            if state.walk and tally.objects:
-                state.listed[tally.key] = None  # it may have appeared behind the listing of everything
+            self._observe(tally)  # it may have appeared behind the listing of everything
+            decisions.consider(tally.key)
         budget.scanned = max(budget.scanned, first.scanned)
         if state.walk and not budget.spent:
             for tally in self._everything(state.walk, budget):
                 self._observe(tally)
-                if tally.objects:
-                    state.listed[tally.key] = None
+                self._reconcile(tally.key, decisions)
+                if not decisions.consider(tally.key):
+                    budget.stop()
             if state.walk.ended:
-                self._end()
+                self._end(decisions)
         if self._batching:
             for tally in self._batching.seal(state.walk.after if state.walk else None):
                 self._observe(tally)
-        self._decide(running, most)
-        found.partitions = [key for key, seen in state.seen.items() if seen.objects]
+        for key in state.seen.unsettled_keys():
+            if not decisions.consider(key):
+                break
+        decisions.compare()
+        found.pending = state.seen.unsettled
+        found.known = state.seen.full
+        found.partitions = list(self._full)
         found.scanned = budget.scanned
         found.outside = (self._lister or self._batching or found).outside
         found.waiting = len(state.waiting)
@@ -111,10 +132,10 @@ class _Watcher:
         Raises:
             StorageError: A local source is gone, or empty though objects of it are committed.
         """
-        full = [key for key, seen in self._state.seen.items() if seen.objects]
-        if not full or not self._dataset.partitioning.seems_unmounted:
+        if not self._state.seen.full or not self._dataset.partitioning.seems_unmounted:
             return
-        if any(self._committed(key)[0] not in (None, NOTHING) for key in full):
+        full = (key for key, seen in self._state.seen.items() if seen.objects)
+        if any(committed(self._dataset, key)[0] not in (None, NOTHING) for key in full):
             raise StorageError(unmounted(self._dataset))
 
     def _hear(self) -> None:
@@ -145,7 +166,7 @@ class _Watcher:
         # A time that is still to come was that of a wrong clock.
         due = not 0 <= self._now - self._reconciled < self._spec.reconcile_hours * 3600
         if self._state.walk is None and (due or not (recent or self._notifications)):
-            self._state.walk, self._state.listed = Walk(), {}
+            self._state.walk = Walk()
             self._state.reconciling = due
         if self._batching:
             self._heat(self._batching.missed())
@@ -180,150 +201,75 @@ class _Watcher:
 
     def _observe(self, tally: Tally, gone: bool = False) -> None:
         """Compare a partition with what it was. `gone`: it is known to have been made once."""
+        seen = self._state.seen
         content = content_digest(tally.content)
-        earlier = self._state.seen.get(tally.key)
+        earlier = seen.get(tally.key)
+        if earlier is None and not tally.objects and not gone:
+            return
+        if earlier is None or earlier.content != content:
+            seen[tally.key] = self._new(tally, content, earlier, gone)
+        elif earlier.marked != tally.marked:
+            seen[tally.key] = replace(earlier, marked=tally.marked)
+        if tally.objects:
+            self._full[tally.key] = None
+            if self._state.walk:
+                seen.come_by(tally.key)
+
+    def _new(self, tally: Tally, content: str, earlier: Seen | None, gone: bool) -> Seen:
         if earlier is None:
-            if not tally.objects and not gone:
-                return
             self._found.new += bool(tally.objects)
-        elif earlier.content != content:
+        else:
             self._found.changed += bool(tally.objects)
             self._found.deleted += not tally.objects
-        else:
-            earlier.marked = tally.marked
-            return
         # What comes for the first time may be half of what is coming, and its dates may be older than its coming.
         came_long_ago = earlier is None and not gone and (not self._reconciled or self._batching)
         since = 0.0 if came_long_ago else self._now
         newest = min(tally.newest, self._now)  # a date that is still to come is a mistake
         settled = earlier.settled if earlier else ""
-        self._state.seen[tally.key] = Seen(
-            content, tally.objects, tally.bytes, newest, since, tally.marked, self._number, settled
-        )
+        return Seen(content, tally.objects, tally.bytes, newest, since, tally.marked, self._number, settled)
 
-    def _end(self) -> None:
+    def _reconcile(self, key: str, decisions: Decisions) -> None:
+        if self._state.reconciling:
+            # What was asked for since the last time, and was not made, is asked for once more: in other words.
+            decisions.reconcile(key, self._number if self._reconciled else None)
+
+    def _end(self, decisions: Decisions) -> None:
         """Everything was listed: what was not come by is gone."""
         state = self._state
-        known = set(state.seen)
+        gone = state.seen.end_listing()
         if state.reconciling:
-            known |= set(self._dataset.stored_partitions(RAW))
-            for seen in state.seen.values():
-                seen.settled = ""
-                if self._reconciled:  # what was asked for since the last time, and was not made, is asked for once more
-                    seen.look = self._number
-            self._reconciled = self._now
+            gone |= set(self._dataset.stored_partitions(RAW)) - state.seen.keys()
         if self._batching:
-            known &= set(self._batching.listed)
-        for key in sorted(known - state.listed.keys()):
+            gone &= set(self._batching.listed)
+        state.walk = None
+        for key in sorted(gone):
             self._observe(Tally(key), gone=True)
-        state.walk, state.listed, state.reconciling = None, {}, False
-
-    def _decide(self, running: Callable[[], Collection[str]], most: int) -> None:
-        """Of the partitions that are not settled: which are due, and which have to wait."""
-        state, found = self._state, self._found
-        ready = []
-        for key, seen in state.seen.items():
-            if seen.settled == seen.content:
-                continue
-            if why := self._waits_for(seen):
-                self._wait(key, why)
-            else:
-                ready.append(key)
-        # Asked before the commits are read: a run that ends in between is seen by one or the other.
-        busy = frozenset(running()) if ready else frozenset()
-        for key in ready:
-            if key in busy:  # its commit is read when the run has ended
-                self._wait(key, "for a run over it that is under way")
-        ready = [key for key in ready if key not in busy]
-        end = time.monotonic() + _COMPARING_SECONDS
-        for position in range(0, len(ready), _COMMITS_AT_ONCE):
-            if len(found.due) >= most or (position and time.monotonic() >= end):
-                for key in ready[position:]:
-                    self._wait(key, "for the next look")
-                return
-            keys = ready[position : position + _COMMITS_AT_ONCE]
-            compared = bounded_map(self._compare, keys, REQUESTS_AT_ONCE)
-            for key, (is_right, version) in zip(keys, compared, strict=True):
-                seen = state.seen[key]
-                if is_right:
-                    self._settle(key, seen)
-                elif len(found.due) >= most:
-                    self._wait(key, "for the next look")
-                else:
-                    seen.settled = seen.content
-                    found.due.append(Due(key, f"{key} {seen.content} {version or 'new'} {seen.look}"))
-
-    def _compare(self, partition: str) -> tuple[bool, str | None]:
-        """Whether nothing is to be done about a partition, and the version of its commit."""
-        seen = self._state.seen[partition]
-        committed, version = self._committed(partition)
-        if committed == seen.content or (committed is None and not seen.objects):
-            return True, version
-        if not seen.objects:
-            try:
-                check_that_all_was_deleted(self._dataset, partition)
-            except ConfigurationError as error:  # its run would say so, again and again
-                self._found.kept.append(str(error))
-                return True, version
-            except CorruptionError:
-                pass  # its run says so
-        return False, version
-
-    def _settle(self, partition: str, seen: Seen) -> None:
-        seen.settled = seen.content
-        if not seen.objects:
-            del self._state.seen[partition]
-
-    def _waits_for(self, seen: Seen) -> str | None:
-        marker = self._dataset.spec.source.marker
-        if marker and seen.objects:
-            if seen.marked is None:
-                return f"for {marker}"
-            if seen.marked >= seen.newest:  # it was written last
-                return None
-        if self._now - max(seen.newest, seen.since) < self._spec.quiet_seconds:
-            return "to be quiet"
-        return None
-
-    def _wait(self, partition: str, why: str) -> None:
-        self._found.pending += 1
-        if len(self._found.waits) < NAMED:
-            self._found.waits.append(f"{partition} {why}")
-
-    def _committed(self, partition: str) -> tuple[str | None, str | None]:
-        """The content of which the partition was last made, and the version of that commit."""
-        folder = self._dataset.folder(RAW, partition)
-        try:
-            commit, version = read_commit(self._dataset.storage, Layout.at(folder))
-        except CorruptionError:
-            return "", "damaged"  # its run says so; the other partitions have nothing to do with it
-        if commit is None:
-            return None, version
-        return str(commit.shards[0].summary.get("content", "")) if commit.shards else NOTHING, version
+            self._reconcile(key, decisions)
+        if state.reconciling:
+            state.reconciling, self._reconciled = False, self._now
 
     def _keep(self) -> str:
         before, state, dataset = self._before, self._state, self._dataset
-        if before is not None and state.to_bytes() == self._bytes:
+        if before is not None and not state.seen.has_changed and state.to_bytes() == self._bytes:
             return str(Cursor(before.state, self._reconciled))
         name = save_state(dataset.storage, dataset.home, state, self._number, before)
         return str(Cursor(name, self._reconciled))
 
 
-def _remembered(dataset: Dataset, cursor: str | None) -> tuple[Cursor | None, State, str | None]:
-    """The cursor, its state, and why there is none if there should be one."""
-    spec = dataset.spec
-    declared = fingerprint(source=spec.source.model_dump(mode="json"), partitions=_plain(spec.partitions))
-    if not cursor:
-        return None, State(declared), "the first look"
-    try:
-        parsed = Cursor.parse(cursor)
-        state = load_state(dataset.storage, dataset.home, parsed)
-    except CorruptionError as error:
-        return None, State(declared), str(error)
+def _remembered(dataset: Dataset, cursor: str, declared: str) -> tuple[Cursor, State]:
+    """The cursor, and its state.
+
+    Raises:
+        LostStateError: There is none for the dataset as it is declared.
+    """
+    parsed = Cursor.parse(cursor)
+    state = load_state(dataset.storage, dataset.home, parsed)
     if state.declared != declared:
-        return None, State(declared), "the dataset's source or partitions are declared anew"
-    return parsed, state, None
+        raise LostStateError("the dataset's source or partitions are declared anew")
+    return parsed, state
 
 
-def _plain(partitions: PartitionsSpec) -> Any:
-    return partitions if isinstance(partitions, list) else partitions.model_dump(mode="json")
+def _declared(dataset: Dataset) -> str:
+    spec = dataset.spec
+    partitions = spec.partitions if isinstance(spec.partitions, list) else spec.partitions.model_dump(mode="json")
+    return fingerprint(source=spec.source.model_dump(mode="json"), partitions=partitions)

@@ -1,28 +1,31 @@
 """What a watcher remembers between two looks, and where.
 
-The state is one compressed JSON file below `<root>/<dataset>/_shardmill/sensor/`, written anew, under a new name, by
-each look that has something to remember. The cursor is the name of the file. Whoever keeps the cursor decides which
-state counts: a look that dies before its cursor is kept has changed nothing.
+The state is a compressed JSON file below `<root>/<dataset>/_shardmill/sensor/`, written anew, under a new name, by each
+look that has something to remember. What was seen of the partitions is in files of their own beside it, so many
+partitions in each, of which a look writes those anew that changed; the state names them. The cursor is the name of the
+state's file. Whoever keeps the cursor decides which state counts: a look that dies before its cursor is kept has
+changed nothing.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import uuid
-import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import Any
 
-from shardmill.errors import CorruptionError
+from shardmill.concurrency import REQUESTS_AT_ONCE, bounded_map
 from shardmill.shards.layout import SIDE
 from shardmill.sources import content_digest
 from shardmill.storage import Storage, join_uri, relative_to
+from shardmill.watch.seen import FORMAT, LostStateError, Part, SeenPartitions, packed, unpacked
 
-_FORMAT = 2
 _NAME = re.compile(r"[0-9]{8,}-[0-9a-f]{8}\.json\.gz")
+_PART_NAME = re.compile(r"[0-9]{8,}-[0-9a-f]{8}\.part\.json\.gz")
 
 
 @dataclass
@@ -53,25 +56,6 @@ class Walk:
 
 
 @dataclass
-class Seen:
-    """A partition as it was last listed."""
-
-    content: str
-    objects: int
-    bytes: int
-    newest: float
-    """The latest modification, in seconds since the epoch."""
-    since: float
-    """When it was first seen to be another than before; 0 for one that was there when the watcher began."""
-    marked: float | None
-    """When its marker was written; None where there is none."""
-    look: int
-    """Number of the look that first saw this content: one more than that of the state before."""
-    settled: str = ""
-    """The content that is committed or asked for. Nothing is to be done while it is what was listed."""
-
-
-@dataclass
 class Waiting:
     """A new object that is in no batch yet."""
 
@@ -90,15 +74,13 @@ class State:
 
     declared: str = ""
     """Digest of the source and of the partitions as they were declared."""
-    seen: dict[str, Seen] = field(default_factory=dict)
+    seen: SeenPartitions = field(default_factory=SeenPartitions)
     hot: list[str] = field(default_factory=list)
     """Partitions to list before all others."""
     hot_walk: Walk | None = None
     """Of the first of them."""
     walk: Walk | None = None
     """The listing of the whole source, if one is under way."""
-    listed: dict[str, None] = field(default_factory=dict)
-    """Partitions that it has come by, each once."""
     reconciling: bool = False
     """Whether it is to compare everything with what is committed."""
     round: int = 0
@@ -114,38 +96,37 @@ class State:
 
     def forget_the_future(self, now: float) -> None:
         """Take moments that are still to come for `now`: a clock was ahead, and nothing waits for it to be right."""
-        for seen in self.seen.values():
-            seen.newest, seen.since = min(seen.newest, now), min(seen.since, now)
+        self.seen.forget_the_future(now)
         for item in self.waiting.values():
             item.modified, item.seen = min(item.modified, now), min(item.seen, now)
 
     def to_bytes(self) -> bytes:
-        """Compressed JSON."""
-        plain = {"format": _FORMAT, **asdict(self)}
-        plain["seen"] = {key: list(asdict(item).values()) for key, item in self.seen.items()}
-        plain["listed"] = list(self.listed)
-        return gzip.compress(json.dumps(plain, separators=(",", ":")).encode(), 1, mtime=0)
+        """All but the partitions: of these the names of the files."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name in ("walk", "hot_walk"):
+            plain[name] = plain[name] and asdict(plain[name])
+        for name in ("tallies", "waiting"):
+            plain[name] = {key: vars(item) for key, item in plain[name].items()}
+        plain["seen"] = [part.row for part in self.seen.parts]
+        return packed(plain)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> State:
-        """The state again.
+    def from_bytes(cls, data: bytes, read: Callable[[str], bytes]) -> State:
+        """The state again; `read` gives the file of a part, by its name.
 
         Raises:
-            CorruptionError: The bytes are anything else.
+            LostStateError: The bytes are anything else.
         """
-        try:
-            plain: dict[str, Any] = json.loads(gzip.decompress(data))
-            if plain.pop("format") != _FORMAT:
-                raise CorruptionError("the sensor's state is of another version")
-            plain["seen"] = {key: Seen(*fields) for key, fields in plain["seen"].items()}
-            plain["listed"] = dict.fromkeys(plain["listed"])
-            plain["tallies"] = {key: Tally(**fields) for key, fields in plain["tallies"].items()}
-            plain["waiting"] = {uri: Waiting(**fields) for uri, fields in plain["waiting"].items()}
+
+        def made(plain: dict[str, Any]) -> State:
+            plain["seen"] = SeenPartitions([Part(*row) for row in plain["seen"]], read)
+            plain["tallies"] = {key: Tally(**item) for key, item in plain["tallies"].items()}
+            plain["waiting"] = {uri: Waiting(**item) for uri, item in plain["waiting"].items()}
             for name in ("walk", "hot_walk"):
                 plain[name] = _walk(plain[name])
             return cls(**plain)
-        except (ValueError, TypeError, KeyError, AttributeError, OSError, EOFError, zlib.error) as error:
-            raise CorruptionError(f"the sensor's state cannot be read: {type(error).__name__}") from error
+
+        return unpacked(data, made)
 
 
 def _walk(plain: Mapping[str, Any] | None) -> Walk | None:
@@ -166,27 +147,27 @@ class Cursor:
     @property
     def number(self) -> int:
         """Counts the states."""
-        return int(self.state.partition("-")[0])
+        return _number(self.state)
 
     def __str__(self) -> str:
-        return json.dumps({"format": _FORMAT, **asdict(self)})
+        return json.dumps({"format": FORMAT, **asdict(self)})
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
         """The cursor again.
 
         Raises:
-            CorruptionError: The text is anything else.
+            LostStateError: The text is anything else.
         """
         try:
             plain = json.loads(text)
-            if plain.pop("format") != _FORMAT:
-                raise CorruptionError("the cursor is of another version")
+            if plain.pop("format") != FORMAT:
+                raise LostStateError("the cursor is of another version")
             state, reconciled = plain["state"], float(plain["reconciled"])
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            raise CorruptionError("the cursor cannot be read") from error
+            raise LostStateError("the cursor cannot be read") from error
         if not isinstance(state, str) or not _NAME.fullmatch(state):
-            raise CorruptionError("the cursor cannot be read")
+            raise LostStateError("the cursor cannot be read")
         return cls(state, reconciled)
 
 
@@ -194,38 +175,70 @@ def load_state(storage: Storage, home: str, cursor: Cursor) -> State:
     """The state that the cursor points to.
 
     Raises:
-        CorruptionError: It is not there or not whole.
+        LostStateError: It is not there or not whole.
     """
-    try:
-        return State.from_bytes(storage.read(join_uri(_folder(home), cursor.state)))
-    except FileNotFoundError:
-        raise CorruptionError(f"the sensor's state {cursor.state} is gone") from None
+    read = partial(_read, storage, home)
+    return State.from_bytes(read(cursor.state), read)
 
 
 def next_number(storage: Storage, home: str) -> int:
     """A number that no stored state has, for a watcher that has lost its cursor."""
-    numbers = (Cursor(name, 0.0).number for name in _stored(storage, home))
-    return max(numbers, default=0) + 1
+    return max(map(_number, _stored(storage, home)), default=0) + 1
 
 
 def save_state(storage: Storage, home: str, state: State, number: int, before: Cursor | None) -> str:
-    """Store a state beside the one `before` and return its name. Those that came before that are removed.
+    """Store a state beside the one `before` and return its name. What came before that is removed.
 
     What came after it is left alone: a look that took too long, or somebody who tries the sensor out, may work from a
     cursor that is not the last.
     """
-    name = f"{number:08}-{uuid.uuid4().hex[:8]}.json.gz"
-    for other in _stored(storage, home) if before else ():
-        if before and other != before.state and Cursor(other, 0.0).number <= before.number:
-            storage.delete(join_uri(_folder(home), other))
-    storage.replace(join_uri(_folder(home), name), state.to_bytes(), expected=None)
+    earlier = _earlier(storage, home, state, before) if before else []
+    parts = state.seen.cut()
+    for part, _ in parts:
+        part.name = _new_name(number, "part.json.gz")
+    name = _new_name(number, "json.gz")
+
+    def put(file: tuple[str, bytes]) -> None:
+        storage.replace(join_uri(_folder(home), file[0]), file[1], expected=None)
+
+    for _ in bounded_map(put, [(part.name, data) for part, data in parts], REQUESTS_AT_ONCE):
+        pass
+    put((name, state.to_bytes()))
+    for _ in bounded_map(lambda each: storage.delete(join_uri(_folder(home), each)), earlier, REQUESTS_AT_ONCE):
+        pass
     return name
 
 
+def _earlier(storage: Storage, home: str, state: State, before: Cursor) -> list[str]:
+    """Files that are older than the state `before`, of which `state` was made, and that no state needs."""
+    there = _stored(storage, home)
+    needed = {before.state, *(part.name for part in state.seen.parts)}
+    for name in there:
+        if _NAME.fullmatch(name) and _number(name) > before.number:
+            with suppress(LostStateError):
+                needed |= {part.name for part in load_state(storage, home, Cursor(name, 0.0)).seen.parts}
+    return [name for name in there if _number(name) <= before.number and name not in needed]
+
+
+def _read(storage: Storage, home: str, name: str) -> bytes:
+    try:
+        return storage.read(join_uri(_folder(home), name))
+    except FileNotFoundError:
+        raise LostStateError(f"the sensor's state {name} is gone") from None
+
+
 def _stored(storage: Storage, home: str) -> list[str]:
-    """The names of the states that are there."""
+    """The names of the files that are there."""
     names = (relative_to(_folder(home), info.uri) for info in storage.list(_folder(home)))
-    return [name for name in names if _NAME.fullmatch(name)]
+    return [name for name in names if _NAME.fullmatch(name) or _PART_NAME.fullmatch(name)]
+
+
+def _new_name(number: int, suffix: str) -> str:
+    return f"{number:08}-{uuid.uuid4().hex[:8]}.{suffix}"
+
+
+def _number(name: str) -> int:
+    return int(name.partition("-")[0])
 
 
 def _folder(home: str) -> str:

@@ -24,6 +24,7 @@ class Budget:
     objects: int
     _end: float = field(init=False)
     scanned: int = 0
+    _stopped: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._end = time.monotonic() + self.seconds
@@ -31,12 +32,16 @@ class Budget:
     @property
     def spent(self) -> bool:
         """Whether the look has to end."""
-        return self.scanned >= self.objects or time.monotonic() >= self._end
+        return self._stopped or self.scanned >= self.objects or time.monotonic() >= self._end
+
+    def stop(self) -> None:
+        """Let it be spent: what else could be listed has to wait anyway."""
+        self._stopped = True
 
     def take(self) -> bool:
         """Count one listed object. Returns whether there may be another."""
         self.scanned += 1
-        if self.scanned % _CLOCK_EVERY and self.scanned < self.objects:
+        if self.scanned % _CLOCK_EVERY and self.scanned < self.objects and not self._stopped:
             return True
         return not self.spent
 

@@ -17,7 +17,7 @@ from shardmill.errors import ConfigurationError
 from shardmill.graph import Planner, states, why_stale
 from shardmill.graph.orphans import remove_orphans
 from shardmill.stages import embedding_basis
-from shardmill.watch import look
+from shardmill.watch import Found, look
 from shardmill.watch.known import KnownObjects
 
 FEW, MANY = 10, 300
@@ -120,6 +120,63 @@ def test_the_sensor_finds_what_a_run_made_when_it_has_ended() -> None:
     committed.contents = {item.partition: item.reason.split()[1] for item in ended.due}
     after = look(dataset, ended.cursor, most=FEW)
     assert (after.pending, after.due) == (0, [])
+
+
+def caught_up(dataset: Dataset, committed: Committed, most: int) -> list[Found]:
+    """Looks until all is listed and made; what is asked for is made at once."""
+    committed.contents = {}
+    looks: list[Found] = []
+    while not looks or looks[-1].listing or looks[-1].due or looks[-1].pending:
+        looks.append(look(dataset, looks[-1].cursor if looks else None, most=most))
+        committed.contents |= {item.partition: item.reason.split()[1] for item in looks[-1].due}
+    return looks
+
+
+def written_sizes(dataset: Dataset) -> list[int]:
+    """Of all that is put into the bucket by `replace` from now on."""
+    store, sizes = store_of(dataset), list[int]()
+    put = store.replace
+
+    def replace(uri: str, data: bytes, expected: str | None) -> str:
+        sizes.append(len(data))
+        version: str = put(uri, data, expected)
+        return version
+
+    store.replace = replace
+    return sizes
+
+
+def test_what_it_takes_the_sensor_to_catch_up_is_in_proportion_to_the_partitions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shardmill.watch.seen.PART", 20)
+    asked, written = [], []
+    for number in (MANY // 2, MANY):
+        dataset, _, committed = standing(number)
+        sizes = written_sizes(dataset)
+        looks = caught_up(dataset, committed, 10)
+        assert sum(len(each.due) for each in looks) == number - 1
+        assert sum(each.scanned for each in looks) <= 3 * 20 * number
+        asked.append(sum(store_of(dataset).requests.values()))
+        written.append(sum(sizes))
+    assert asked[1] <= 2.2 * asked[0]
+    assert written[1] <= 2.5 * written[0]
+
+
+def test_the_sensor_asks_one_request_of_a_partition_that_is_new() -> None:
+    dataset, _, committed = standing(MANY)
+    committed.contents = {}
+    used = requests(dataset, lambda: look(dataset, None, most=MANY))
+    assert used["stat"] == 0
+    assert used["read"] == MANY
+
+
+def test_the_sensor_compares_all_that_is_right_in_one_look_however_little_it_may_ask_for() -> None:
+    dataset, keys, committed = standing(MANY)
+    caught_up(dataset, committed, MANY)
+    found = look(dataset, None, most=2)
+    assert (found.listing, found.pending, found.known) == (None, 0, MANY)
+    assert [item.partition for item in found.due] == keys[-1:]  # it was never made
 
 
 def test_of_a_batch_no_more_than_the_digests_of_its_names_stays_in_memory() -> None:

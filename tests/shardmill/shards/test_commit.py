@@ -83,13 +83,6 @@ def test_one_of_an_earlier_format_is_refused_with_what_to_do() -> None:
         parse_commit(older, "here")
 
 
-@pytest.mark.parametrize("name", ["index.json", "_index/index.json"])
-def test_a_folder_of_the_old_layout_is_refused_with_what_to_do(storage: Storage, layout: Layout, name: str) -> None:
-    storage.replace(layout.data(name), b"{}", None)
-    with pytest.raises(ConfigurationError, match=r"early version.*another `root`, or delete .*/d and run again"):
-        read_commit(storage, layout)
-
-
 def test_one_cut_anywhere_is_corrupt() -> None:
     data = commit_of(entry("000000")).to_json()
     for cut in range(0, len(data), 11):

@@ -14,12 +14,18 @@ from shardmill.sources import content_digest, content_of
 from shardmill.storage import Storage
 from shardmill.watch import Due, Found, look
 from shardmill.watch.notifications import Notifications
+from shardmill.watch.seen import Seen
 from shardmill.watch.walks import Budget
 from tests.servers.places import Kind, NewPlace, Place
 from tests.small import make, plan
 
 Watch = Callable[..., "Watched"]
 PREFIX: dict[str, Any] = {"partitions": {"by": "prefix"}, "template": "{partition}"}
+
+
+def seen(content: str = "x", newest: float = 0.0, since: float = 0.0, settled: str = "", objects: int = 1) -> Seen:
+    """A partition as a watcher remembers it."""
+    return Seen(content, objects, objects, newest, since, None, 1, settled)
 
 
 @dataclass

@@ -24,6 +24,7 @@ DAY = 86400.0
 
 
 def state_files(watched: Watched) -> list[Path]:
+    """The states, and the parts that they name."""
     return sorted(Path(watched.dataset.home.removeprefix("file://"), "_shardmill/sensor").glob("*.gz"))
 
 
@@ -105,8 +106,33 @@ def test_no_more_are_due_than_asked_for_and_the_others_follow(watch: Watch) -> N
         watched.put(f"p{number}/1")
     found = [watched.look(most=3) for _ in range(4)]
     assert [len(item.due) for item in found] == [3, 3, 1, 0]
-    assert [item.pending for item in found] == [4, 1, 0, 0]
+    assert [item.pending or item.listing is not None for item in found] == [True, True, False, False]
     assert len({each.partition for item in found for each in item.due}) == 7
+
+
+def test_the_listing_stops_where_a_partition_has_to_wait_and_goes_on_from_there(watch: Watch) -> None:
+    watched = watch()
+    for number in range(60):
+        watched.put(f"{number:02}/1")
+    looks = [watched.look(most=20) for _ in range(4)]
+    assert [len(found.due) for found in looks] == [20, 20, 20, 0]
+    assert [found.scanned for found in looks] == [21, 20, 19, 60]
+    assert [found.listing is not None for found in looks] == [True, True, False, False]
+    assert "20/1" in str(looks[0]).partition("the listing goes on after ")[2]
+    assert len({item.partition for item in watched.asked}) == 60
+
+
+def test_a_partition_that_changes_while_others_are_asked_for_has_to_be_quiet(watch: Watch) -> None:
+    watched = watch(quiet_seconds=60)
+    now = time.time() + 100
+    for number in range(60):
+        watched.put(f"{number:02}/1")
+    asked = [item.partition for item in watched.look(now, most=20).due]
+    os.utime(watched.put("50/2").removeprefix("file://"), (now + 20, now + 20))
+    for step in (1, 2, 3):
+        asked += [item.partition for item in watched.look(now + 20 * step, most=20).due]
+    assert sorted(asked) == sorted(f"{number:02}" for number in range(60) if number != 50)
+    assert [item.partition for item in watched.look(now + 81, most=20).due] == ["50"]
 
 
 def test_a_partition_that_a_run_is_under_way_for_waits(watch: Watch) -> None:
@@ -370,13 +396,13 @@ BAD_CURSORS = [
     "7",
     "{}",
     '{"format":0,"state":"x","reconciled":0}',
-    '{"format":2,"state":"","reconciled":0}',
-    '{"format":2,"state":"../batches","reconciled":0}',
-    '{"format":2,"state":"00000001-deadbeef.json.gz","reconciled":0}',
-    '{"format":2,"state":7,"reconciled":0}',
-    '{"format":2,"state":"00000001-deadbeef.json.gz","reconciled":NaN}',
-    '{"format":2,"state":"00000001-deadbeef.json.gz","reconciled":1e999}',
-    '{"format":2,"state":"00000001-deadbeef.json.gz"}',
+    '{"format":3,"state":"","reconciled":0}',
+    '{"format":3,"state":"../batches","reconciled":0}',
+    '{"format":3,"state":"00000001-deadbeef.json.gz","reconciled":0}',
+    '{"format":3,"state":7,"reconciled":0}',
+    '{"format":3,"state":"00000001-deadbeef.json.gz","reconciled":NaN}',
+    '{"format":3,"state":"00000001-deadbeef.json.gz","reconciled":1e999}',
+    '{"format":3,"state":"00000001-deadbeef.json.gz"}',
     "\0",
     "a/1.jpg,a/2.jpg",
 ]
@@ -418,13 +444,14 @@ def test_a_cursor_with_a_wrong_time_does_not_put_reconciliation_off(watch: Watch
     assert found.due == []
 
 
+@pytest.mark.parametrize("is_part", [False, True])
 @pytest.mark.parametrize("damage", ["gone", "empty", "half", "flipped", "text", "other version"])
-def test_a_state_that_is_gone_or_damaged_has_everything_compared(watch: Watch, damage: str) -> None:
+def test_a_state_that_is_gone_or_damaged_has_everything_compared(watch: Watch, damage: str, is_part: bool) -> None:
     watched = watch()
     for number in range(20):
         watched.put(f"p{number}/1")
     watched.look_and_run()
-    [file] = state_files(watched)
+    [file] = [file for file in state_files(watched) if file.name.endswith(".part.json.gz") == is_part]
     data = file.read_bytes()
     changed = {
         "empty": b"",
@@ -451,7 +478,7 @@ def test_the_cursor_stays_short_and_one_state_is_kept_beside_the_last(watch: Wat
         watched.put(f"{'long name ' * 5}{number}/1")
     sizes = [len(watched.look(objects=50).cursor) for _ in range(8)]
     assert max(sizes) < 200
-    assert len(state_files(watched)) <= 2
+    assert len(state_files(watched)) <= 2 * 2, "two states, and a part each"
 
 
 def test_a_look_at_what_did_not_change_writes_nothing(watch: Watch) -> None:

@@ -4,19 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardmill.errors import CorruptionError
 from shardmill.storage import Storage
-from shardmill.watch.state import (
-    Cursor,
-    Seen,
-    State,
-    Tally,
-    Waiting,
-    Walk,
-    load_state,
-    next_number,
-    save_state,
-)
+from shardmill.watch.seen import LostStateError, SeenPartitions
+from shardmill.watch.state import Cursor, State, Tally, Waiting, Walk, load_state, next_number, save_state
+from tests.shardmill.watch.conftest import seen
 
 TEXT = st.text(max_size=8) | st.just("\udce9")
 NUMBER = st.integers(0, 1 << 130)
@@ -26,13 +17,10 @@ WALK = st.none() | st.builds(Walk, st.none() | TEXT, st.none() | TALLY)
 STATE = st.builds(
     State,
     TEXT,
-    st.dictionaries(
-        TEXT, st.builds(Seen, TEXT, NUMBER, NUMBER, TIME, TIME, st.none() | TIME, NUMBER, TEXT), max_size=3
-    ),
+    st.builds(SeenPartitions),
     st.lists(TEXT, max_size=3),
     WALK,
     WALK,
-    st.dictionaries(TEXT, st.none(), max_size=3),
     st.booleans(),
     NUMBER,
     st.dictionaries(TEXT, TALLY, max_size=3),
@@ -45,22 +33,22 @@ STATE = st.builds(
 @given(STATE)
 def test_a_state_comes_back_as_it_was(state: State) -> None:
     data = state.to_bytes()
-    assert State.from_bytes(data) == state
-    assert State.from_bytes(data).to_bytes() == data
+    assert State.from_bytes(data, str.encode) == state
+    assert State.from_bytes(data, str.encode).to_bytes() == data
 
 
 @given(STATE, st.data())
 def test_a_state_of_which_a_piece_is_missing_is_called_corrupt(state: State, data: st.DataObject) -> None:
     whole = state.to_bytes()
     end = data.draw(st.integers(0, len(whole) - 1))
-    with pytest.raises(CorruptionError):
-        State.from_bytes(whole[:end])
+    with pytest.raises(LostStateError):
+        State.from_bytes(whole[:end], str.encode)
 
 
 @given(st.binary(max_size=40))
 def test_what_is_no_state_is_called_corrupt(data: bytes) -> None:
-    with pytest.raises(CorruptionError):
-        State.from_bytes(data)
+    with pytest.raises(LostStateError):
+        State.from_bytes(data, str.encode)
 
 
 @given(st.integers(1, 10**12), TIME)
@@ -89,16 +77,43 @@ def test_the_states_before_the_last_go_and_those_after_it_stay(storage: Storage,
         load_state(storage, folder, cursor)
 
 
-def test_no_moment_that_is_still_to_come_is_remembered() -> None:
-    """A clock was ahead; what is past stays as it is."""
-    seen = {"a": Seen("x", 1, 1, 200.0, 300.0, None, 1), "b": Seen("x", 1, 1, 20.0, 30.0, None, 1)}
-    waiting = {"a": Waiting(1, "v", 200.0, 300.0, 1), "b": Waiting(1, "v", 20.0, 30.0, 1)}
-    state = State(seen=seen, waiting=waiting)
-    state.forget_the_future(100.0)
-    assert [(item.newest, item.since) for item in seen.values()] == [(100.0, 100.0), (20.0, 30.0)]
-    assert [(item.modified, item.seen) for item in waiting.values()] == [(100.0, 100.0), (20.0, 30.0)]
+def test_no_moment_that_is_still_to_come_is_remembered(storage: Storage, folder: str) -> None:
+    """A clock was ahead; what is past stays as it is. Also of partitions that are read later."""
+    state = State(waiting={"a": Waiting(1, "v", 200.0, 300.0, 1), "b": Waiting(1, "v", 20.0, 30.0, 1)})
+    state.seen.update({"a": seen(newest=200.0, since=300.0), "b": seen(newest=20.0, since=30.0)})
+    cursor = Cursor(save_state(storage, folder, state, 1, None), 0.0)
+    for each in (state, load_state(storage, folder, cursor)):
+        each.forget_the_future(100.0)
+        assert [(item.newest, item.since) for item in each.seen.values()] == [(100.0, 100.0), (20.0, 30.0)]
+        assert [(item.modified, item.seen) for item in each.waiting.values()] == [(100.0, 100.0), (20.0, 30.0)]
 
 
 def test_the_bytes_of_a_state_do_not_say_when_they_were_written() -> None:
     """Equal states are equal bytes: a look that changed nothing stores nothing."""
     assert State().to_bytes()[4:8] == bytes(4), "where gzip keeps the time"
+
+
+def test_the_parts_of_a_state_stay_while_a_state_names_them(
+    storage: Storage, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a later state's, from which another look went on while this one took too long."""
+    monkeypatch.setattr("shardmill.watch.seen.PART", 1)
+
+    def after(before: Cursor | None, key: str) -> Cursor:
+        state = load_state(storage, folder, before) if before else State()
+        state.seen[key] = seen()
+        return Cursor(save_state(storage, folder, state, before.number + 1 if before else 1, before), 0.0)
+
+    first = after(None, "a")
+    second, other = after(first, "b"), after(first, "c")
+    slow = load_state(storage, folder, second)
+    slow.seen["e"] = seen()
+    later = after(other, "d")
+    save_state(storage, folder, slow, 3, second)
+    assert sorted(load_state(storage, folder, later).seen) == ["a", "c", "d"]
+    before = after(later, "f")
+    last = after(before, "g")
+    states = [load_state(storage, folder, cursor) for cursor in (before, last)]
+    assert [sorted(state.seen) for state in states] == [["a", "c", "d", "f"], ["a", "c", "d", "f", "g"]]
+    there = {info.uri.rpartition("/")[2] for info in storage.list(folder)}
+    assert there == {before.state, last.state, *(part.name for state in states for part in state.seen.parts)}
