@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,7 @@ from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.runtimes.base import trace
 from shardmill.embedders.runtimes.images import Finish, ImageRuntime
 from shardmill.errors import ConfigurationError
+from shardmill.library_threads import limit_this_thread
 
 _import_lock = threading.Lock()
 
@@ -27,9 +29,6 @@ class OpenVinoRuntime(ImageRuntime):
         openvino = import_openvino()
         threads = threads or usable_cores()
         super().__init__(embedder, threads)
-        core = openvino.Core()
-        if bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise ConfigurationError("this CPU has no bfloat16; set precision: float32")
         settings = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": str(threads),
@@ -39,7 +38,8 @@ class OpenVinoRuntime(ImageRuntime):
             # Two processes on a machine would be pinned to the same cores.
             "ENABLE_CPU_PINNING": "NO",
         }
-        self._compiled = core.compile_model(_convert(embedder), "CPU", settings)
+        with ThreadPoolExecutor(1, initializer=limit_this_thread) as passing:  # see _compiled
+            self._compiled = passing.submit(_compiled, _convert(embedder), bfloat16, settings).result()
         self._idle: list[Any] = []
         self._tensor = openvino.Tensor
 
@@ -85,6 +85,19 @@ def import_openvino() -> ModuleType:
                 del sys.modules[name]
     module: ModuleType = openvino
     return module
+
+
+def _compiled(model: Any, bfloat16: bool, settings: dict[str, str]) -> Any:
+    """The model for the CPU. To be called in a thread that ends soon.
+
+    OpenVINO gives the thread in which its CPU plugin is loaded a stack for signals, and frees that with the last model,
+    in whatever thread that happens: in a thread that is still there, the next signal with a handler would end the
+    process.
+    """
+    core = import_openvino().Core()
+    if bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ConfigurationError("this CPU has no bfloat16; set precision: float32")
+    return core.compile_model(model, "CPU", settings)
 
 
 def _convert(embedder: Embedder) -> Any:

@@ -147,6 +147,29 @@ def test_a_module_of_another_shape_is_refused(embedder):
         build_runtime(Wrong(), EmbedderSpec(runtime="torch"))
 
 
+DROPPED_BY_ANOTHER = """
+import signal, threading
+from shardmill.embedders import EmbedderSpec, build_runtime, load_embedder
+
+came = []
+signal.signal(signal.SIGCHLD, lambda number, _: came.append(number))
+spec = EmbedderSpec(runtime="openvino")
+held = [build_runtime(load_embedder(spec), spec, 1)]
+dropping = threading.Thread(target=lambda: held.pop().close())
+dropping.start()
+dropping.join()
+signal.raise_signal(signal.SIGCHLD)
+assert came == [signal.SIGCHLD]
+"""
+
+
+@pytest.mark.skipif("openvino" not in available_runtimes(), reason="openvino is not installed")
+def test_a_signal_is_handled_whichever_thread_drops_the_model() -> None:
+    """Else the process ends by SIGSEGV: on Ctrl-C, or where a child ends that somebody waits for."""
+    done = subprocess.run([sys.executable, "-c", DROPPED_BY_ANOTHER], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif("openvino" not in available_runtimes(), reason="openvino is not installed")
 def test_openvino_reports_nothing_over_the_network(tmp_path):
     code = """
