@@ -7,6 +7,7 @@ from shardmill.embedders.imported import is_import_path
 from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.embedders.unknown import unknown_model
+from shardmill.errors import ConfigurationError
 from shardmill.storage import Storage
 
 EMBEDDERS = {
@@ -70,12 +71,24 @@ def preprocessing(spec: EmbedderSpec) -> str:
 def check_model(model: str) -> None:
     """Refuse a name that is of no embedder, as far as that shows without importing its library.
 
+    One that lacks its library's is looked for in those that are installed.
+
     Raises:
         ConfigurationError: It is none.
     """
     if _home(model) is None:
+        if found := [name for name in (f"{first}/{model}" for first in EMBEDDERS) if _is_known(name)]:
+            raise ConfigurationError(f"embedder {model!r} is unknown; did you mean {' or '.join(found)}?")
         known = {"efficientnet-lite0": "", "torchvision": "/<name>", "timm": "/<name>", "open_clip": "/<arch>"}
         raise unknown_model(model, [*(name + known.get(name, "") for name in EMBEDDERS), "package.module:load"])
+
+
+def _is_known(model: str) -> bool:
+    try:
+        preprocessing(EmbedderSpec(model=model))
+    except ConfigurationError:  # or its library is not installed
+        return False
+    return True
 
 
 def _home(model: str) -> str | None:

@@ -171,7 +171,7 @@ def _termination_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        if callable(handler) and threading.current_thread() is threading.main_thread():
+        if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
 
 
