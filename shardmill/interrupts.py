@@ -4,8 +4,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from multiprocessing import resource_tracker
+from types import FrameType
 
 
 @contextmanager

@@ -176,8 +176,8 @@ class Dataset:
             its = shards.commit.parameters.get(name)
             if its != value:
                 raise ConfigurationError(
-                    f"{shards.commit.name} is of {name} {its}, and texts would be embedded with {value}: vectors of two "
-                    "models are not to be compared. Give the embedder what the table was made with, or run the dataset"
+                    f"{shards.commit.name} is of {name} {its}, and texts would be embedded with {value}: vectors of "
+                    "two models are not to be compared. Give the embedder what made the table, or run the dataset"
                 )
         self._compared[asset].append(wanted)
 

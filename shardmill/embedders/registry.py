@@ -19,6 +19,8 @@ EMBEDDERS = {
 """First part of a model's name → the module that provides it (see `EmbedderModule`)."""
 
 
+_LIBRARIES = ("torchvision", "timm", "open_clip")
+"""Those with many models, whose names follow a slash."""
 _IMPORTED = "shardmill.embedders.imported"
 
 
@@ -77,7 +79,7 @@ def check_model(model: str) -> None:
         ConfigurationError: It is none.
     """
     if _home(model) is None:
-        if found := [name for name in (f"{first}/{model}" for first in EMBEDDERS) if _is_known(name)]:
+        if found := [name for name in (f"{first}/{model}" for first in _LIBRARIES) if _is_known(name)]:
             raise ConfigurationError(f"embedder {model!r} is unknown; did you mean {' or '.join(found)}?")
         known = {"efficientnet-lite0": "", "torchvision": "/<name>", "timm": "/<name>", "open_clip": "/<arch>"}
         raise unknown_model(model, [*(name + known.get(name, "") for name in EMBEDDERS), "package.module:load"])
@@ -92,7 +94,10 @@ def _is_known(model: str) -> bool:
 
 
 def _home(model: str) -> str | None:
-    return _IMPORTED if is_import_path(model) else EMBEDDERS.get(model.partition("/")[0])
+    first, slash, _ = model.partition("/")
+    if is_import_path(model):
+        return _IMPORTED
+    return EMBEDDERS.get(first) if bool(slash) == (first in _LIBRARIES) else None
 
 
 def _module(model: str) -> EmbedderModule:

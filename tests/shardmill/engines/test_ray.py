@@ -426,6 +426,18 @@ def test_what_the_caller_does_on_a_termination_stays(engine: RayEngine, cluster:
     assert came == [signal.SIGTERM]
 
 
+def test_a_termination_that_nobody_handles_is_not_left_to_ray(
+    engine: RayEngine, cluster: SimulatedRay, tmp_path: Path
+) -> None:
+    cluster.init = lambda **_: signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # type: ignore[method-assign]
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        write(engine, tmp_path, 1)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_without_ray_the_error_says_which_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'shardmill\[ray\]'"):

@@ -10,7 +10,7 @@ import pytest
 from shardmill import graph
 from shardmill.dataset import Dataset
 from shardmill.engines import LocalEngine
-from shardmill.errors import EngineError
+from shardmill.errors import EngineError, Rejected, TooManyRejectsError
 from shardmill.samples import EncodedSample
 from shardmill.stages import FileStage, RowStage, SampleStage
 
@@ -99,3 +99,23 @@ def test_cells_that_are_no_row_name_the_sample(
 ) -> None:
     monkeypatch.setattr(Row, "made", made)
     assert said in refused(Row)
+
+
+class Refusing(RowStage):
+    name = "refusing"
+
+    def schema(self) -> pa.Schema:
+        return pa.schema([])
+
+    def row(self, sample: EncodedSample) -> dict[str, Any]:
+        raise Rejected("not nice")
+
+
+def test_too_many_rejects_of_an_own_stage_lead_to_its_code(
+    tmp_path: Path, images: Callable[..., Any], make_dataset: Callable[..., Dataset]
+) -> None:
+    images(tmp_path / "raw", 3)
+    stages = [{"name": "own", "use": f"{__name__}:Refusing"}]
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "out", transform=None, embedder=None, stages=stages)
+    with pytest.raises(TooManyRejectsError, match="Check the code of the stage and what it is given, or raise max_rej"):
+        list(graph.run(graph.Planner(dataset), "p", LocalEngine(1)))
