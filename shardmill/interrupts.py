@@ -30,10 +30,6 @@ def interrupts_held_back() -> Iterator[None]:
             signal.raise_signal(came[0])
 
 
-class TerminatedError(KeyboardInterrupt):
-    """SIGTERM came. What lets Ctrl-C pass lets this pass."""
-
-
 @contextmanager
 def ended_in_order_by_sigterm() -> Iterator[None]:
     """SIGTERM in the block gives up what is under way, as Ctrl-C does, and then ends the process with status 143.
@@ -44,14 +40,20 @@ def ended_in_order_by_sigterm() -> Iterator[None]:
         yield
         return
 
+    came = False
+
     def end(number: int, _: FrameType | None) -> None:
+        nonlocal came
+        came = True
         signal.signal(number, signal.SIG_DFL)
-        raise TerminatedError
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
-    except TerminatedError:
-        raise SystemExit(128 + signal.SIGTERM) from None
+    except KeyboardInterrupt:
+        if came:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
