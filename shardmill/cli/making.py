@@ -14,6 +14,7 @@ import typer
 from shardmill.cli.arguments import CredentialsFile, DatasetFile, Json, Partitions, chosen, open_dataset
 from shardmill.cli.output import Output
 from shardmill.errors import ShardmillError
+from shardmill.interrupts import ended_in_order_by_sigterm
 from shardmill.progress import ProgressSink, format_duration
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def run(
     output, failed = Output(as_json), 0
     if not faulthandler.is_enabled():  # where native code crashes, the line of the callable that it ran for is printed
         faulthandler.enable(sys.__stderr__ or 2)
-    with output.readable_errors():
+    with output.readable_errors(), ended_in_order_by_sigterm():
         planner = Planner(open_dataset(file, credentials))
         keys = chosen(planner.dataset, partition)
         with choose_engine(engine, workers, output.say) as opened:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 import typer
@@ -20,6 +21,8 @@ class Output:
         from rich.console import Console
 
         self._json = as_json
+        self._results = sys.stdout
+        self._told: set[str] = set()
         self._console = Console(highlight=False, emoji=False, stderr=as_json)
         self._errors = Console(highlight=False, emoji=False, stderr=True)
 
@@ -32,7 +35,7 @@ class Output:
     def result(self, text: str, /, **fields: Any) -> None:
         """A line for people, or its fields for scripts."""
         if self._json:
-            typer.echo(_plain(fields))
+            typer.echo(_plain(fields), self._results)
         else:
             self.say(text)
 
@@ -55,21 +58,27 @@ class Output:
         if not self._json:
             self.table(header, [cells for cells, _ in rows])
         for _, fields in rows if self._json else ():
-            typer.echo(_plain(fields))
+            typer.echo(_plain(fields), self._results)
 
     def error(self, error: ShardmillError | str, **fields: Any) -> None:
-        """One sentence on stderr; for scripts its fields on stdout, too."""
+        """One sentence on stderr, the same one once; for scripts its fields on stdout, too."""
         from rich.markup import escape
 
-        self._errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        if str(error) not in self._told:
+            self._told.add(str(error))
+            self._errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         if self._json:
-            typer.echo(_plain({**fields, "error": str(error)}))
+            typer.echo(_plain({**fields, "error": str(error)}), self._results)
 
     @contextmanager
     def readable_errors(self) -> Iterator[None]:
-        """Errors of our own in one sentence, exit status 1. Anything else is a defect and keeps its traceback."""
+        """Errors of our own in one sentence, exit status 1. Anything else is a defect and keeps its traceback.
+
+        With `as_json`, what code of the user's own prints goes to stderr.
+        """
         try:
-            yield
+            with redirect_stdout(sys.stderr) if self._json else nullcontext():
+                yield
         except ShardmillError as error:
             self.error(error)
             raise typer.Exit(1) from error

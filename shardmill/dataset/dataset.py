@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from shardmill.dataset.spec import DatasetSpec
-from shardmill.embedders import embed_text
+from shardmill.embedders import EmbedderSpec, embed_text, weights_identity
 from shardmill.errors import ConfigurationError
 from shardmill.partitions import (
     PLACEHOLDER,
@@ -150,10 +150,46 @@ class Dataset:
         """Vectors of texts, [len(texts), d], as the table of the embedder, or of that of this name, has its images'.
 
         Raises:
-            ConfigurationError: There is none, or none of this name; its model embeds no text, or cannot be loaded.
+            ConfigurationError: There is none, or none of this name; its model embeds no text, or cannot be loaded; the
+                table's vectors are of another model or of other weights.
         """
         declared = self._declared("embedder", self.spec.all_embedders, embedder)
-        return embed_text(declared.spec(cuda=False), texts, self.storage)
+        spec = declared.spec(cuda=False)
+        vectors = embed_text(spec, texts, self.storage)
+        self._check_that_the_table_is_of(spec, f"embeddings_{embedder}" if embedder else "embeddings")
+        return vectors
+
+    def _check_that_the_table_is_of(self, spec: EmbedderSpec, asset: str) -> None:
+        """By its first partition, and once for the same weights: who searches asks again and again.
+
+        Raises:
+            ConfigurationError: It is of another model, or of other weights.
+        """
+        wanted = {"model": spec.model, "weights": weights_identity(spec, self.storage)}
+        if wanted in self._compared.setdefault(asset, []):
+            return
+        stored = (self.stored(asset, partition) for partition in self._committed(asset))
+        shards = next((each for each in stored if each is not None and each.commit.total_samples), None)
+        if shards is None:
+            return
+        for name, value in wanted.items():
+            its = shards.commit.parameters.get(name)
+            if its != value:
+                raise ConfigurationError(
+                    f"{shards.commit.name} is of {name} {its}, and texts would be embedded with {value}: vectors of "
+                    "two models are not to be compared. Give the embedder what made the table, or run the dataset"
+                )
+        self._compared[asset].append(wanted)
+
+    @cached_property
+    def _compared(self) -> dict[str, list[dict[str, str]]]:
+        return {}
+
+    def _committed(self, asset: str) -> Iterator[str]:
+        """Partitions that may be committed, as far as they are asked for."""
+        if isinstance(self.spec.partitions, list):
+            return iter(self.spec.partitions)
+        return (name for name, _ in self.listed_commits(asset))
 
     def _declared(self, kind: str, declared: Mapping[str, _T], name: str | None) -> _T:
         """The one of this name; without a name, the one that has none."""

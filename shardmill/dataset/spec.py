@@ -26,12 +26,18 @@ from shardmill.spec import Spec, refuse
 from shardmill.storage import absolute_uri, checked_uri, join_uri
 from shardmill.transforms.spec import TransformSpec
 
+_LONGEST_NAME = 100
+
 
 def _named(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
         likely = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
         hint = f", such as {likely}" if likely else ""
         raise ValueError(f"{name!r} is no name: use letters, digits and underscores, no underscore first{hint}")
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(
+            f"{name[:20]!r}… has {len(name)} letters: folders are called so, give it {_LONGEST_NAME} at most"
+        )
     return name
 
 

@@ -7,6 +7,7 @@ from shardmill.embedders.imported import is_import_path
 from shardmill.embedders.protocol import Embedder
 from shardmill.embedders.spec import EmbedderSpec
 from shardmill.embedders.unknown import unknown_model
+from shardmill.errors import ConfigurationError
 from shardmill.storage import Storage
 
 EMBEDDERS = {
@@ -18,6 +19,8 @@ EMBEDDERS = {
 """First part of a model's name → the module that provides it (see `EmbedderModule`)."""
 
 
+_LIBRARIES = ("torchvision", "timm", "open_clip")
+"""Those with many models, whose names follow a slash."""
 _IMPORTED = "shardmill.embedders.imported"
 
 
@@ -70,16 +73,31 @@ def preprocessing(spec: EmbedderSpec) -> str:
 def check_model(model: str) -> None:
     """Refuse a name that is of no embedder, as far as that shows without importing its library.
 
+    One that lacks its library's is looked for in those that are installed.
+
     Raises:
         ConfigurationError: It is none.
     """
     if _home(model) is None:
+        if found := [name for name in (f"{first}/{model}" for first in _LIBRARIES) if _is_known(name)]:
+            raise ConfigurationError(f"embedder {model!r} is unknown; did you mean {' or '.join(found)}?")
         known = {"efficientnet-lite0": "", "torchvision": "/<name>", "timm": "/<name>", "open_clip": "/<arch>"}
         raise unknown_model(model, [*(name + known.get(name, "") for name in EMBEDDERS), "package.module:load"])
 
 
+def _is_known(model: str) -> bool:
+    try:
+        preprocessing(EmbedderSpec(model=model))
+    except ConfigurationError:  # or its library is not installed
+        return False
+    return True
+
+
 def _home(model: str) -> str | None:
-    return _IMPORTED if is_import_path(model) else EMBEDDERS.get(model.partition("/")[0])
+    first, slash, _ = model.partition("/")
+    if is_import_path(model):
+        return _IMPORTED
+    return EMBEDDERS.get(first) if bool(slash) == (first in _LIBRARIES) else None
 
 
 def _module(model: str) -> EmbedderModule:

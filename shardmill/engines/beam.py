@@ -29,7 +29,7 @@ from shardmill.engines.making import (
     make_one,
 )
 from shardmill.engines.secrets import check_that_only_names_travel
-from shardmill.errors import ConfigurationError, EngineError
+from shardmill.errors import ConfigurationError, EngineError, StorageError
 from shardmill.shards.commit import ShardEntry
 from shardmill.spec import did_you_mean
 from shardmill.stages.stage import Stage
@@ -43,6 +43,8 @@ RUNNERS = (DIRECT, "PrismRunner", "DataflowRunner", "FlinkRunner", "SparkRunner"
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks for answers."""
+_STOP_SECONDS = 10.0
+"""How long a pipeline that is cancelled has to end."""
 _PIPELINE_BYTES = 4 << 20
 """Of the shards of one pipeline: Dataflow takes no job of more than 10 MB, as text."""
 
@@ -107,6 +109,7 @@ class BeamEngine:
         answers = Answers.beside(storage, make.layout)
         job = _Job(self._pipeline(make, shards, answers))
         answers.open()
+        whole = False
         try:
             job.start()
             ended = False
@@ -129,10 +132,15 @@ class BeamEngine:
                     f"the pipeline of {make.stage.name} on {make.layout.folder} ended without {len(missing)} shards, "
                     f"{min(missing)} among them: {job.outcome}. Finished shards are kept: run again to go on"
                 )
+            whole = True
         finally:
-            answers.close()
+            # A disk that is full or read-only fails here as well: what came first is what is told.
+            unless_it_failed = contextlib.suppress(*(() if whole else (StorageError,)))
+            with unless_it_failed:
+                answers.close()
             job.end()
-            answers.remove()
+            with unless_it_failed:
+                answers.remove()
 
     def _pipeline(self, make: MakeShard, shards: list[PickledShard], answers: Answers) -> Any:
         import apache_beam as beam
@@ -242,6 +250,7 @@ class _Job(threading.Thread):
         self._pipeline = pipeline
         self._result: Any = None
         self._unwanted = False
+        self._ended = threading.Event()  # `join` that a Ctrl-C interrupts takes a thread for ended, until Python 3.13
         self.outcome = "it was never started"
         """What became of it."""
 
@@ -254,18 +263,19 @@ class _Job(threading.Thread):
             self.outcome = str(self._result.wait_until_finish())
         except Exception as error:
             self.outcome = f"{type(error).__name__}: {error}"
+        finally:
+            self._ended.set()
 
     def has_ended(self, seconds: float) -> bool:
         """Whether it has, or does within so many seconds."""
-        self.join(seconds)
-        return not self.is_alive()
+        return self._ended.wait(seconds)
 
     def end(self) -> None:
-        """Cancel it where it runs still, and wait for its end."""
+        """Cancel it where it runs still, and wait for its end; not for ever, as Beam does for processes that died."""
         self._unwanted = True
-        if self.is_alive():
+        if self.is_alive() and not self._ended.is_set():
             self._cancel()
-            self.join()
+            self._ended.wait(_STOP_SECONDS)
 
     def _cancel(self) -> None:
         with contextlib.suppress(NotImplementedError):  # workers notice themselves that nobody waits

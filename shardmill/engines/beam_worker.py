@@ -19,7 +19,7 @@ from shardmill.devices import VISIBLE, GPUSpec, fitting_devices, lease
 from shardmill.engines.answers import Answer, Answers
 from shardmill.engines.making import MakeShard, PlannedShard, failed, make_one
 from shardmill.engines.packages import check_same_packages, compared_versions
-from shardmill.errors import ConfigurationError, ConflictError, EngineError
+from shardmill.errors import ConfigurationError, ConflictError, EngineError, StorageError
 from shardmill.shards.commit import ShardEntry
 
 PickledShard = tuple[str, bytes]
@@ -78,12 +78,18 @@ class MakeShards(beam.DoFn):
             except _OverError:
                 pass
             except (EngineError, ConflictError) as error:
-                self._answers.leave(Answer.of_error(shard, error))
+                self._leave_error(shard, error)
                 if self._raises and isinstance(error, EngineError) and not error.final:
                     raise
             else:
                 self._answers.leave(Answer(shard=shard, entry=entry))
         return ()
+
+    def _leave_error(self, shard: str, error: EngineError | ConflictError) -> None:
+        try:
+            self._answers.leave(Answer.of_error(shard, error))
+        except StorageError:
+            raise error from None  # what filled the disk, say: the runner tells it
 
     def _entry(self, shard: str, planned: bytes) -> ShardEntry:
         resources, cores = self._make.stage.resources, usable_cores()

@@ -226,6 +226,7 @@ def _start_worker(counts: Any, cancelled: Any, environment: dict[str, str], leas
     """
     global _advance_in_worker, _leased
     os.environ.update(environment)
+    os.dup2(2, 1)  # where the caller prints results, nothing of a stage gets between them
     _leased = leased  # kept, so that the devices stay leased until this process ends
     if leased:
         os.environ[VISIBLE] = devices.get()  # before anything asks CUDA, which reads it once

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from socket import create_connection
 from typing import Any
 
@@ -81,7 +84,12 @@ class RayCluster:
             self._held = held.pop_all()
 
     def _start(self, held: ExitStack, gpus: GPUSpec | None, devices: int, task: str) -> None:
-        variables = {"RAY_USAGE_STATS_ENABLED": "0"}
+        variables: dict[str, str | None] = {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE"),
+        }
+        if "RAY_AUTH_TOKEN" not in os.environ:  # else Ray leaves one in the home directory, for all clusters to come
+            variables["RAY_AUTH_TOKEN"] = _token()
         if gpus is not None:
             leased = held.enter_context(lease(fitting_devices(gpus, task), devices, task, self._say)).devices
             variables[VISIBLE] = ",".join(leased)
@@ -134,6 +142,12 @@ class RayCluster:
         return self._address or "Ray on this machine"
 
 
+@cache
+def _token() -> str:
+    """Without which nobody runs code on a cluster of our own. Ray reads it once a process."""
+    return secrets.token_hex(32)
+
+
 _QUIET: Mapping[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
@@ -143,7 +157,8 @@ def _init_in_time(**arguments: Any) -> None:
 
     for left in reversed(range(_STARTS)):
         try:
-            ray.init(**arguments, **_QUIET)
+            with warnings.catch_warnings(action="ignore"):  # what they say is in the error, too
+                ray.init(**arguments, **_QUIET)
             return
         except Exception as error:
             if not left or not re.search("timed out during startup|Starting Ray client server failed", str(error)):
@@ -171,21 +186,21 @@ def _termination_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        if callable(handler) and threading.current_thread() is threading.main_thread():
+        if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """What processes that start in the block inherit."""
+def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """What processes that start in the block inherit. None: Ray may set it, and it is as before afterwards."""
     before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    os.environ.update({name: value for name, value in variables.items() if value is not None})
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
@@ -199,4 +214,10 @@ def _explained(where: str) -> Iterator[None]:
         said = " ".join(str(error).split())
         if re.search("version", said, re.IGNORECASE):
             raise ConfigurationError(f"cannot connect to {where}: {said}") from error
-        raise EngineError(f"cannot connect to {where}: {said}") from error
+        hint = ""
+        if where.startswith("ray://") and "timeout" in said:
+            hint = (
+                ". Is this the port of Ray's client server? A cluster that asks for a token does not answer without: "
+                "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+            )
+        raise EngineError(f"cannot connect to {where}: {said}{hint}") from error

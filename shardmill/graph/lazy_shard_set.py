@@ -107,7 +107,7 @@ class LazyShardSet:
             commit = self.commit_of(name, [entries[digest] for digest in self.fingerprints])
             new = new_places(storage, layout, commit, committed) if self.stage.goes_by_sample else {}
             commit = commit.model_copy(update={"seconds_a_sample": _pace(made, committed)})
-            _check_rejects(storage, layout, commit, max_reject_ratio)
+            _check_rejects(storage, layout, commit, max_reject_ratio, self.stage.against_rejects)
             if committed is None or not commit.says_the_same_as(committed):
                 self._check_that_it_is_of_what_stands()
             try:
@@ -200,7 +200,7 @@ def _added_up(reasons: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _check_rejects(storage: Storage, layout: Layout, commit: Commit, max_reject_ratio: float) -> None:
+def _check_rejects(storage: Storage, layout: Layout, commit: Commit, max_reject_ratio: float, mend: str) -> None:
     allowed = max_reject_ratio * max(commit.total_samples_in, 1)
     if commit.total_rejects <= allowed:
         return
@@ -210,11 +210,9 @@ def _check_rejects(storage: Storage, layout: Layout, commit: Commit, max_reject_
     with contextlib.suppress(SupersededError):  # removed by another run meanwhile
         examples = "; ".join(f"{r.source_uri}: {r}" for r in islice(rejects_of(storage, layout, commit.shards), 3))
     may_pass = f" {commit.may_pass} of them may pass: run again to have them tried again." if commit.may_pass else ""
-    mend = "Mend or remove these objects, or what a table says of them"
-    advice = mend if commit.stage == "pack" else "Check what the dataset file says of it"
     raise TooManyRejectsError(
         f"{commit.name}: {commit.total_rejects} of {commit.total_samples_in} samples ({ratio:.1%}) were rejected, more "
         f"than max_reject_ratio = {max_reject_ratio:.1%}; nothing was committed. {reasons}. For example {examples}."
-        f"{may_pass} {advice}, or raise max_reject_ratio",
+        f"{may_pass} {mend}, or raise max_reject_ratio",
         final=commit.total_rejects - commit.may_pass > allowed,
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 
 from shardmill.dataset import Dataset
 from shardmill.engines import Engine, LocalEngine
@@ -16,6 +16,8 @@ from shardmill.graph.planner import Planner
 from shardmill.graph.together import make_together
 from shardmill.progress import ProgressSink, silent
 from shardmill.shards.reader import ShardSet
+
+logger = logging.getLogger(__name__)
 
 _TRIES = 5
 """Plans that are made of one asset, where other runs commit something else meanwhile."""
@@ -44,8 +46,12 @@ def run(
                 sets[asset.name] = make(planner, asset, partition, sets, opened, progress, begun.pop(asset.name, None))
             except ShardmillError:
                 for name, lazy in begun.items():  # what was made with it is committed nevertheless
-                    with suppress(ShardmillError):
-                        yield name, make(planner, planner.graph[name], partition, sets, opened, progress, lazy)
+                    try:
+                        made = make(planner, planner.graph[name], partition, sets, opened, progress, lazy)
+                    except ShardmillError as error:
+                        logger.warning("%s of %s is not made either: %s", name, partition, error)
+                    else:
+                        yield name, made
                 raise
             yield asset.name, sets[asset.name]
 

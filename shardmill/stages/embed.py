@@ -103,6 +103,7 @@ class EmbedStage(StoredSamplesStage):
     """What is done to an image before the network, found out like the weights."""
 
     name: ClassVar[str] = "embed"
+    against_rejects: ClassVar[str] = "Check what the dataset file says of it"
     version: ClassVar[int] = 3
     suffix: ClassVar[Suffix] = "parquet"
     most_together: ClassVar[int] = _MODELS

@@ -20,7 +20,7 @@ from shardmill.shards.stored import Rows
 from shardmill.sources.names import child_key, encode_component, split_name
 from shardmill.spec import did_you_mean
 from shardmill.stages.about import about
-from shardmill.stages.samples import Children, TarStage, hashed
+from shardmill.stages.samples import Children, TarStage, each_given, hashed
 from shardmill.stages.stored_samples import Fingerprints, InputSample, of_all
 
 METADATA = "json"
@@ -89,7 +89,7 @@ class FileStage(TarStage):
         samples: dict[str, dict[str, bytes]] = {}
         known: dict[str, dict[str, Any]] = {}
         with about(sample.key, uri), as_an_error(f"the stage {self.name}"):
-            for made in self.process(file):
+            for made in each_given(f"{type(self).__name__}.process", self.process(file), OutputFile):
                 self._check(made)
                 key, name = _names(sample.key, made.name)
                 components = samples.setdefault(key, {})
@@ -132,8 +132,6 @@ class FileStage(TarStage):
             ConfigurationError: This is not what `process` should give.
         """
         where = f"{type(self).__name__}.process gives"
-        if not isinstance(made, OutputFile):
-            raise ConfigurationError(f"{where} {type(made).__name__}, and not OutputFile")
         kinds = (("name", str, "text"), ("data", bytes, "bytes"), ("metadata", Mapping, "values by column"))
         for name, kind, wanted in kinds:
             if not isinstance(getattr(made, name), kind):

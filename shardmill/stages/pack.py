@@ -115,6 +115,7 @@ class PackStage(Stage[RawShard]):
     """Whether a table names the objects, for what is advised."""
 
     name: ClassVar[str] = "pack"
+    against_rejects: ClassVar[str] = "Mend or remove these objects, or what a table says of them"
     version: ClassVar[int] = 2
     goes_by_sample: ClassVar[bool] = True
     suffix: ClassVar[Suffix] = "tar"

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from typing_extensions import override
 
@@ -31,6 +31,8 @@ from shardmill.stages.stored_samples import Fingerprints, InputSample, StoredSam
 if TYPE_CHECKING:
     import pyarrow as pa
 
+
+T = TypeVar("T")
 
 _ROWS = 64
 """That are handed to a table together."""
@@ -171,8 +173,21 @@ class SampleStage(TarStage):
     @override
     def children(self, sample: EncodedSample, uri: str | Callable[[], str]) -> Children:
         with about(sample.key, uri), as_an_error(f"the stage {self.name}"):
-            made = list(self.process(sample))
+            made = list(each_given(f"{type(self).__name__}.process", self.process(sample), EncodedSample))
+            for child in made:
+                self._check(child)
         return [(child.key, hashed(child.components)) for child in made]
+
+    def _check(self, made: EncodedSample) -> None:
+        gives = f"{type(self).__name__}.process gives a sample"
+        if not isinstance(made.key, str):
+            raise ConfigurationError(f"{gives} whose key is of type {type(made.key).__name__}: it has to be text")
+        if not isinstance(made.components, Mapping) or not made.components:
+            raise ConfigurationError(f"{gives} without components: give them by name, or no sample to leave it out")
+        for name, data in made.components.items():
+            if not isinstance(data, bytes):
+                given = type(data).__name__
+                raise ConfigurationError(f"{gives} whose component {name!r} is of type {given}: it has to be bytes")
 
 
 class RowStage(StoredSamplesStage):
@@ -204,6 +219,13 @@ class RowStage(StoredSamplesStage):
     def fingerprints(self, computation: str, key: str, rows: Rows) -> Fingerprints:
         return of_all(computation, key, self._read(rows))
 
+    def _check(self, cells: Any, schema: pa.Schema) -> None:
+        if not isinstance(cells, Mapping):
+            raise ConfigurationError(f"{type(self).__name__}.row gives {type(cells).__name__}, and not cells by column")
+        unknown = cells.keys() - set(schema.names)
+        if unknown:
+            raise ConfigurationError(f"{self.name} gives {min(unknown)!r}, which its schema has no column for")
+
     def _read(self, rows: Rows) -> Rows:
         return {name: row for name, row in rows.items() if self.reads(name)}
 
@@ -212,6 +234,7 @@ class RowStage(StoredSamplesStage):
         import pyarrow as pa
 
         schema = pa.schema([pa.field("key", pa.string(), nullable=False), *self.schema()])
+        required = [field.name for field in schema if not field.nullable]
         counts = Counts(shard, work)
         index, earlier = shard.index_data(work.storage), EarlierReader(work.earlier, work.storage)
         seen = () if work.earlier.is_empty else self.look_up(shard.rows_in(index), earlier)
@@ -241,11 +264,9 @@ class RowStage(StoredSamplesStage):
                 whole = EncodedSample(sample.key, components_of(self._read(sample.rows), found))
                 with about(sample.key, origin.source_uri), as_an_error(f"the stage {self.name}"):
                     cells = self.row(whole)
+                    self._check(cells, schema)
             except Rejected as rejected:
                 return sample.reject(rejected)
-            unknown = cells.keys() - set(schema.names)
-            if unknown:
-                raise ConfigurationError(f"{self.name} gives {min(unknown)!r}, which its schema has no column for")
             data = repr(sorted(cells.items())).encode()
             return cells, Cell(len(data), hashlib.sha256(data).hexdigest(), origin, digest)
 
@@ -260,8 +281,49 @@ class RowStage(StoredSamplesStage):
         with closing(rows()) as each, TableOutput(work, schema) as output:
             while some := list(islice(each, _ROWS)):
                 columns = {name: [row.get(name) for row, _ in some] for name in schema.names}
-                output.add(columns, "row", [cell for _, cell in some])
+                try:
+                    if any(value is None for name in required for value in columns[name]):
+                        raise pa.ArrowInvalid("a column that takes no null has one")
+                    output.add(columns, "row", [cell for _, cell in some])
+                except (pa.ArrowException, OverflowError):
+                    for row, cell in some:
+                        _check_fits(row, cell, schema, type(self).__name__)
+                    raise
         return output.result(counts)
+
+
+def _check_fits(row: Mapping[str, Any], cell: Cell, schema: pa.Schema, who: str) -> None:
+    """Name the sample whose cells a table does not take.
+
+    Raises:
+        ConfigurationError: They are of this one.
+    """
+    import pyarrow as pa
+
+    with about(row["key"], cell.origin.source_uri):
+        for field in schema:
+            value = row.get(field.name)
+            if value is None and not field.nullable:
+                raise ConfigurationError(f"{who}.row gives no {field.name!r}, a column that takes no null")
+            try:
+                pa.array([value], field.type)
+            except (pa.ArrowException, OverflowError) as error:
+                raise ConfigurationError(f"{who}.row gives no {field.type} for {field.name!r}: {error}") from error
+
+
+def each_given(who: str, made: Any, kind: type[T]) -> Iterator[T]:
+    """What code of the user's own gives, one by one.
+
+    Raises:
+        ConfigurationError: It gives something else than several of that kind.
+    """
+    several = f"{kind.__name__}s: return a list of them, or yield them"
+    if not isinstance(made, Iterable):
+        raise ConfigurationError(f"{who} gives {type(made).__name__}, and not {several}")
+    for each in made:
+        if not isinstance(each, kind):
+            raise ConfigurationError(f"{who} gives {type(each).__name__}, and not {several}")
+        yield each
 
 
 def _is_copied(read: tuple[_Plan, list[Bytes]]) -> bool:

@@ -110,6 +110,8 @@ class Stage(ABC, Generic[InputT]):
     """Whether what it makes of a sample is the same in any shard, and is copied where it stands already."""
     most_together: ClassVar[int] = 1
     """Over how many stages of its kind `together` shares work: their assets of one input are made together."""
+    against_rejects: ClassVar[str] = "Check the code of the stage and what it is given"
+    """What helps where it rejects too many samples."""
     imported_from: str = ""
     """The import path in the dataset file, of a stage of the user's own: two that are called alike are not the same."""
     given: Mapping[str, Any] = MappingProxyType({})

@@ -30,6 +30,7 @@ class TransformStage(SampleStage):
     _resolved: dict[str, Any] | None = field(default=None, compare=False)
 
     name: ClassVar[str] = "transform"
+    against_rejects: ClassVar[str] = "Check what the dataset file says of it"
     version: ClassVar[int] = 2
     resources = Resources(memory=1 << 30)
 

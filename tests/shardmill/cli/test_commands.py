@@ -218,6 +218,39 @@ def test_a_partition_whose_state_cannot_be_told_fails_the_command_and_hides_no_o
         assert [row[0] for row in rows(done.stdout)][:4] == ["partition", "b", "b", "b"]
 
 
+def test_what_is_wrong_with_all_partitions_is_said_once(call_command, tmp_path: Path, images, write_dataset) -> None:
+    for partition in ("a", "b"):
+        images(tmp_path / "raw" / partition, 3)
+    fields = {"partitions": ["a", "b"], "embedder": {"model": "timm/resnet1"}}
+    file = write_dataset(tmp_path / "d.yaml", tmp_path / "raw/{partition}", tmp_path / "root", **fields)
+    assert call_command("plan", file).stderr.count("'timm/resnet1' is unknown") == 1
+    records = call_command("plan", file, "--json").stdout.splitlines()
+    assert [json.loads(record)["partition"] for record in records if "error" in record] == ["a", "b"]
+
+
+@pytest.mark.parametrize("engine", ["local", "beam"])
+def test_what_a_stage_prints_is_no_result(
+    command, tmp_path: Path, images, write_dataset, write_module, engine: str
+) -> None:
+    code = """
+        from shardmill import SampleStage
+
+        class Talks(SampleStage):
+            name = "talks"
+
+            def process(self, sample):
+                print("on the way")
+                return [sample]
+    """
+    images(tmp_path / "raw", 40)
+    fields = {"transform": None, "embedder": None, "stages": [{"name": "own", "use": f"{write_module(code)}:Talks"}]}
+    file = write_dataset(tmp_path / "d.yaml", tmp_path / "raw", tmp_path / "root", **fields)
+    done = in_a_process(command, "run", file, "--json", "--engine", engine, "--workers", 8)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["asset"] for line in done.stdout.splitlines()][-1] == "own"
+    assert done.stderr.count("on the way") == 40
+
+
 def test_what_the_dataset_has_once_is_planned_if_any_partition_needs_it(
     call_command, tmp_path: Path, images, write_dataset, embedder_of_tests
 ) -> None:

@@ -133,3 +133,21 @@ def test_the_command_prints_the_vectors_that_find_images(
     assert unnamed.returncode == 1
     assert "has no embedder without a name: its embedders are clip, lite0; give the name of one" in unnamed.stderr
     assert "efficientnet-lite0 embeds no text" in call_command("embed-text", file, "a", "--embedder", "lite0").stderr
+
+
+def test_a_query_of_other_weights_than_the_table_s_is_refused(
+    tiny_clip, tmp_path: Path, images, make_dataset, run_chain
+) -> None:
+    path = tiny_clip("tiny-vit", tmp_path)
+    images(tmp_path / "raw", 2)
+    embedder = {"model": "open_clip/tiny-vit", "weights": str(path), "runtime": "torch"}
+    dataset = make_dataset(tmp_path / "raw", tmp_path / "root", embedder=embedder)
+    before = dataset.embed_text(["a dog"])
+    run_chain(dataset)
+    assert dataset.embed_text(["a dog"]).tolist() == before.tolist()
+    other = tmp_path / "other.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save({name: value + 1 if value.is_floating_point() else value for name, value in state.items()}, other)
+    changed = make_dataset(tmp_path / "raw", tmp_path / "root", embedder={**embedder, "weights": str(other)})
+    with pytest.raises(ConfigurationError, match=r"d/embeddings/p is of weights sha256:\w+, and texts would be"):
+        changed.embed_text(["a dog"])

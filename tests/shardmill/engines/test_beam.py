@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from shardmill.engines import LocalEngine, beam, beam_worker, choose_engine, pac
 from shardmill.engines.answers import Answer, Answers
 from shardmill.engines.beam import BeamEngine
 from shardmill.engines.making import MakeShard, PlannedShard
-from shardmill.errors import ConfigurationError, ConflictError, EngineError, SupersededError
+from shardmill.errors import ConfigurationError, ConflictError, EngineError, StorageError, SupersededError
 from shardmill.graph import LazyShardSet
 from shardmill.progress import Progress, ProgressMeter
 from shardmill.shards.layout import Layout
@@ -249,6 +250,48 @@ def test_an_error_names_the_shard_and_the_others_stand(
     assert left(tmp_path) == []
     stood = {name.name for name in (tmp_path / "d/_shardmill/record/p").glob("*.index.parquet")}
     assert any(name.startswith("000000") for name in stood)
+
+
+def test_where_nothing_can_be_cleaned_up_the_error_is_still_that_of_the_shard(
+    write: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that has become read-only: neither is an answer left, nor is one removed."""
+
+    def refuse(*_: Any) -> None:
+        raise StorageError("read-only")
+
+    leave = Answers.leave
+    monkeypatch.setattr(Answers, "leave", lambda its, answer: (refuse if answer.error else leave)(its, answer))
+    monkeypatch.setattr(Answers, "close", refuse)
+    monkeypatch.setattr(Answers, "remove", refuse)
+    with pytest.raises(EngineError, match=r"000001 of .*/d/record/p: .*it failed"):
+        write(BeamEngine(), 2, error="final")
+
+
+def test_an_interrupt_waits_until_the_pipeline_has_ended(
+    write: Callable[..., Any], log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while the caller waits for the pipeline's thread."""
+    jobs: list[beam._Job] = []
+    create = beam._Job.__init__
+
+    def remember(job: beam._Job, pipeline: Any) -> None:
+        create(job, pipeline)
+        jobs.append(job)
+
+    monkeypatch.setattr(beam._Job, "__init__", remember)
+    monkeypatch.setattr(beam, "_LOOK_EVERY", 60.0)
+
+    def interrupt() -> None:
+        while not uses(log):
+            threading.Event().wait(0.01)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        write(BeamEngine(), 3000)
+    assert jobs[0].outcome != "it was never started"
+    assert len(uses(log)) < 3000
 
 
 def test_where_another_run_was_first_the_caller_is_told_so(write: Callable[..., Any]) -> None:

@@ -99,13 +99,22 @@ def test_a_cluster_of_this_machine_is_quiet_reports_to_nobody_and_ends(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS")
     usage = []
-    monkeypatch.setattr(cluster, "init", lambda **given: usage.append((given, os.environ["RAY_USAGE_STATS_ENABLED"])))
+    names = ("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+
+    def init(**given: Any) -> None:
+        os.environ["RAY_AUTH_MODE"] = "token"  # as Ray does
+        usage.append((given, os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["RAY_AUTH_TOKEN"]))
+
+    monkeypatch.setattr(cluster, "init", init)
     write(RayEngine("", 3, lambda _: None), tmp_path, 2)
-    [(given, statistics)] = usage
+    [(given, statistics, token)] = usage
     assert given["address"] == "local"
     assert (given["num_cpus"], given["num_gpus"]) == (3, 0)
     assert (given["include_dashboard"], given["log_to_driver"], statistics) == (False, False, "0")
-    assert "RAY_USAGE_STATS_ENABLED" not in os.environ
+    assert len(token) == 64  # Ray would leave one in the home directory
+    assert not set(names) & os.environ.keys()
     assert cluster.shutdowns == 1
 
 
@@ -378,6 +387,7 @@ def test_an_address_is_connected_to(cluster: SimulatedRay, tmp_path: Path, word:
     [
         (ConnectionError("no answer"), EngineError),
         (Exception("The current node timed out during startup."), EngineError),
+        (ConnectionError("ray client connection timeout"), EngineError),
         (RuntimeError("Version mismatch: 2.1 and 2.2"), ConfigurationError),
     ],
 )
@@ -424,6 +434,18 @@ def test_what_the_caller_does_on_a_termination_stays(engine: RayEngine, cluster:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert came == [signal.SIGTERM]
+
+
+def test_a_termination_that_nobody_handles_is_not_left_to_ray(
+    engine: RayEngine, cluster: SimulatedRay, tmp_path: Path
+) -> None:
+    cluster.init = lambda **_: signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # type: ignore[method-assign]
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        write(engine, tmp_path, 1)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_without_ray_the_error_says_which_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,20 @@ def test_a_model_that_fails_keeps_no_other_back(
     assert made["embeddings_plain"].commit.total_samples == 20
 
 
+def test_a_second_model_that_fails_is_told_too(
+    tmp_path: Path,
+    raw: Path,
+    make_dataset: Any,
+    run_chain: Any,
+    broken: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    dataset = several(make_dataset, raw, tmp_path / "root", one=broken, two=broken)
+    with caplog.at_level(logging.WARNING), pytest.raises(EngineError, match=r"embeddings_one.*weights are gone"):
+        run_chain(dataset)
+    assert "embeddings_two of p is not made either: " in caplog.text
+
+
 def test_what_the_sink_of_progress_raises_ends_the_run(tmp_path: Path, raw: Path, make_dataset: Any) -> None:
     dataset = several(make_dataset, raw, tmp_path / "root", plain=PLAIN, unit=UNIT)
 

@@ -417,7 +417,7 @@ def test_files_of_one_sample_say_the_same_of_it(told: Callable[..., tuple[ShardS
         (lambda _: [OutputFile("1.txt", cast(bytes, "x"))], "with data of type str: it has to be bytes"),
         (lambda _: [OutputFile(cast(str, 1), b"x")], "with name of type int: it has to be text"),
         (lambda _: [OutputFile("1.txt", b"x", {"cuont": 1})], "'cuont', which `columns` has no column for; did you"),
-        (lambda _: None, r"sample in \(.*in.pdf\): TypeError: 'NoneType' object is not iterable"),
+        (lambda _: None, r"sample in \(.*in.pdf\): Told.process gives NoneType, and not OutputFiles"),
         (lambda _: 1 / 0, r"sample in \(.*in.pdf\): ZeroDivisionError"),
     ],
 )
