@@ -51,8 +51,7 @@ if TYPE_CHECKING:
 
 _MODELS = 4
 """Models that a process keeps: a dataset may have several embedders, and its partitions come one after the other."""
-_ROWS = 1024
-"""Most that are written at once."""
+_ROWS = 1024  # most that are written at once
 
 
 class _Plan(NamedTuple):
