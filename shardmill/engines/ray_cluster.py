@@ -142,6 +142,10 @@ class RayCluster:
         return self._address or "Ray on this machine"
 
 
+_TOO_SLOW = "timed out during startup|Starting Ray client server failed|start_specific_server"
+"""Where Ray's processes have not come up: the last is a client's server whose port another one has taken meanwhile."""
+
+
 @cache
 def _token() -> str:
     """Without which nobody runs code on a cluster of our own. Ray reads it once a process."""
@@ -161,7 +165,7 @@ def _init_in_time(**arguments: Any) -> None:
                 ray.init(**arguments, **_QUIET)
             return
         except Exception as error:
-            if not left or not re.search("timed out during startup|Starting Ray client server failed", str(error)):
+            if not left or not re.search(_TOO_SLOW, str(error)):
                 raise
             ray.shutdown()
 

@@ -131,10 +131,6 @@ class CustomStep:
         for result in results:
             if not isinstance(result, DecodedSample):
                 raise ConfigurationError(_gave(self._name, result))
-            if not result.components:
-                raise ConfigurationError(
-                    f"{self._name} gives {result.key} without components: give None to leave a sample out"
-                )
             for value in result.components.values():
                 self._bounds.check_result(value)
         return [_typed(result, self._masks) for result in results]

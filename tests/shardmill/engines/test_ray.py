@@ -402,7 +402,14 @@ def test_a_cluster_that_cannot_be_used_is_named(
         write(engine, tmp_path, 1)
 
 
-@pytest.mark.parametrize("words", ["The current node timed out during startup.", "Starting Ray client server failed."])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "The current node timed out during startup.",
+        "Starting Ray client server failed.",
+        "Initialization failure from server: in start_specific_server ... psutil.ZombieProcess",
+    ],
+)
 def test_what_starts_too_slowly_is_started_again(
     engine: RayEngine, cluster: SimulatedRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
