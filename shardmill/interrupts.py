@@ -16,7 +16,8 @@ def interrupts_held_back() -> Iterator[None]:
     """
     resource_tracker.ensure_running()  # where it is started within the block, it lets interrupts through again
     came: list[int] = []
-    held = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    ours = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    held = [each for each in ours if signal.getsignal(each) is not None]  # None is one that Python did not set
     handlers = {each: signal.signal(each, lambda number, _: came.append(number)) for each in held}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -24,8 +25,7 @@ def interrupts_held_back() -> Iterator[None]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for each, handler in handlers.items():
-            if handler is not None:  # None is one that Python did not set
-                signal.signal(each, handler)
+            signal.signal(each, handler)
         if came:
             signal.raise_signal(came[0])
 
@@ -36,7 +36,8 @@ def ended_in_order_by_sigterm() -> Iterator[None]:
 
     A second one ends it at once. Without this a process is gone before it has told workers elsewhere.
     """
-    if threading.current_thread() is not threading.main_thread():
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) in (None, signal.SIG_IGN):
         yield
         return
 
@@ -51,8 +52,8 @@ def ended_in_order_by_sigterm() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
-    except KeyboardInterrupt:
-        if came:
+    except BaseException:
+        if came:  # whatever clearing up came to
             raise SystemExit(128 + signal.SIGTERM) from None
         raise
     finally:

@@ -151,13 +151,13 @@ class Dataset:
 
         Raises:
             ConfigurationError: There is none, or none of this name; its model embeds no text, or cannot be loaded; the
-                table's vectors are of another model or of other weights.
+                vectors of the table's first partition are of another model or of other weights.
+            CorruptionError, StorageError: That partition cannot be read.
         """
         declared = self._declared("embedder", self.spec.all_embedders, embedder)
         spec = declared.spec(cuda=False)
-        vectors = embed_text(spec, texts, self.storage)
         self._check_that_the_table_is_of(spec, f"embeddings_{embedder}" if embedder else "embeddings")
-        return vectors
+        return embed_text(spec, texts, self.storage)
 
     def _check_that_the_table_is_of(self, spec: EmbedderSpec, asset: str) -> None:
         """By its first partition, and once for the same weights: who searches asks again and again.

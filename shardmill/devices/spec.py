@@ -18,9 +18,10 @@ class GPUSpec(Spec):
     """CUDA devices for the embeddings of one partition."""
 
     count: PositiveInt = 1
-    """Devices in use at once, each by a process of its own on shards of its own."""
-    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Part of a device that each process takes on a cluster of Ray's; elsewhere it has one to itself."""
+    """Devices in use at once, each by processes of its own on shards of their own."""
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Part of a device that each process takes. None: a whole one on Ray; on one machine as many processes feed it as
+    its cores and memory allow."""
     memory: PositiveInt | None = None
     """GiB that each device has at least, as `nvidia-smi` reports it: a card of 24 GB may have 22."""
     accelerator: Annotated[str, AfterValidator(_label)] | None = None

@@ -38,6 +38,8 @@ from shardmill.storage import Storage
 if TYPE_CHECKING:
     from shardmill.engines.beam_worker import PickledShard
 
+logger = logging.getLogger(__name__)
+
 DIRECT = "DirectRunner"
 RUNNERS = (DIRECT, "PrismRunner", "DataflowRunner", "FlinkRunner", "SparkRunner", "PortableRunner")
 
@@ -275,7 +277,11 @@ class _Job(threading.Thread):
         self._unwanted = True
         if self.is_alive() and not self._ended.is_set():
             self._cancel()
-            self._ended.wait(_STOP_SECONDS)
+            if not self._ended.wait(_STOP_SECONDS):
+                logger.warning(
+                    "a pipeline that was cancelled goes on after %.0f s; shards that it makes yet are not used",
+                    _STOP_SECONDS,
+                )
 
     def _cancel(self) -> None:
         with contextlib.suppress(NotImplementedError):  # workers notice themselves that nobody waits

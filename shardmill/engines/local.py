@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for_futures
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import cycle, islice
 from multiprocessing import forkserver
@@ -30,7 +30,7 @@ from multiprocessing.connection import wait
 from typing import Any, Self
 
 from shardmill.concurrency import usable_cores
-from shardmill.devices import VISIBLE, GPUSpec, Lease, fitting_devices, lease
+from shardmill.devices import VISIBLE, Device, GPUSpec, Lease, fitting_devices, lease
 from shardmill.engines.making import (
     CancelledError,
     MakeShard,
@@ -53,6 +53,8 @@ _FEEDING_THREADS = 2
 """Of a process that feeds a device. More of them wait for Python's lock: docs/gpus.md has the figures."""
 _FEEDING_MEMORY = 8 << 10
 """MiB of a device for each process that feeds it: enough for a model, its batches and what CUDA takes."""
+_FEEDING_BYTES = 3 << 30
+"""Of the machine's memory for each of several processes that feed a device: torch, CUDA and the batches."""
 
 
 class LocalEngine:
@@ -130,13 +132,20 @@ def engine_at(address: str, workers: int | None, say: Callable[[str], None]) -> 
 def _processes(resources: Resources, workers: int, shards: int) -> int:
     """How many processes share the work: as many as there are devices, or as cores and memory allow."""
     if resources.gpus is not None:
-        feeding = max(1, workers // (_FEEDING_THREADS * resources.gpus.count))
-        return min(resources.gpus.count * feeding, shards)
+        wanted = workers // _FEEDING_THREADS
+        if (available := available_bytes()) is not None:
+            wanted = min(wanted, available // _FEEDING_BYTES)
+        return min(resources.gpus.count * max(1, wanted // resources.gpus.count), shards)
     if resources.model:
         return 1
     available = available_bytes() if resources.memory else None
     room = available // resources.memory if available is not None else shards
     return max(1, min(math.ceil(workers / resources.threads), shards, room))
+
+
+def _most_feeding(device: Device, gpus: GPUSpec) -> int:
+    """How many processes may feed a device."""
+    return int(1 / gpus.fraction + 1e-6) if gpus.fraction else max(1, (device.memory or 0) // _FEEDING_MEMORY)
 
 
 class _Workers:
@@ -151,7 +160,7 @@ class _Workers:
         if gpus is not None:
             fitting = fitting_devices(gpus, task)
             leased = self._lease.enter_context(lease(fitting, min(gpus.count, processes), task, say))
-            fed = [max(1, (each.memory or 0) // _FEEDING_MEMORY) for each in fitting if each.name in leased.devices]
+            fed = [_most_feeding(each, gpus) for each in fitting if each.name in leased.devices]
             processes = min(processes, len(fed) * min(fed))
         self.processes = processes
         self._counts = context.SimpleQueue()
@@ -226,7 +235,8 @@ def _start_worker(counts: Any, cancelled: Any, environment: dict[str, str], leas
     """
     global _advance_in_worker, _leased
     os.environ.update(environment)
-    os.dup2(2, 1)  # where the caller prints results, nothing of a stage gets between them
+    with suppress(OSError):  # a service may have closed it
+        os.dup2(2, 1)  # where the caller prints results, nothing of a stage gets between them
     _leased = leased  # kept, so that the devices stay leased until this process ends
     if leased:
         os.environ[VISIBLE] = devices.get()  # before anything asks CUDA, which reads it once

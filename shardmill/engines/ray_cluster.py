@@ -88,7 +88,9 @@ class RayCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE"),
         }
-        if "RAY_AUTH_TOKEN" not in os.environ:  # else Ray leaves one in the home directory, for all clusters to come
+        if (
+            not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+        ):  # else Ray leaves one in the home directory, for all clusters to come
             variables["RAY_AUTH_TOKEN"] = _token()
         if gpus is not None:
             leased = held.enter_context(lease(fitting_devices(gpus, task), devices, task, self._say)).devices

@@ -48,7 +48,7 @@ class ActorSize:
     @property
     def devices(self) -> float:
         """The part of a device."""
-        return self.gpus.fraction if self.gpus else 0
+        return (self.gpus.fraction or 1) if self.gpus else 0
 
     @property
     def labels(self) -> dict[str, str]:
@@ -110,7 +110,7 @@ def room(size: ActorSize, nodes: Sequence[Node], workers: int | None, may_grow: 
 
 def _processes(gpus: GPUSpec) -> int:
     """How many share the devices that are asked for."""
-    return gpus.count * int(1 / gpus.fraction + _ROUNDING)
+    return gpus.count * int(1 / (gpus.fraction or 1) + _ROUNDING)
 
 
 def _may_hold(node: Node, size: ActorSize) -> bool:

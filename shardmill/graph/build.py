@@ -208,8 +208,16 @@ def _masks(assets: list[Asset]) -> dict[str, tuple[str, ...]]:
 
 
 def _sound(assets: list[Asset]) -> set[str]:
-    """The assets of which every image decodes: what was packed, and what transforms made of that."""
-    transforms = {each.name: each.inputs[0] for each in assets if isinstance(each.stage, TransformStage)}
+    """The assets of which every image decodes: what was packed, and what transforms made of that.
+
+    Code of the user's own may give bytes, which are stored as they are.
+    """
+    transforms = {
+        each.name: each.inputs[0]
+        for each in assets
+        if isinstance(each.stage, TransformStage)
+        and not any(operation.is_custom for operation in each.stage.spec.operations)
+    }
     found = {PACKED}
     while more := {name for name, of in transforms.items() if of in found} - found:
         found |= more

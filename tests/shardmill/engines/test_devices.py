@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from shardmill.devices import GPUSpec, lease, visible_devices
-from shardmill.engines import LocalEngine
+from shardmill.engines import LocalEngine, local
 from shardmill.errors import ConfigurationError, EngineError
 from shardmill.graph.lazy_shard_set import LazyShardSet
 from shardmill.storage import Storage
@@ -237,12 +237,19 @@ def test_more_devices_are_leased_where_a_later_run_has_more_shards(stage: Any, s
     assert {use["device"] for use in uses(tmp_path / "b")} == set(uuids)
 
 
-@pytest.mark.parametrize(("memory", "processes"), [(24, 6), (16, 4), (7, 2)])
+@pytest.mark.parametrize(("memory", "fraction", "processes"), [(24, None, 6), (16, None, 4), (7, None, 2), (7, 0.5, 4)])
 def test_several_processes_feed_a_device_as_many_as_cores_and_its_memory_allow(
-    stage: Any, simulate: Any, tmp_path: Path, memory: int, processes: int
+    stage: Any,
+    simulate: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    memory: int,
+    fraction: float | None,
+    processes: int,
 ) -> None:
+    monkeypatch.setattr(local, "available_bytes", lambda: 100 << 30)
     uuids = simulate(2, memory)
-    record = stage.Record(str(tmp_path), 0, GPUSpec(count=2), workers=processes)
+    record = stage.Record(str(tmp_path), 0, GPUSpec(count=2, fraction=fraction), workers=processes)
     with LocalEngine(13, refuse_to_wait) as engine:
         lazy = LazyShardSet(record, stage.shards(12))
         lazy.write(Storage(), f"file://{tmp_path}/d/record/p", "d/record/p", engine)

@@ -75,8 +75,9 @@ def packed(tmp_path: Path, images, make_dataset, run_chain, write_module):
         (Resources(memory=100 << 30), 64, 99, 1),
         (Resources(gpus=GPUSpec(count=4)), 1, 9, 4),
         (Resources(gpus=GPUSpec(count=4)), 64, 2, 2),
-        (Resources(gpus=GPUSpec(count=4)), 64, 99, 32),
+        (Resources(gpus=GPUSpec(count=4)), 64, 99, 4),
         (Resources(gpus=GPUSpec()), 7, 99, 3),
+        (Resources(gpus=GPUSpec()), 64, 99, 3),
     ],
 )
 def test_as_many_processes_share_the_work_as_cores_memory_and_devices_allow(

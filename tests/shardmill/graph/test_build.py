@@ -128,7 +128,8 @@ def test_images_are_looked_at_once_where_all_that_is_embedded_was_verified() -> 
         "of_own": {**VIEWS, "of": "own"},
     }
     ofs = {"crops": "transformed_shards_crops", "views": "transformed_shards_views", "packed": "webdataset_shards"}
-    others = {"own": "own", "of_own": "transformed_shards_of_own"}
+    transforms["custom"] = {"operations": [{"operation": "shutil:copy"}]}
+    others = {"own": "own", "of_own": "transformed_shards_of_own", "custom": "transformed_shards_custom"}
     embedders = {name: {"of": of} for name, of in (ofs | others).items()}
     built = build_graph(spec(transforms=transforms, stages=[own], embedders=embedders))
     assert {name for name in embedders if built[f"embeddings_{name}"].stage.all_sound} == set(ofs)
