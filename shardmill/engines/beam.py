@@ -279,7 +279,7 @@ class _Job(threading.Thread):
             self._cancel()
             if not self._ended.wait(_STOP_SECONDS):
                 logger.warning(
-                    "a pipeline that was cancelled goes on after %.0f s; shards that it makes yet are not used",
+                    "a pipeline that was cancelled goes on after %.0f s: what it makes yet is not used",
                     _STOP_SECONDS,
                 )
 

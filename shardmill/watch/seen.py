@@ -192,13 +192,19 @@ class SeenPartitions(MutableMapping[str, Seen]):
         return [part for part in self._parts if part.name]
 
     def cut(self) -> list[tuple[Part, bytes]]:
-        """Cut what has changed into parts anew. Returns those that are to be stored, and are to get names."""
+        """Cut what has changed into parts anew, and small parts beside it. Returns what is to be stored."""
+        changed = [False, *(part.has_changed for part in self._parts), False]
+
+        def is_cut(numbered: tuple[int, Part]) -> bool:
+            number, part = numbered
+            return changed[number] or (part.partitions < PART // 4 and (changed[number - 1] or changed[number + 1]))
+
         parts: list[Part] = []
-        for has_changed, group in groupby(self._parts, key=lambda part: part.has_changed):
-            if has_changed:
-                parts += _cut(part.content for part in group if part.content)
+        for anew, group in groupby(enumerate(self._parts, start=1), key=is_cut):
+            if anew:
+                parts += _cut(self._of(part) for _, part in group)
             else:
-                parts += [part for part in group if part.name]
+                parts += [part for _, part in group if part.name]
         self._parts = parts or [Part(content=_Content(), stored=_Content())]
         self._firsts = [part.first for part in self._parts]
         return [(part, part.content.to_bytes()) for part in parts if part.content and not part.name]

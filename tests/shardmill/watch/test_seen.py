@@ -106,6 +106,17 @@ def test_parts_stay_small_and_few_while_partitions_come_and_go(files: Files) -> 
     assert sorted(partitions) == MANY[-5:]
 
 
+def test_parts_that_lose_most_of_theirs_one_after_the_other_are_joined(many: SeenPartitions, files: Files) -> None:
+    left = MANY[::PART]
+    for start in range(0, len(MANY), PART):
+        for key in MANY[start : start + PART]:
+            if key not in left:
+                del many[key]
+        many = files.again(many)
+    assert len(many.parts) <= 2
+    assert sorted(many) == left
+
+
 def test_what_a_listing_has_not_come_by_is_known_over_many_looks(many: SeenPartitions, files: Files) -> None:
     missed = {MANY[3], MANY[-1]}
     for start in range(0, len(MANY), 1000):
