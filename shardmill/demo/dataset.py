@@ -1,7 +1,5 @@
 """Writes the demo dataset: a folder a partition, three files a sample."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from PIL import Image
 
 from shardmill.demo.photographs import PHOTOGRAPHS, Photograph, load_photograph
 from shardmill.demo.planted import PLANTED, Planted, encode_jpeg
+from shardmill.temporary import temporary_directory
 
 DEMO_PARTITIONS = ("2026-01", "2026-02", "2026-03")
 
@@ -117,17 +116,13 @@ def _samples_of(
 
 def _publish(folder: Path, samples: Sequence[_Sample]) -> None:
     """Write the samples into a hidden folder next to `folder` and rename it; on a failure nothing remains."""
-    hidden = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        hidden.chmod(0o755)  # mkdtemp makes it private
+    with temporary_directory(folder.parent, f".{folder.name}.") as hidden:
+        hidden.chmod(0o755)  # it is others' to read, too
         # Threads are enough: Pillow releases the GIL while it resizes and encodes.
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(lambda sample: sample.write_into(hidden), samples):
                 pass  # raises what a sample raised, and cancels the rest
         hidden.rename(folder)
-    except BaseException:
-        shutil.rmtree(hidden)
-        raise
 
 
 def _describe(folder: Path, made: bool, partitions: Sequence[str]) -> DemoPartition:

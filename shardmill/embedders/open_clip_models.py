@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from shardmill.embedders.unknown import unknown_model
 from shardmill.embedders.weights import file_identity, read_state_dict
 from shardmill.errors import ConfigurationError
 from shardmill.storage import Storage
+from shardmill.temporary import temporary_directory
 from shardmill.torchvision_compat import import_torchvision
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _fit(model: "nn.Module", state: "dict[str, Tensor]", source: str) -> None:
     """By open_clip's own loading, which translates names of other codes; it takes a file."""
     import torch
 
-    with TemporaryDirectory(prefix="shardmill-weights-") as folder:
+    with temporary_directory(prefix="shardmill-weights-") as folder:
         file = Path(folder, "weights.pt")
         torch.save(state, file)
         state.clear()

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from shardmill.errors import ConfigurationError, SupersededError
 from shardmill.loading.indexes import read_table
-from shardmill.loading.temporary import TemporaryFolder
 from shardmill.shards.commit import read_commit
 from shardmill.shards.fingerprint import fingerprint
 from shardmill.shards.layout import Layout
@@ -26,6 +25,7 @@ from shardmill.shards.places import Places
 from shardmill.shards.reader import ShardSet
 from shardmill.spec import did_you_mean
 from shardmill.storage import Storage, join_uri, relative_to
+from shardmill.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from shardmill.loading.temporary import TemporaryFolder
 from shardmill.shards.places import Places
+from shardmill.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,7 +16,6 @@ from shardmill.loading.columns import Numbers, Rows, Wanted, joined, table_besid
 from shardmill.loading.committed import CommittedShard, Read, pinned
 from shardmill.loading.indexes import Indexes
 from shardmill.loading.tars import find_tars, is_of_tars, open_tars
-from shardmill.loading.temporary import TemporaryFolder
 from shardmill.samples import names_of
 from shardmill.shards.commit import Commit
 from shardmill.shards.fingerprint import fingerprint
@@ -24,6 +23,7 @@ from shardmill.shards.places import Places
 from shardmill.shards.reader import ShardSet, open_shards
 from shardmill.spec import did_you_mean
 from shardmill.storage import Storage
+from shardmill.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     import pyarrow.compute as pc
@@ -123,7 +123,7 @@ def open_source(
     what = _checked(what)
     if not what:
         raise ConfigurationError("no partition and no tar is given to be read")
-    storage, folder = storage or Storage(), TemporaryFolder()
+    storage, folder = storage or Storage(), TemporaryFolder("shardmill-loading-")
     indexes = Indexes(folder)
     components = None if components is None else [each for name in components for each in names_of(name)]
     wanted = Wanted(columns, filter, embeddings is not None)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +35,7 @@ from shardmill.serving.pulled import DatasetObjects
 from shardmill.serving.refusals import Refusal
 from shardmill.serving.result import HeldResponse, Result
 from shardmill.storage import Storage, load_credentials
+from shardmill.temporary import temporary_directory
 
 TARGET = "AIS_TARGET_URL"
 DATASET = "SHARDMILL_DATASET"
@@ -314,7 +314,7 @@ def _from_the_environment() -> Dataset:
     given = os.environ.get(DATASET, "")
     if "\n" not in given:
         return load_dataset(Path(given or "dataset.yaml"), storage)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_directory() as folder:
         file = Path(folder, f"${DATASET}")
         file.write_text(given)
         return load_dataset(file, storage)

@@ -6,7 +6,6 @@ import fcntl
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from shardmill.errors import (
 from shardmill.storage.objects import FolderOf, ObjectInfo, PassedOver
 from shardmill.storage.store import Store
 from shardmill.storage.uris import join_uri
+from shardmill.temporary import temporary_directory
 
 SCRATCH = ".shardmill-scratch"
 LOCK = ".shardmill-lock"
@@ -187,13 +187,10 @@ class LocalStore(Store):
     @contextmanager
     def scratch(self, folder: str) -> Iterator[Path]:
         """It lies on the same file system, so that publishing is a rename."""
-        with _named(f"cannot write below {folder}"):
-            directory, lock = _held_directory(_path(folder) / SCRATCH)
-        try:
+        with contextlib.ExitStack() as held:
+            with _named(f"cannot write below {folder}"):
+                directory = held.enter_context(_held_directory(_path(folder) / SCRATCH))
             yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
-            os.close(lock)
 
     @override
     def sweep(self, folder: str) -> None:
@@ -367,18 +364,19 @@ def _locked(path: Path, flags: int = os.O_RDONLY) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _held_directory(parent: Path) -> tuple[Path, int]:
-    """A new directory below `parent`, and the descriptor whose lock says that it is in use.
+@contextmanager
+def _held_directory(parent: Path) -> Iterator[Path]:
+    """A new directory below `parent`; the lock on it says that it is in use.
 
     `parent` itself stays for ever: the lock on it is only worth something while its name means one directory.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    with _locked(parent):  # nobody sweeps between the making of ours and its lock
-        _sweep(parent)
-        directory = Path(tempfile.mkdtemp(dir=parent))
-        lock = os.open(directory, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    return directory, lock
+    with contextlib.ExitStack() as held:
+        with _locked(parent):  # nobody sweeps between the making of ours and its lock
+            _sweep(parent)
+            directory = held.enter_context(temporary_directory(parent, prefix=""))
+            held.enter_context(_locked(directory))
+        yield directory
 
 
 def _sweep(parent: Path) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -25,6 +24,7 @@ from shardmill.storage.objects import FolderOf, ObjectInfo, PassedOver
 from shardmill.storage.retries import is_past_the_end, is_refusal
 from shardmill.storage.store import Store
 from shardmill.storage.uris import join_uri
+from shardmill.temporary import temporary_directory
 
 _log = logging.getLogger(__name__)
 
@@ -285,7 +285,7 @@ class ObjectStore(Connection, Store):
     @override
     def scratch(self, folder: str) -> AbstractContextManager[Path]:
         """A directory for temporary files; what a killed process left there is the system's."""
-        return _temporary_directory()
+        return temporary_directory()
 
     @override
     def sweep(self, folder: str) -> None:
@@ -347,9 +347,3 @@ class _Large(ShardmillError):
 def _check_length(data: Any, expected: int) -> None:
     if len(data) != expected:
         raise ConnectionError(f"{len(data)} of {expected} bytes came")
-
-
-@contextmanager
-def _temporary_directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="shardmill-") as directory:
-        yield Path(directory)

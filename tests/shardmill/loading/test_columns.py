@@ -18,8 +18,8 @@ from shardmill.errors import ConfigurationError
 from shardmill.loading.columns import LocalTable
 from shardmill.loading.indexes import write_table
 from shardmill.loading.sources import Source, open_source
-from shardmill.loading.temporary import TemporaryFolder
 from shardmill.shards.reader import ShardSet, open_shards
+from shardmill.temporary import TemporaryFolder
 from tests.counting import CountingStorage
 
 TILES = """
@@ -117,7 +117,7 @@ def test_a_filter_knows_the_types_of_columns(made) -> None:
 def test_vectors_keep_their_type(tmp_path: Path) -> None:
     matrix = np.arange(12, dtype=np.float16).reshape(4, 3)
     table = pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), 3)})
-    local = LocalTable(SimpleNamespace(folder="f", digest="d"), ["embedding"], TemporaryFolder())
+    local = LocalTable(SimpleNamespace(folder="f", digest="d"), ["embedding"], TemporaryFolder("shardmill-loading-"))
     write_table(local.folder, local._name, table)
     found = [cells["embedding"] for cells in local.cells(np.array([2, -1, 0, 2], np.int32))]
     assert found[1] is None

@@ -298,7 +298,8 @@ def test_the_test_message_and_both_envelopes_are_understood(sqs: Queued) -> None
     sqs.send(json.dumps({"Type": "Notification", "Message": json.dumps({"Records": [record, record]})}))
     sqs.send(json.dumps({"Type": "Notification", "Message": json.dumps({"Event": "s3:TestEvent"})}))
     found = queue.receive()
-    assert (found.uris, found.unread) == (["s3://other/a b/é.jpg"] * 2, 0)
+    assert (set(found.uris), found.unread) == ({"s3://other/a b/é.jpg"}, 0)
+    assert len(found.uris) >= 2
 
 
 def test_an_upload_in_parts_is_announced_when_it_is_complete(sqs: Queued, sqs_server: SQSServer) -> None:
@@ -313,12 +314,12 @@ def test_an_upload_in_parts_is_announced_when_it_is_complete(sqs: Queued, sqs_se
     assert set(queue.receive().uris) == {f"{sqs.place.uri}/big.jpg"}
 
 
-def test_a_thousand_messages_are_taken_in_by_one_look_at_most(sqs: Queued) -> None:
-    for number in range(25):
+def test_more_messages_than_an_answer_holds_are_taken_in_by_one_look(sqs: Queued) -> None:
+    for number in range(25):  # an answer holds ten
         sqs.send(json.dumps({"Records": [{"s3": {"bucket": {"name": "b"}, "object": {"key": str(number)}}}]}))
     queue = sqs.open()
     found = queue.receive()
-    assert sorted(found.uris) == sorted(f"s3://b/{number}" for number in range(25))
+    assert set(found.uris) == {f"s3://b/{number}" for number in range(25)}  # some may come twice, as SQS says
     queue.acknowledge(found.receipts)
     assert sqs.left() == 0
 
