@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
@@ -93,9 +92,7 @@ class _Watcher:
         self._hear()
         self._begin()
         decisions = Decisions(self._dataset, state.seen, found, running, most, self._now)
-        first = budget
-        if state.walk:
-            first = Budget(budget.seconds * _HOT_SHARE, math.ceil(budget.objects * _HOT_SHARE))
+        first = budget.share(_HOT_SHARE) if state.walk else budget
         for tally in self._hot(first):
             self._observe(tally)  # it may have appeared behind the listing of everything
             decisions.consider(tally.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,8 +23,8 @@ class Budget:
 
     seconds: float
     objects: int
-    _end: float = field(init=False)
     scanned: int = 0
+    _end: float = field(init=False)
     _stopped: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -33,6 +34,11 @@ class Budget:
     def spent(self) -> bool:
         """Whether the look has to end."""
         return self._stopped or self.scanned >= self.objects or time.monotonic() >= self._end
+
+    def share(self, part: float) -> Budget:
+        """One of so much of what is left."""
+        seconds = max(0.0, self._end - time.monotonic())
+        return Budget(seconds * part, self.scanned + math.ceil((self.objects - self.scanned) * part), self.scanned)
 
     def stop(self) -> None:
         """Let it be spent: what else could be listed has to wait anyway."""

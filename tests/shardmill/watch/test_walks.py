@@ -76,3 +76,15 @@ def test_what_is_left_out_is_not_counted(watch: Watch) -> None:
     assert (found.due, found.partitions) == ([], ["a"])
     watched.put("a/._3.jpg", b"x")
     assert watched.look().due == []
+
+
+def test_a_share_is_one_of_what_is_left_of_time_and_objects() -> None:
+    budget = Budget(3600.0, 100)
+    assert sum(budget.take() for _ in range(40)) == 40
+    share = budget.share(0.5)
+    assert share.seconds <= 1800.0
+    assert sum(share.take() for _ in range(100)) == 29  # the thirtieth is the last
+    assert share.spent
+    assert share.scanned >= 70
+    assert not budget.spent
+    assert Budget(0.0, 100).share(0.5).spent
