@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +20,14 @@ from shardmill.temporary import TemporaryFolder, temporary_directory
 
 _SIGNALS_ARE_SEEN_AFTER = {"RESUME", "CALL", "CALL_FUNCTION_EX", "JUMP_BACKWARD"}
 """Where CPython 3.11 looks for signals. https://github.com/python/cpython/blob/3.11/Python/ceval.c"""
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """It may come at any step, and calls what others have hung on it."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def interrupt_wherever_a_signal_is_seen(call: Callable[[], None], check: Callable[[], None]) -> int:
@@ -65,6 +73,7 @@ def scratch(parent: Path) -> None:
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the steps at which signals are seen are Python 3.11's")
+@pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("use", [temporary, scratch])
 def test_a_ctrl_c_at_any_step_leaves_nothing(tmp_path: Path, use: Callable[[Path], None]) -> None:
     def left() -> list[Path]:
