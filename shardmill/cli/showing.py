@@ -40,6 +40,9 @@ def show(
         dataset = open_dataset(file, credentials)
         graph = build_graph(dataset.spec)
         name = _holding_samples(graph, asset)
+        for each in (partition or ())[1:]:
+            if dataset.stored(name, each) is None:
+                raise ConfigurationError(f"{name} of {each} is not there; a sample is named by --key")
         place, sample, rows = _find(dataset, name, chosen(dataset, partition), key, file)
         header = ("component", "bytes", "pixels", "raw object", "its version", "its sha256")
         table: list[Sequence[str]] = []

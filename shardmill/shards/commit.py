@@ -190,7 +190,22 @@ class Commit(BaseModel):
 
     @property
     def warnings(self) -> list[str]:
-        """What a person who reads the shards with other tools should know."""
+        """What a person should know who declared how they are made, or reads them with other tools."""
+        return [*self._missing_masks(), *self._differing_components()]
+
+    def _missing_masks(self) -> list[str]:
+        there = sorted({name for names in self.components for name in names.split()})
+        if self.stage != "transform" or not there or "other" in there:
+            return []
+        names = self.parameters["names"]
+        return [
+            f"{self.name}: no sample has {mask}, which `masks` names (there are {', '.join(there)}). A label map under "
+            "another name is changed like a photograph, labels included"
+            for mask in self.parameters["masks"]
+            if not {mask, *names.get(mask, ())} & {*there}
+        ]
+
+    def _differing_components(self) -> list[str]:
         sets = self.components
         if len(sets) < 2:
             return []

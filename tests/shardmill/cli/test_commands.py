@@ -323,6 +323,7 @@ def test_an_error_ends_the_process_with_one_sentence_and_status_1(base: Path, co
         (["run", "{file}", "nowhere"], "nowhere"),
         (["verify", "{file}", "nowhere"], "there is no partition 'nowhere'; there are a, b"),
         (["show", "{file}", "nowhere"], "there is no partition 'nowhere'; there are a, b"),
+        (["show", "{file}", "a", "b"], "transformed_shards of b is not there; a sample is named by --key"),
     ],
 )
 def test_an_error_is_one_sentence_and_exit_status_1(

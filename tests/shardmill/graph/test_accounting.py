@@ -237,6 +237,31 @@ def test_images_of_several_suffixes_with_masks_from_another_folder_go_all_the_wa
     assert made[PACKED].commit.components == {"image.jpg mask.png": 4, "image.png mask.png": 2}
 
 
+@pytest.mark.parametrize(
+    ("named", "warned"),
+    [("mask.png", False), ("mask", False), ("masc.png", True)],
+)
+def test_a_mask_that_no_sample_has_is_warned_of(tmp_path: Path, run_chain: Any, named: str, warned: bool) -> None:
+    (tmp_path / "raw").mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 48), (40 * number, 9, 9)).save(tmp_path / f"raw/{number}.jpg")
+        Image.new("L", (64, 48), number).save(tmp_path / f"raw/{number}.mask.png")
+    components = {"jpg": "{key}.jpg", ("mask" if named == "mask" else "mask.png"): "{key}.mask.png"}
+    dataset = declared(
+        {"uri": str(tmp_path / "raw"), "components": components},
+        tmp_path / "root",
+        transform={"masks": [named], "operations": [{"operation": "CenterCrop", "arguments": {"size": 32}}]},
+    )
+    made = run_chain(dataset, last="transformed_shards")
+    warnings = made["transformed_shards"].commit.warnings
+    assert len(warnings) == warned
+    if warned:
+        assert (
+            "d/transformed_shards/p: no sample has masc.png, which `masks` names (there are jpg, mask.png)"
+            in warnings[0]
+        )
+
+
 def test_of_two_runs_the_table_of_what_is_left_out_is_that_of_the_later(folder: Path, dataset: Dataset) -> None:
     """Each of what it found, whichever writes its table first."""
     planner = Planner(dataset)
