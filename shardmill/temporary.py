@@ -37,8 +37,8 @@ def temporary_directory(parent: Path | None = None, prefix: str = "shardmill-") 
 class TemporaryFolder:
     """A folder that goes with the object that made it. It pickles as its path, which leads nowhere elsewhere."""
 
-    def __init__(self, prefix: str) -> None:
-        self.path = _new_name(None, prefix)
+    def __init__(self) -> None:
+        self.path = _new_name()
         weakref.finalize(self, _remove_in, os.getpid(), self.path)
         self.path.mkdir(mode=0o700)
 
@@ -53,7 +53,7 @@ def _known(path: Path) -> TemporaryFolder:
     return folder
 
 
-def _new_name(parent: Path | None, prefix: str) -> Path:
+def _new_name(parent: Path | None = None, prefix: str = "shardmill-") -> Path:
     return (Path(tempfile.gettempdir()) if parent is None else parent) / f"{prefix}{token_hex(8)}"
 
 

@@ -123,7 +123,7 @@ def open_source(
     what = _checked(what)
     if not what:
         raise ConfigurationError("no partition and no tar is given to be read")
-    storage, folder = storage or Storage(), TemporaryFolder("shardmill-loading-")
+    storage, folder = storage or Storage(), TemporaryFolder()
     indexes = Indexes(folder)
     components = None if components is None else [each for name in components for each in names_of(name)]
     wanted = Wanted(columns, filter, embeddings is not None)

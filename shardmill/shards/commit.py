@@ -202,7 +202,7 @@ class Commit(BaseModel):
             f"{self.name}: no sample has {mask}, which `masks` names (there are {', '.join(there)}). A label map under "
             "another name is changed like a photograph, labels included"
             for mask in self.parameters["masks"]
-            if not {mask, *names.get(mask, ())} & {*there}
+            if not {*names.get(mask, (mask,))} & {*there}
         ]
 
     def _differing_components(self) -> list[str]:

@@ -101,7 +101,7 @@ def test_a_folder_goes_with_its_object_in_the_process_that_made_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = TemporaryFolder("some-")
+    folder = TemporaryFolder()
     (folder.path / "data").write_bytes(b"some")
     other = pickle.loads(pickle.dumps(folder))
     assert other.path == folder.path

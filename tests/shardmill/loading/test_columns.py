@@ -117,7 +117,7 @@ def test_a_filter_knows_the_types_of_columns(made) -> None:
 def test_vectors_keep_their_type(tmp_path: Path) -> None:
     matrix = np.arange(12, dtype=np.float16).reshape(4, 3)
     table = pa.table({"embedding": pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), 3)})
-    local = LocalTable(SimpleNamespace(folder="f", digest="d"), ["embedding"], TemporaryFolder("shardmill-loading-"))
+    local = LocalTable(SimpleNamespace(folder="f", digest="d"), ["embedding"], TemporaryFolder())
     write_table(local.folder, local._name, table)
     found = [cells["embedding"] for cells in local.cells(np.array([2, -1, 0, 2], np.int32))]
     assert found[1] is None
