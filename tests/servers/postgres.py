@@ -64,12 +64,12 @@ class PostgresServer(Server):
         return self._database(name)
 
     def kill(self) -> None:
-        """End the server as a crash does: clients lose their connections, nothing is put in order."""
+        """End the server as a crash does: clients have lost their connections, nothing is put in order."""
         self._children.pop().kill()
+        self._wait_for_backends()
 
     def restart(self) -> None:
         """Start the killed server again, on the same data and port."""
-        self._wait_for_backends()
         self._serve()
 
     def _start(self) -> None:
@@ -122,7 +122,10 @@ class PostgresServer(Server):
         return True
 
     def _wait_for_backends(self) -> None:
-        """Return once the killed server's other processes have noticed: until then the data folder is theirs."""
+        """Return once the killed server's other processes have noticed.
+
+        Until then they answer their clients, and the data folder is theirs.
+        """
         deadline = time.monotonic() + 60
         while any(_works_in(process, self._data) for process in Path("/proc").glob("[0-9]*")):
             if time.monotonic() > deadline:

@@ -48,7 +48,7 @@ def file(tmp_path_factory: pytest.TempPathFactory, images, make_dataset, write_d
 
 
 def test_no_command_leaves_a_thread_behind(file: Path, start: Callable[..., Popen[str]]) -> None:
-    commands = [["verify", file], ["show", file, "p", "image_00005"], ["partitions", file], ["run", file]]
+    commands = [["verify", file], ["show", file, "p", "--key", "image_00005"], ["partitions", file], ["run", file]]
     output, _ = start(THREADS, json.dumps(commands, default=str)).communicate()
     assert json.loads(output) == {"verify": 0, "show": 0, "partitions": 0, "run": 0}
 
