@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shardmill.cli.arguments import CredentialsFile, DatasetFile, Json, Partitions, chosen, open_dataset
-from shardmill.cli.output import Output
+from shardmill.cli.output import Output, counted
 from shardmill.errors import ShardmillError
 from shardmill.interrupts import ended_in_order_by_sigterm
 from shardmill.progress import ProgressSink, format_duration
@@ -69,11 +69,12 @@ def _run_one(planner: Planner, partition: str, engine: Any, output: Output) -> N
         for asset, shards in run_partition(planner, partition, engine, sink):
             commit = commits[asset] = shards.commit
             reasons = ", ".join(f"{count} × {reason}" for reason, count in commit.rejects_by_reason.items())
-            rejects = f", {commit.total_rejects} rejects ({reasons})" if commit.total_rejects else ""
+            rejects = f", {counted(commit.total_rejects, 'reject')} ({reasons})" if commit.total_rejects else ""
             filtered = f", {commit.total_filtered:,} filtered" if commit.total_filtered else ""
             output.result(
-                f"{partition} {asset}: {commit.total_samples:,} samples, {len(commit.shards)} shards "
-                f"({shards.made} made{_copied(shards)}), {decimal(commit.total_bytes)}{filtered}{rejects}",
+                f"{partition} {asset}: {counted(commit.total_samples, 'sample')}, "
+                f"{counted(len(commit.shards), 'shard')} ({shards.made} made{_copied(shards)}), "
+                f"{decimal(commit.total_bytes)}{filtered}{rejects}",
                 partition=shards.layout.name.rpartition("/")[2],
                 asset=asset,
                 **_figures(commit),
@@ -132,7 +133,7 @@ def plan(
                 "why": list(state.why),
             }
             cells = (
-                *(state.partition, state.asset, state.state, f"{state.to_make} of {state.shards} shards"),
+                *(state.partition, state.asset, state.state, f"{state.to_make} of {counted(state.shards, 'shard')}"),
                 *(f"{state.samples:,}", f"{state.to_compute:,}", decimal(state.bytes), _time(state)),
                 "; ".join(state.why),
             )
@@ -141,7 +142,7 @@ def plan(
         seconds = [state.seconds for state in found if state.to_make]
         total = sum(second for second in seconds if second is not None)
         taken = f", about {format_duration(total)} of work" if seconds and None not in seconds else ""
-        output.say(f"{sum(state.to_make for state in found)} shards to make{taken}")
+        output.say(f"{counted(sum(state.to_make for state in found), 'shard')} to make{taken}")
         _say_what_is_no_sample(planner, found, partition, output)
         _say_where_models_differ(planner, found, output)
     if failed:

@@ -72,8 +72,9 @@ class Output:
 
     @contextmanager
     def readable_errors(self) -> Iterator[None]:
-        """Errors of our own in one sentence, exit status 1. Anything else is a defect and keeps its traceback.
+        """Errors of our own in one sentence, exit status 1; of Ctrl-C that it was heard, and where that leaves things.
 
+        Anything else is a defect and keeps its traceback.
         With `as_json`, what code of the user's own prints goes to stderr.
         """
         try:
@@ -82,6 +83,9 @@ class Output:
         except ShardmillError as error:
             self.error(error)
             raise typer.Exit(1) from error
+        except KeyboardInterrupt:
+            self._errors.print("interrupted: what is stored is whole, and the same command goes on from there")
+            raise
 
     @contextmanager
     def progress(self, beside: bool = False) -> Iterator[ProgressSink]:
@@ -111,6 +115,11 @@ class Output:
                 bar.update(tasks[state.task], completed=state.done, rate=rate)
 
             yield show_bar
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 shard`, `1,200 shards`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _plain(fields: dict[str, Any]) -> str:

@@ -47,16 +47,16 @@ def test_run_says_a_plain_line_for_each_asset(after_run: Run) -> None:
     assert "\x1b" not in after_run.stdout
     lines = after_run.stdout.splitlines()
     for start in (
-        "a raw_images: 21 samples, 1 shards (1 made), ",
+        "a raw_images: 21 samples, 1 shard (1 made), ",
         "a webdataset_shards: 20 samples, 2 shards (2 made), ",
         "a transformed_shards: 20 samples, 2 shards (2 made), ",
         "a embeddings: 20 samples, 2 shards (2 made), ",
-        "a embedding_basis: 3 samples, 1 shards (1 made), ",
-        "a embedding_map: 20 samples, 1 shards (1 made), ",
+        "a embedding_basis: 3 samples, 1 shard (1 made), ",
+        "a embedding_map: 20 samples, 1 shard (1 made), ",
         "a: done in ",
     ):
         assert any(line.startswith(start) for line in lines), (start, lines)
-    assert any(line.endswith(", 1 rejects (1 × empty file)") for line in lines)
+    assert any(line.endswith(", 1 reject (1 × empty file)") for line in lines)
     assert any(line.startswith("pack d/webdataset_shards/a: 21 of 21 samples") for line in lines)
 
 
@@ -122,7 +122,7 @@ def test_a_plan_says_what_a_run_would_make_and_why(base: Path, after_run: Run, c
     assert found["a", "webdataset_shards"][2:5] == ["stale", "1 of 2 shards", found["a", "webdataset_shards"][4]]
     assert "raw_images has changed; 1 shard is new or changed" in found["a", "webdataset_shards"][8]
     assert found["a", "webdataset_shards"][5] == "1"  # the others are copied
-    assert found["b", "raw_images"][2:5] == ["missing", "1 of 1 shards", "20"]
+    assert found["b", "raw_images"][2:5] == ["missing", "1 of 1 shard", "20"]
     assert found["b", "raw_images"][8] == "nothing is committed"
     assert planned.stdout.splitlines()[-1].startswith("13 shards to make, about ")
     records = {row["asset"]: row for row in map(json.loads, as_json.stdout.splitlines())}

@@ -335,6 +335,7 @@ def test_ctrl_c_ends_a_run_soon_quietly_and_wholly(tmp_path: Path, long_run, run
     assert process.returncode not in (0, None)
     assert "Traceback" not in errors
     assert len(errors.splitlines()) <= 2
+    assert "interrupted: what is stored is whole" in errors
     assert wait_until_gone(process.pid, 60) == []
     assert not list(tmp_path.rglob(".shardmill-scratch/*"))
     (tmp_path / "slow").unlink()
