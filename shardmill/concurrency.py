@@ -1,10 +1,12 @@
 """Threads over a stream, in order and with bounded memory; and how many of them are worth while."""
 
 import contextlib
+import gc
 import math
 import os
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
@@ -26,6 +28,24 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class _GarbageCollection(threading.local):
+    """Whether it is under way in this thread.
+
+    It comes at any moment, where a lock is held too, and closes the iterators that were left in a cycle, by an error
+    that holds its frames say. What these would wait for may wait for the lock: that of `threading`, without which no
+    thread begins or ends.
+    """
+
+    is_under_way = False
+
+    def __call__(self, phase: str, _: Mapping[str, int]) -> None:
+        self.is_under_way = phase == "start"
+
+
+_garbage_collection = _GarbageCollection()
+gc.callbacks.append(_garbage_collection)
+
+
 def bounded_map(
     function: Callable[[T], R],
     items: Iterable[T],
@@ -36,9 +56,9 @@ def bounded_map(
 ) -> Generator[R, None, None]:
     """`map` over threads: results in the order of `items`, at most `2 * threads` of them read ahead.
 
-    The first exception ends it. Closing the iterator waits for the calls under way and starts no other. Items that are
-    quick to do are done in the calling thread: another one would cost more than they do. No more is read ahead once the
-    sizes of what has been come to `most`.
+    The first exception ends it. Closing the iterator waits for the calls under way and starts no other; what is left
+    to garbage collection waits for none. Items that are quick to do are done in the calling thread: another one would
+    cost more than they do. No more is read ahead once the sizes of what has been come to `most`.
     """
     executor = ThreadPoolExecutor(threads, "shardmill", limit_this_thread)
     pending: deque[tuple[Future[R], int]] = deque()
@@ -60,7 +80,7 @@ def bounded_map(
         while pending:
             yield pending.popleft()[0].result()
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(wait=not _garbage_collection.is_under_way, cancel_futures=True)
 
 
 def chunked_map(

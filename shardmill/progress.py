@@ -70,6 +70,11 @@ def silent(_: Progress) -> None:
     """A sink that says nothing."""
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 shard`, `1,200 shards`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def format_duration(seconds: float) -> str:
     """`1:02:03`, or `2:03` below an hour."""
     minutes, second = divmod(round(seconds), 60)

@@ -7,9 +7,9 @@ stands ready, before it is made: `tempfile` makes first, and a Ctrl-C before it 
 import os
 import shutil
 import tempfile
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.util import Finalize, register_after_fork
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -35,12 +35,21 @@ def temporary_directory(parent: Path | None = None, prefix: str = "shardmill-") 
 
 
 class TemporaryFolder:
-    """A folder that goes with the object that made it. It pickles as its path, which leads nowhere elsewhere."""
+    """A folder that goes with the object that made it, or with its process. It pickles as its path, which leads nowhere
+    elsewhere.
+    """
 
     def __init__(self) -> None:
         self.path = _new_name()
-        weakref.finalize(self, _remove_in, os.getpid(), self.path)
+        self._process = os.getpid()
+        self._stand_ready()
+        # A process that `multiprocessing` starts imports the script anew, and forgets then who stands ready.
+        register_after_fork(self, TemporaryFolder._stand_ready)
         self.path.mkdir(mode=0o700)
+
+    def _stand_ready(self) -> None:
+        if os.getpid() == self._process:  # not in a fork, which has the object, too
+            Finalize(self, _remove, (self.path,), exitpriority=0)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _known, (self.path,)
@@ -59,8 +68,3 @@ def _new_name(parent: Path | None = None, prefix: str = "shardmill-") -> Path:
 
 def _remove(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def _remove_in(process: int, directory: Path) -> None:
-    if os.getpid() == process:  # not in a fork, which has the object, too
-        _remove(directory)

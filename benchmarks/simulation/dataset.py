@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
@@ -43,7 +43,7 @@ class NothingMade:
 
     def run(
         self, make: MakeShard, shards: Sequence[PlannedShard], storage: Storage, advance: Callable[[int], None]
-    ) -> Iterator[ShardEntry]:
+    ) -> Generator[ShardEntry]:
         """As an engine does."""
         for shard in shards:
             if make.stage.name == "list":

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shardmill.cli.arguments import CredentialsFile, DatasetFile, Json, Partitions, chosen, open_dataset
-from shardmill.cli.output import Output, counted
+from shardmill.cli.output import Output
 from shardmill.errors import ShardmillError
 from shardmill.interrupts import ended_in_order_by_sigterm
-from shardmill.progress import ProgressSink, format_duration
+from shardmill.progress import ProgressSink, counted, format_duration
 
 if TYPE_CHECKING:
     from shardmill.graph import AssetState, Planner
@@ -138,11 +138,14 @@ def plan(
                 "; ".join(state.why),
             )
             rows.append((cells, fields))
+        if failed and not rows:
+            raise typer.Exit(1)
         output.records(header, rows)
         seconds = [state.seconds for state in found if state.to_make]
         total = sum(second for second in seconds if second is not None)
         taken = f", about {format_duration(total)} of work" if seconds and None not in seconds else ""
-        output.say(f"{counted(sum(state.to_make for state in found), 'shard')} to make{taken}")
+        others = f"; {counted(failed, 'partition')} could not be planned" if failed else ""
+        output.say(f"{counted(sum(state.to_make for state in found), 'shard')} to make{taken}{others}")
         _say_what_is_no_sample(planner, found, partition, output)
         _say_where_models_differ(planner, found, output)
     if failed:
@@ -179,6 +182,8 @@ def partitions(
             if state.listed:
                 fields |= {"listed": state.listed, "left_out": dict(state.left_out)}
             rows.append((cells, fields))
+        if failed and not rows:
+            raise typer.Exit(1)
         output.records(header, rows)
         _say_what_is_no_sample(planner, found, partition, output)
         _say_where_models_differ(planner, found, output)

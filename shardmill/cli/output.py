@@ -117,11 +117,6 @@ class Output:
             yield show_bar
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 shard`, `1,200 shards`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
 def _plain(fields: dict[str, Any]) -> str:
     """A line of JSON; dates and the like as text."""
     return json.dumps(fields, ensure_ascii=False, default=str)

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from shardmill.dataset.dataset import Dataset
 from shardmill.dataset.spec import DatasetSpec
 from shardmill.dataset.templates import Field, fill_in
-from shardmill.dataset.yaml_text import YamlText
 from shardmill.errors import ConfigurationError
 from shardmill.spec import problems
 from shardmill.storage import Storage
+from shardmill.yaml_text import YamlText
 
 
 def load_dataset(file: str | Path, storage: Storage | None = None) -> Dataset:

@@ -13,8 +13,9 @@ import contextlib
 import io
 import logging
 import math
+import socket
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl
@@ -30,6 +31,7 @@ from shardmill.engines.making import (
 )
 from shardmill.engines.secrets import check_that_only_names_travel
 from shardmill.errors import ConfigurationError, EngineError, StorageError
+from shardmill.progress import counted
 from shardmill.shards.commit import ShardEntry
 from shardmill.spec import did_you_mean
 from shardmill.stages.stage import Stage
@@ -45,6 +47,8 @@ RUNNERS = (DIRECT, "PrismRunner", "DataflowRunner", "FlinkRunner", "SparkRunner"
 
 _LOOK_EVERY = 1.0
 """Seconds between two looks for answers."""
+_REACHED_SECONDS = 10.0
+"""How long a job service has to take a connection."""
 _STOP_SECONDS = 10.0
 """How long a pipeline that is cancelled has to end."""
 _PIPELINE_BYTES = 4 << 20
@@ -82,7 +86,7 @@ class BeamEngine:
 
     def run(
         self, make: MakeShard, shards: Sequence[PlannedShard], storage: Storage, advance: Callable[[int], None]
-    ) -> Iterator[ShardEntry]:
+    ) -> Generator[ShardEntry]:
         """Run as every `Engine` does; `advance` is told of whole shards. A plan of many MB takes several pipelines.
 
         A shard that no pipeline can take, a long listing say, is made here.
@@ -110,6 +114,7 @@ class BeamEngine:
         failed: Answer | None = None
         answers = Answers.beside(storage, make.layout)
         job = _Job(self._pipeline(make, shards, answers))
+        self._check_job_service()
         answers.open()
         whole = False
         try:
@@ -129,10 +134,13 @@ class BeamEngine:
                         failed = answer  # the runner tries again, as often as it is used to
             if failed is not None and failed.shard in missing:
                 raise failed.raised
+            of = f"the pipeline of {make.stage.name} on {make.layout.folder}"
+            if missing and not job.has_begun and not self._is_direct:
+                raise EngineError(f"{self.runner} did not take {of}: {job.outcome}")
             if missing:
                 raise EngineError(
-                    f"the pipeline of {make.stage.name} on {make.layout.folder} ended without {len(missing)} shards, "
-                    f"{min(missing)} among them: {job.outcome}. Finished shards are kept: run again to go on"
+                    f"{of} ended without {counted(len(missing), 'shard')}, {min(missing)} among them: {job.outcome}. "
+                    "Finished shards are kept: run again to go on"
                 )
             whole = True
         finally:
@@ -154,12 +162,29 @@ class BeamEngine:
         runner = FnApiRunner() if self._is_direct else self.runner
         # Of several threads of a worker all but one would wait.
         options = _options(["--number_of_worker_harness_threads=1", *self.options])
-        pipeline = beam.Pipeline(runner=runner, options=options)
+        try:
+            pipeline = beam.Pipeline(runner=runner, options=options)
+        except ValueError as error:
+            said = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+            raise ConfigurationError(f"the {self.runner} does not run with the options that it has: {said}") from error
         each = beam.ParDo(MakeShards(make, answers, self._threads, raises=not self._is_direct))
         if memory := make.stage.resources.memory:
             each = each.with_resource_hints(min_ram=f"{memory}B")
         pipeline | "Shards" >> beam.Create(shards) | make.stage.name >> each
         return pipeline
+
+    def _check_job_service(self) -> None:
+        """Refuse one that is not there: Beam's client waits for it without a word."""
+        from apache_beam.options.pipeline_options import PortableOptions
+
+        endpoint = _options(self.options).view_as(PortableOptions).job_endpoint or ""
+        host, colon, port = endpoint.rpartition(":")
+        if not (colon and port.isdecimal()):
+            return
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _REACHED_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise EngineError(f"cannot reach the job service at {endpoint}: {error}") from error
 
     @property
     def _is_direct(self) -> bool:
@@ -190,7 +215,10 @@ def engine_at(address: str, workers: int | None, say: Callable[[str], None]) -> 
         raise ConfigurationError(f"Beam has no runner {runner!r}{hint} there are {', '.join(RUNNERS)}")
     given = parse_qsl(query, keep_blank_values=True)
     options = tuple(f"--{name}={value}" if value else f"--{name}" for name, value in given)
+    if "runner" in dict(given):
+        raise ConfigurationError(f"Beam's runner stands before the question mark: beam://{dict(given)['runner']}?…")
     _check_options(options)
+    _check_place(runner, dict(given))
     return BeamEngine(runner, options, workers)
 
 
@@ -212,6 +240,14 @@ def _check_options(options: Sequence[str]) -> None:
     for name in found.keys() - known.keys():
         hint = did_you_mean(name, known) or ""
         raise ConfigurationError(f"Beam has no option {name!r}{hint}")
+
+
+def _check_place(runner: str, given: Container[str]) -> None:
+    """Refuse a runner that has no place to run in, or would download one."""
+    if runner == "PrismRunner" and "prism_location" not in given and "job_endpoint" not in given:
+        raise ConfigurationError("the PrismRunner would download Prism: name its binary, prism_location=…")
+    if runner == "PortableRunner" and "job_endpoint" not in given:
+        raise ConfigurationError("the PortableRunner needs to know its job service, job_endpoint=host:port")
 
 
 def _options(options: Sequence[str]) -> Any:
@@ -267,6 +303,11 @@ class _Job(threading.Thread):
             self.outcome = f"{type(error).__name__}: {error}"
         finally:
             self._ended.set()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the runner took it."""
+        return self._result is not None
 
     def has_ended(self, seconds: float) -> bool:
         """Whether it has, or does within so many seconds."""

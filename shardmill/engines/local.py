@@ -18,7 +18,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for_futures
 from concurrent.futures.process import BrokenProcessPool
@@ -86,7 +86,7 @@ class LocalEngine:
 
     def run(
         self, make: MakeShard, shards: Sequence[PlannedShard], storage: Storage, advance: Callable[[int], None]
-    ) -> Iterator[ShardEntry]:
+    ) -> Generator[ShardEntry]:
         """Run as every `Engine` does. Memory grows with `workers`, not with the number or size of the shards."""
         if not shards:
             return
@@ -179,7 +179,7 @@ class _Workers:
         processes: int,
         threads: int,
         advance: Callable[[int], None],
-    ) -> Iterator[ShardEntry]:
+    ) -> Generator[ShardEntry]:
         """Entries as they are done, `processes` shards at a time. Where it does not come to its end, close the workers.
 
         Raises:

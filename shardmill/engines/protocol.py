@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 from shardmill.engines.making import MakeShard, PlannedShard
@@ -31,11 +31,12 @@ class Engine(Protocol):
 
     def run(
         self, make: MakeShard, shards: Sequence[PlannedShard], storage: Storage, advance: Callable[[int], None]
-    ) -> Iterator[ShardEntry]:
+    ) -> Generator[ShardEntry]:
         """Make and publish every shard; entries come in any order, as they are done.
 
         Where the stage asks for GPUs, each process that runs it has a CUDA device to itself. `advance` is called in the
-        caller's process with numbers of finished samples; an exception that it raises cancels the run.
+        caller's process with numbers of finished samples; an exception that it raises cancels the run, and so does
+        closing it.
 
         Raises:
             EngineError: The stage failed on a shard, which it names; shards published by then stay and are found again.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -78,7 +78,7 @@ class RayEngine:
 
     def run(
         self, make: MakeShard, shards: Sequence[PlannedShard], storage: Storage, advance: Callable[[int], None]
-    ) -> Iterator[ShardEntry]:
+    ) -> Generator[ShardEntry]:
         """Run as every `Engine` does. Memory grows with the number of actors, not with that of shards.
 
         Raises:
@@ -152,7 +152,7 @@ class _Crew:
 
     def run(
         self, make: MakeShard, shards: Sequence[PlannedShard], storage: Storage, advance: Callable[[int], None]
-    ) -> Iterator[ShardEntry]:
+    ) -> Generator[ShardEntry]:
         """Entries as they are done. Where it does not come to its end, close the crew."""
         import ray
 

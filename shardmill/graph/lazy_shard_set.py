@@ -101,9 +101,10 @@ class LazyShardSet:
                 storage.check_movable(layout.side, layout.folder)
             meter = ProgressMeter(f"{self.stage.name} {name}", sum(shard.input.samples for shard in todo), progress)
             planned = {shard.id: shard.fingerprint for shard in todo}
-            for entry in engine.run(MakeShard(self.stage, layout), todo, storage, meter.advance):
-                entries[planned[entry.id]] = entry
-                made.append(entry)
+            with contextlib.closing(engine.run(MakeShard(self.stage, layout), todo, storage, meter.advance)) as run:
+                for entry in run:
+                    entries[planned[entry.id]] = entry
+                    made.append(entry)
             commit = self.commit_of(name, [entries[digest] for digest in self.fingerprints])
             new = new_places(storage, layout, commit, committed) if self.stage.goes_by_sample else {}
             commit = commit.model_copy(update={"seconds_a_sample": _pace(made, committed)})

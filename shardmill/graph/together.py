@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from shardmill.dataset import Dataset
@@ -107,7 +107,8 @@ def _pass_over(several: Mapping[_Set, Sequence[str]], engine: Engine, progress: 
         each.storage.check_movable(each.layout.side, each.layout.folder)
     task = f"{first.lazy.stage.name} {', '.join(each.name for each in several)}"
     meter = ProgressMeter(task, sum(shard.samples for shard in shards), progress)
-    for entry in engine.run(first.make, shards, first.storage, meter.advance):
-        entries = entry.each if isinstance(entry, EntryOfSeveral) else (entry,)
-        for each, its in zip(several, entries, strict=True):
-            each.take(its)
+    with closing(engine.run(first.make, shards, first.storage, meter.advance)) as run:
+        for entry in run:
+            entries = entry.each if isinstance(entry, EntryOfSeveral) else (entry,)
+            for each, its in zip(several, entries, strict=True):
+                each.take(its)

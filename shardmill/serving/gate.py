@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from shardmill.serving.limits import SLOWEST, WEBSOCKETS, Limits
-from shardmill.serving.refusals import Refusal, full
+from shardmill.serving.refusals import METHODS, Refusal, full
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -94,6 +94,8 @@ class Gate:
             try:
                 if not self._knows(scope):
                     raise Refusal(401, "no token", "send the token as `Authorization: Bearer …`")
+                if scope["method"] not in METHODS:
+                    raise Refusal(405, "method not allowed", f"objects are asked for by {' or '.join(METHODS)}")
                 exchange.check_length(scope["headers"])
                 async with self._admission.one():
                     await self._app(scope, exchange.receive, exchange.send)

@@ -6,6 +6,9 @@ from typing import Any
 
 from shardmill.errors import ShardmillError
 
+METHODS = ("GET", "PUT")
+"""Of AIStore's contract: hpull and hpush."""
+
 
 class Refusal(ShardmillError):
     """A request that is not answered with a result.
@@ -28,6 +31,8 @@ class Refusal(ShardmillError):
         """Beside the type and the length of the body."""
         if self.status == 401:
             return {"www-authenticate": "Bearer"}
+        if self.status == 405:
+            return {"allow": ", ".join(METHODS)}
         return {"retry-after": "1"} if self.status == 503 else {}
 
     def body(self) -> bytes:

@@ -20,8 +20,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from shardmill.errors import ConfigurationError
+from shardmill.spec import did_you_mean
+from shardmill.yaml_text import YamlText
 
 ANONYMOUS = "an anonymous caller"
 """Who asks, where no credentials are sent."""
@@ -227,7 +230,8 @@ def load_credentials(file: str | Path) -> tuple[Credentials, ...]:
     import yaml
 
     try:
-        content = yaml.safe_load(Path(file).read_text("utf-8"))
+        text = Path(file).read_text("utf-8")
+        content = yaml.safe_load(text)
     except OSError as error:
         raise ConfigurationError(f"cannot read the credentials file {file}: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError):
@@ -235,12 +239,18 @@ def load_credentials(file: str | Path) -> tuple[Credentials, ...]:
         raise ConfigurationError(f"the credentials file {file} is not YAML") from None
     if not isinstance(content, Mapping) or not content.keys() <= _KINDS.keys():
         raise ConfigurationError(f"the credentials file {file} has to hold lists named {' or '.join(_KINDS)}")
-    try:
-        return tuple(_KINDS[kind].model_validate(item) for kind, items in content.items() for item in items or ())
-    except ValidationError as error:
-        raise ConfigurationError(f"{file}: {described(error)}") from None
-    except TypeError:
-        raise ConfigurationError(f"{file}: `gcs` and `s3` hold lists") from None
+    found: list[Credentials] = []
+    for kind, entries in content.items():
+        if not isinstance(entries, list | None):
+            raise ConfigurationError(f"{file}: `gcs` and `s3` hold lists: begin each entry of `{kind}` with a dash")
+        for number, entry in enumerate(entries or ()):
+            try:
+                found.append(_KINDS[kind].model_validate(entry))
+            except ValidationError as error:
+                line = YamlText(text, str(file)).line((kind, number))
+                place = f"{file}, line {line}, entry {number + 1} of `{kind}`"
+                raise ConfigurationError(f"{place}: {described(error)}") from None
+    return tuple(found)
 
 
 _KINDS: dict[str, type[Credentials]] = {"gcs": GCSCredentials, "s3": S3Credentials}
@@ -249,4 +259,11 @@ _KINDS: dict[str, type[Credentials]] = {"gcs": GCSCredentials, "s3": S3Credentia
 def described(error: ValidationError) -> str:
     """The problems with their fields, without the values that were given."""
     problems = error.errors(include_input=False, include_context=False, include_url=False)
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'credentials'}: {e['msg']}" for e in problems)
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'credentials'}: {_words(e, error.title)}" for e in problems)
+
+
+def _words(problem: ErrorDetails, title: str) -> str:
+    if problem["type"] != "extra_forbidden":
+        return problem["msg"].removeprefix("Value error, ")
+    known = [name for kind in _KINDS.values() if kind.__name__ == title for name in kind.model_fields]
+    return f"is no field{did_you_mean(problem['loc'][-1], known)}"

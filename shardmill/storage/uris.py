@@ -1,17 +1,29 @@
 """URIs as Shardmill writes them: `scheme://path`, the path literal (no percent-encoding), as fsspec reads them."""
 
+import re
 from pathlib import Path
 
 from shardmill.errors import ConfigurationError
 
 
 def absolute_uri(uri: str | Path) -> str:
-    """A URI with its scheme. A bare path becomes `file://` and absolute, relative to the working directory."""
+    """A URI with its scheme. A bare path becomes `file://` and absolute, relative to the working directory.
+
+    Raises:
+        ConfigurationError: It names no bucket; or it looks like a URI and lacks a slash, as one does that `pathlib` had
+            in hand.
+    """
     text = str(uri)
     scheme, separator, path = text.partition("://")
     if not separator:
+        if found := _HALF_A_URI.match(text):
+            given = found[1].lower()
+            meant = f"{_CALLED.get(given, given)}://{'/' * (given == 'file')}{text[found.end() :]}"
+            raise ConfigurationError(f"{text!r} lacks a slash: {meant}, or ./{text} for a folder of that name")
         path, scheme = text, "file"
     if scheme != "file":
+        if scheme in SCHEMES and not path.partition("/")[0]:
+            raise ConfigurationError(f"{text!r} names no bucket")
         return text.rstrip("/")
     if separator and path[:1] not in ("/", "~"):
         host, slash, path = path.partition("/")
@@ -28,6 +40,7 @@ def absolute_uri(uri: str | Path) -> str:
 
 SCHEMES = ("file", "gs", "s3")
 _CALLED = {"gcs": "gs", "s3a": "s3", "s3n": "s3", "http": "gs or s3", "https": "gs or s3"}
+_HALF_A_URI = re.compile("(file|gs|gcs|s3|s3a|s3n):/*", re.IGNORECASE)
 
 
 def checked_uri(uri: str) -> str:
@@ -38,11 +51,9 @@ def checked_uri(uri: str) -> str:
     """
     if not uri.strip():
         raise ValueError("is empty: give a path, or a URI with file://, gs:// or s3://")
-    scheme, separator, path = uri.partition("://")
+    scheme, separator, _ = uri.partition("://")
     if separator and scheme not in SCHEMES and "{{" not in scheme:
         raise ValueError(unsupported(uri))
-    if separator and scheme != "file" and not path.partition("/")[0]:
-        raise ValueError(f"{uri!r} names no bucket")
     try:
         absolute_uri(uri)
     except ConfigurationError as error:

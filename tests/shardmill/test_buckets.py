@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -212,7 +212,7 @@ class Interrupting(LocalEngine):
 
     then: Callable[[], object]
 
-    def run(self, make: Any, *arguments: Any) -> Iterator[ShardEntry]:
+    def run(self, make: Any, *arguments: Any) -> Generator[ShardEntry]:
         for entry in super().run(make, *arguments):
             yield entry
             if make.stage.name == "pack" and "then" in self.__dict__:

@@ -1,13 +1,19 @@
 """Threads over a stream: results in order, and no more ahead than was asked for."""
 
+import gc
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from functools import partial
+from itertools import count
+from typing import Any, TypeVar
 
 import pytest
 
 from shardmill.concurrency import bounded_map, chunked_map, fan_out
+
+T = TypeVar("T")
 
 
 @pytest.mark.parametrize(("most", "ahead"), [(float("inf"), 8), (30, 3), (1, 1)])
@@ -27,6 +33,50 @@ def test_no_more_is_ahead_than_so_many_or_so_much(most: float, ahead: int, quick
         assert result == str(number)
         assert taken - number <= ahead
     assert taken == 40
+
+
+MAPS: dict[str, Callable[[Callable[[int], int]], Iterator[Any]]] = {
+    "bounded": lambda call: bounded_map(call, count(), 2),
+    "chunked": lambda call: chunked_map(call, count(), 100, 2, lambda _: False, lambda *_: 10),
+    "closed by its user": lambda call: (item for it in [bounded_map(call, count(), 2)] for item in closed_after(it)),
+}
+
+
+def closed_after(items: Generator[T, None, None]) -> Iterator[T]:
+    with closing(items):
+        yield from items
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_garbage_collection_waits_for_no_call(kind: str) -> None:
+    """It may come in a thread that holds what the call under way needs to end: the locks of `threading`, say."""
+    held, under_way, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def call(item: int) -> int:
+        if item:
+            under_way.set()
+            held.wait()
+        return item
+
+    def leave_in_a_cycle() -> None:
+        results = MAPS[kind](call)
+        cycle = [results]
+        cycle.append(cycle)  # type: ignore[arg-type]
+        next(results)
+        assert under_way.wait(60)
+
+    def collect() -> None:
+        gc.collect()
+        ended.set()
+
+    gc.disable()  # here and now it is not to come
+    try:
+        leave_in_a_cycle()
+        threading.Thread(target=collect, daemon=True).start()
+        assert ended.wait(60)
+    finally:
+        held.set()
+        gc.enable()
 
 
 @pytest.mark.parametrize("quick", [False, True])

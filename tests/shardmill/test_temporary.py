@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,3 +118,34 @@ def test_a_folder_goes_with_its_object_in_the_process_that_made_it(
     del folder
     gc.collect()
     assert not path.exists()
+
+
+SCRIPT = """
+import multiprocessing, os, sys
+from shardmill.temporary import TemporaryFolder
+
+AT_MODULE_LEVEL = TemporaryFolder()
+
+def work():
+    global within
+    within = TemporaryFolder()
+    assert within.path.exists() and AT_MODULE_LEVEL.path.exists()
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert AT_MODULE_LEVEL.path.exists()
+    assert len(os.listdir(os.environ["TMPDIR"])) == 1 + (sys.argv[1] == "forkserver")
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_folders_go_with_their_processes_those_too_that_import_the_script_anew(tmp_path: Path, method: str) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, str(tmp_path / "script.py"), method]
+    subprocess.run(command, check=True, env={**os.environ, "TMPDIR": str(temporary)})
+    assert list(temporary.iterdir()) == []

@@ -322,6 +322,8 @@ def test_an_error_ends_the_process_with_one_sentence_and_status_1(base: Path, co
         ),
         (["run", "{file}", "nowhere"], "nowhere"),
         (["verify", "{file}", "nowhere"], "there is no partition 'nowhere'; there are a, b"),
+        (["plan", "{file}", "nowhere"], "there is no partition 'nowhere'; there are a, b"),
+        (["partitions", "{file}", "nowhere"], "there is no partition 'nowhere'; there are a, b"),
         (["show", "{file}", "nowhere"], "there is no partition 'nowhere'; there are a, b"),
         (["show", "{file}", "a", "b"], "transformed_shards of b is not there; a sample is named by --key"),
     ],
@@ -335,6 +337,12 @@ def test_an_error_is_one_sentence_and_exit_status_1(
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
     assert message in done.stderr
+
+
+def test_a_plan_says_of_how_many_partitions_it_could_say_nothing(base: Path, after_run: Run, call_command) -> None:
+    done = call_command("plan", base / "d.yaml", "a", "nowhere")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "0 shards to make; 1 partition could not be planned"
 
 
 def test_an_error_of_a_run_is_one_sentence_too(base: Path, call_command, write_dataset, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from pydantic import SecretStr
@@ -30,6 +30,7 @@ from shardmill.shards.retention import remove_orphans
 from shardmill.stages.stage import shard_fingerprint
 from shardmill.storage import S3Credentials, Storage
 from tests.servers.places import NewPlace
+from tests.servers.processes import free_ports
 
 STAGE = """
     import json, os, time
@@ -412,16 +413,52 @@ def test_a_fault_that_stays_names_the_shard_once_the_runner_gives_up(
     assert len(list(log.glob("000001-*"))) == tries
 
 
-def test_a_pipeline_that_ends_without_a_word_is_an_error_that_names_a_shard(
-    write: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Broken:
-        def run(self) -> None:
-            raise RuntimeError("no quota")
+class Broken:
+    """A pipeline that is not taken, or that ends without a word."""
 
-    monkeypatch.setattr(BeamEngine, "_pipeline", lambda *_: Broken())
-    with pytest.raises(EngineError, match=r"ended without 3 shards, 000000 among them: RuntimeError: no quota"):
+    def __init__(self, is_taken: bool) -> None:
+        self._is_taken = is_taken
+
+    def run(self) -> Self:
+        if not self._is_taken:
+            raise RuntimeError("no quota")
+        return self
+
+    def wait_until_finish(self) -> str:
+        return "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("is_taken", "said"),
+    [
+        (False, r"DataflowRunner did not take the pipeline of record on file:.*/p: RuntimeError: no quota"),
+        (True, r"ended without 3 shards, 000000 among them: FAILED\. Finished shards are kept"),
+    ],
+)
+def test_a_pipeline_that_comes_to_nothing_is_an_error_that_says_how_far_it_came(
+    write: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, is_taken: bool, said: str
+) -> None:
+    monkeypatch.setattr(BeamEngine, "_pipeline", lambda *_: Broken(is_taken))
+    with pytest.raises(EngineError, match=said):
         write(BeamEngine("DataflowRunner"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_a_job_service_that_is_not_there_is_an_error_at_once(
+    write: Callable[..., Any], tmp_path: Path, log: Path, host: str
+) -> None:
+    endpoint = f"{host}:{free_ports(1)[0]}"
+    with pytest.raises(EngineError, match=re.escape(f"cannot reach the job service at {endpoint}: ")):
+        write(choose_engine(f"beam://PortableRunner?job_endpoint={endpoint}"))
+    assert left(tmp_path) == []
+
+
+def test_what_a_runner_lacks_is_said_in_one_line(write: Callable[..., Any], tmp_path: Path, log: Path) -> None:
+    said = r"the DataflowRunner does not run with the options that it has: .*Missing required option: region\.?"
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        write(choose_engine("beam://DataflowRunner?project=p&temp_location=gs://b/tmp"))
+    assert "\n" not in str(caught.value)
+    assert left(tmp_path) == []
 
 
 def test_a_pipeline_nobody_waits_for_is_cancelled(
@@ -496,6 +533,9 @@ def test_what_a_worker_leaves_after_its_run_is_an_orphan(tmp_path: Path) -> None
         ("beam://Dataflow", "Beam has no runner 'Dataflow'; did you mean 'DataflowRunner'?"),
         ("beam://DataflowRunner?regoin=europe-west4", "Beam has no option 'regoin'; did you mean 'region'"),
         ("beam://DirectRunner?direct_num_workers=many", "Beam does not take the options --direct_num_workers=many: "),
+        ("beam://?runner=FlinkRunner", "Beam's runner stands before the question mark: beam://FlinkRunner?…"),
+        ("beam://PrismRunner", "the PrismRunner would download Prism: name its binary, prism_location=…"),
+        ("beam://PortableRunner", "the PortableRunner needs to know its job service, job_endpoint=host"),
     ],
 )
 def test_what_beam_does_not_know_is_an_error(word: str, said: str) -> None:

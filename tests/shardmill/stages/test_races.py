@@ -9,7 +9,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,7 @@ def test_a_shard_that_others_removed_and_made_anew_is_committed_as_it_is_now(fol
     meanwhile = [remake]
 
     class Engine(LocalEngine):
-        def run(self, *arguments: Any) -> Iterator[ShardEntry]:
+        def run(self, *arguments: Any) -> Generator[ShardEntry]:
             yield from super().run(*arguments)
             if meanwhile:
                 meanwhile.pop()()

@@ -208,8 +208,12 @@ s3:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (f"s3:\n  - {{access_key_id: A, secret: {CANARY}}}", "Extra inputs"),
-        (f"s3:\n  - {{access_key_id: {CANARY}}}", "belong together"),
+        (f"s3:\n  - {{access_key_id: A, secret: {CANARY}}}", "secret: is no field$"),
+        (
+            f"gcs:\ns3:\n  - anonymous: true\n\n  - acess_key_id: {CANARY}",
+            "line 5, entry 2 of `s3`: acess_key_id: is no field; did you mean 'access_key_id'",
+        ),
+        (f"s3:\n  - {{access_key_id: {CANARY}}}", "entry 1 of `s3`: credentials: access_key_id and .* belong together"),
         (f"s3:\n  - {{access_key_id: A, secret_access_key: [{CANARY}]}}", "secret_access_key"),
         (f"s3:\n  - {{access_key_id: A, secret_access_key: '{CANARY}", "is not YAML"),
         (f"s3: [{{\n{CANARY}: : {CANARY}", "is not YAML"),
@@ -218,10 +222,10 @@ s3:
         (f"{CANARY}: []", "has to hold lists named gcs or s3"),
         (f"- {CANARY}", "has to hold lists named gcs or s3"),
         ("", "has to hold lists named gcs or s3"),
-        (f"s3: {CANARY}", "Input should be a valid dictionary|hold lists"),
-        (f"s3: {{secret_access_key: {CANARY}}}", "Input should be a valid dictionary|hold lists"),
+        (f"s3: {CANARY}", "hold lists: begin each entry of `s3` with a dash"),
+        (f"s3: {{secret_access_key: {CANARY}}}", "hold lists: begin each entry of `s3` with a dash"),
         ("s3: 7", "hold lists"),
-        (f"s3: [{CANARY}]", "Input should be a valid dictionary|hold lists"),
+        (f"s3: [{CANARY}]", "line 1, entry 1 of `s3`: credentials: Input should be a valid dictionary"),
         (f'gcs:\n  - service_account_file: \'{{"private_key": "{CANARY}"}}\'', "a path is expected"),
     ],
 )

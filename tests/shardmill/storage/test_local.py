@@ -585,6 +585,33 @@ def test_what_cannot_be_a_path_is_a_configuration_error(path: str) -> None:
         absolute_uri(path)
 
 
+@pytest.mark.parametrize(
+    ("uri", "meant"),
+    [
+        ("s3:/photos/raw", "s3://photos/raw"),
+        (Path("gs://photos/raw"), "gs://photos/raw"),
+        ("S3:photos", "s3://photos"),
+        ("gcs:/photos", "gs://photos"),
+        ("file:/data/raw", "file:///data/raw"),
+    ],
+)
+def test_a_uri_that_lacks_a_slash_is_no_folder(uri: str | Path, meant: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"lacks a slash: {meant}, or \\./"):
+        absolute_uri(uri)
+
+
+def test_a_folder_may_have_the_name_of_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute_uri("./s3:/a") == f"file://{tmp_path}/s3:/a"
+    assert absolute_uri("s3") == f"file://{tmp_path}/s3"
+
+
+@pytest.mark.parametrize("uri", ["gs://", "s3:///photos"])
+def test_a_uri_without_a_bucket_is_refused(uri: str) -> None:
+    with pytest.raises(ConfigurationError, match="names no bucket"):
+        absolute_uri(uri)
+
+
 @given(
     st.sampled_from(["file:///", "file:///a", "file:///a b/c", "s3://bucket/x/"]),
     st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1),
