@@ -144,8 +144,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_folders_go_with_their_processes_those_too_that_import_the_script_anew(tmp_path: Path, method: str) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
     command = [sys.executable, str(tmp_path / "script.py"), method]
-    subprocess.run(command, check=True, env={**os.environ, "TMPDIR": str(temporary)})
-    assert list(temporary.iterdir()) == []
+    with temporary_directory() as temporary:  # the fork server's socket takes no path of more than 108 bytes
+        subprocess.run(command, check=True, env={**os.environ, "TMPDIR": str(temporary)})
+        assert list(temporary.iterdir()) == []
