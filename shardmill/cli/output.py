@@ -74,8 +74,8 @@ class Output:
     def readable_errors(self) -> Iterator[None]:
         """Errors of our own in one sentence, exit status 1; of Ctrl-C that it was heard, and where that leaves things.
 
-        Anything else is a defect and keeps its traceback.
-        With `as_json`, what code of the user's own prints goes to stderr.
+        Anything else is a defect and keeps its traceback. With `as_json`, what code of the user's own prints goes to
+        stderr.
         """
         try:
             with redirect_stdout(sys.stderr) if self._json else nullcontext():

@@ -134,13 +134,13 @@ class BeamEngine:
                         failed = answer  # the runner tries again, as often as it is used to
             if failed is not None and failed.shard in missing:
                 raise failed.raised
-            of = f"the pipeline of {make.stage.name} on {make.layout.folder}"
+            pipeline = f"the pipeline of {make.stage.name} on {make.layout.folder}"
             if missing and not job.has_begun and not self._is_direct:
-                raise EngineError(f"{self.runner} did not take {of}: {job.outcome}")
+                raise EngineError(f"{self.runner} did not take {pipeline}: {job.outcome}")
             if missing:
                 raise EngineError(
-                    f"{of} ended without {counted(len(missing), 'shard')}, {min(missing)} among them: {job.outcome}. "
-                    "Finished shards are kept: run again to go on"
+                    f"{pipeline} ended without {counted(len(missing), 'shard')}, {min(missing)} among them: "
+                    f"{job.outcome}. Finished shards are kept: run again to go on"
                 )
             whole = True
         finally:
